@@ -1,0 +1,144 @@
+"""Labels of images: class numbers, free vectors, and cameras in EG3D's 25 numbers.
+
+A camera label is a 4x4 camera-to-world matrix and a 3x3 normalised intrinsics matrix, row by row. EG3D's axes differ
+from ours: its camera looks along +z with y down, and its world has y up with the front view at +z, where ours has z up
+with the front view (yaw 0) at +x. ``camera_from_label`` and ``label_from_camera`` translate.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from posixpath import dirname, join, normpath
+from typing import TypeGuard
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.errors import UserError
+from models.camera import Camera
+
+LABELS_FILE = "dataset.json"
+CAMERA_LABEL_DIM = 25
+MAX_CLASSES = 2**16
+
+# Our world from EG3D's: x = z', y = x', z = y', a rotation. Our camera from EG3D's: y and z change sign.
+_WORLD_FROM_EG3D = torch.tensor([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
+_FLIP_YZ = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+
+
+def camera_from_label(label: Tensor | NDArray[np.float32]) -> Camera:
+    """Cameras from EG3D labels [25] or [B, 25]: in our axes, float32.
+
+    Raises: ValueError unless there are 25 numbers, or for intrinsics with a principal point off the centre.
+    """
+    numbers = torch.as_tensor(label).double()
+    if numbers.ndim not in (1, 2) or numbers.shape[-1] != CAMERA_LABEL_DIM:
+        raise ValueError(f"label must be [25] or [B, 25], got {list(numbers.shape)}")
+    numbers = numbers.reshape(-1, CAMERA_LABEL_DIM)
+    cam2world = _WORLD_FROM_EG3D @ numbers[:, :16].reshape(-1, 4, 4) @ _FLIP_YZ
+    return Camera.from_matrix(cam2world, intrinsics=numbers[:, 16:].reshape(-1, 3, 3)).to(dtype=torch.float32)
+
+
+def label_from_camera(camera: Camera) -> Tensor:
+    """EG3D labels [B, 25] float32 of cameras in our axes; the inverse of :func:`camera_from_label`."""
+    pose = _WORLD_FROM_EG3D.T @ camera.cam2world.double() @ _FLIP_YZ
+    intrinsics = torch.eye(3, dtype=torch.float64).repeat(len(camera), 1, 1)
+    intrinsics[:, 0, 0] = 0.5 / camera.tan_half_fov[:, 0].double()
+    intrinsics[:, 1, 1] = 0.5 / camera.tan_half_fov[:, 1].double()
+    intrinsics[:, :2, 2] = 0.5
+    return torch.cat([pose.reshape(-1, 16), intrinsics.reshape(-1, 9)], dim=1).float()
+
+
+def is_camera_label(label: NDArray[np.float32]) -> bool:
+    """Whether 25 numbers end their 4x4 part with (0, 0, 0, 1), as a pose does."""
+    return label.shape == (CAMERA_LABEL_DIM,) and np.array_equal(label[12:16], [0, 0, 0, 1])
+
+
+def mirror_label(label: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The label of the image flipped left to right: a camera is mirrored at EG3D's plane x = 0, other labels stay."""
+    if not is_camera_label(label):
+        return label
+    mirrored = label.copy()
+    mirrored[[1, 2, 3, 4, 8]] *= -1  # F M F with F = diag(-1, 1, 1, 1)
+    return mirrored
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Labels of numbered images: vectors [N, L], or class numbers [N] that become one-hot when they are asked for."""
+
+    values: NDArray[np.float32] | NDArray[np.int64]
+    dim: int
+
+    def at(self, number: int) -> NDArray[np.float32]:
+        """Label [L] of image ``number``."""
+        label = np.zeros(self.dim, dtype=np.float32)
+        if self.values.ndim == 2:
+            label[:] = self.values[number]
+        else:
+            label[int(self.values[number])] = 1
+        return label
+
+
+def read_labels(text: bytes, file: str, names: Sequence[str]) -> LabelTable:
+    """The labels of ``names`` from the ``dataset.json`` called ``file``, whose keys are relative to its own folder.
+
+    Raises: UserError for anything but {"labels": [[name, label], ...]} or {"labels": {name: label}} with a label of one
+    kind for every name: a class number, or a list of numbers of one length.
+    """
+    table = _table(text, file)
+    folder = dirname(file)
+    by_name = {normpath(join(folder, key.replace("\\", "/"))): value for key, value in table.items()}
+    missing = [name for name in names if name not in by_name]
+    if missing:
+        raise UserError(
+            f"data: wanted a label in {file} for every image, got none for {len(missing)} of {len(names)}, "
+            f"the first is {missing[0]}"
+        )
+    values = [by_name[name] for name in names]
+    classes = [value for value in values if _is_class(value)]
+    vectors = [value for value in values if _is_vector(value)]
+    if len(classes) == len(values):
+        return LabelTable(np.array(classes, dtype=np.int64), max(classes) + 1)
+    if len(vectors) == len(values) and len({len(vector) for vector in vectors}) == 1:
+        return LabelTable(np.array(vectors, dtype=np.float32), len(vectors[0]))
+    odd = next((n for n, v in zip(names, values) if not _is_class(v) and not _is_vector(v)), None)
+    got = f"{by_name[odd]!r:.60} for {odd}" if odd is not None else "a mixture"
+    raise UserError(
+        f"data: wanted labels of one kind in {file}, class numbers below {MAX_CLASSES} or lists of numbers of one "
+        f"length, got {got}"
+    )
+
+
+def _table(text: bytes, file: str) -> dict[str, object]:
+    """The name -> label table of a ``dataset.json``."""
+    wanted = f'data: wanted {file} to hold {{"labels": [[name, label], ...]}}'
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{wanted}, got no readable JSON ({error})") from error
+    labels = content.get("labels") if isinstance(content, dict) else None
+    if isinstance(labels, dict):
+        return labels
+    if not isinstance(labels, list):
+        raise UserError(f"{wanted}, got labels of type {type(labels).__name__}")
+    for entry in labels:
+        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
+            raise UserError(f"{wanted}, got the entry {entry!r:.60}")
+    return dict(labels)
+
+
+def _is_class(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_CLASSES
+
+
+def _is_vector(value: object) -> TypeGuard[list[float]]:
+    return isinstance(value, list) and len(value) > 0 and all(_is_float32(v) for v in value)
+
+
+def _is_float32(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 3e38  # float32's range

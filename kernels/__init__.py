@@ -1,0 +1,1 @@
+"""Drop-in ops for NeRF-GANs."""

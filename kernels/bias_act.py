@@ -1,0 +1,78 @@
+"""Bias, activation, gain and clamp in one call: y = clamp(gain * act(x + b), -c, c)."""
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .checks import FLOATS, check_choice, check_dtypes
+from .dispatch import Impl, resolve
+from .reference.bias_act import bias_act_ref
+
+
+class Activation(NamedTuple):
+    """Defaults of an activation: slope or shape ``alpha``, and the ``gain`` that keeps unit variance."""
+
+    alpha: float
+    gain: float
+
+
+ACTIVATIONS = {
+    "linear": Activation(0.0, 1.0),
+    "relu": Activation(0.0, math.sqrt(2)),
+    "lrelu": Activation(0.2, math.sqrt(2)),
+    "tanh": Activation(0.0, 1.0),
+    "sigmoid": Activation(0.0, 1.0),
+    "elu": Activation(0.0, 1.0),
+    "selu": Activation(0.0, 1.0),
+    "softplus": Activation(0.0, 1.0),
+    "swish": Activation(0.0, math.sqrt(2)),
+}
+
+
+def bias_act(
+    x: Tensor,
+    b: Tensor | None = None,
+    dim: int = 1,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+    *,
+    impl: Impl = "auto",
+) -> Tensor:
+    """Add a bias, apply an activation, scale, clamp.
+
+    Args:
+        x:     any shape with at least one dim, float64|float32|float16|bfloat16.
+        b:     [x.shape[dim]] or None; cast to the dtype of x.
+        dim:   the dim of x along which b lies.
+        act:   one of linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish.
+        alpha: slope of lrelu below zero, 0.2 where None; the others ignore it.
+        gain:  factor after the activation; where None sqrt 2 for relu, lrelu and swish, else 1.
+        clamp: bound on the magnitude after the gain, >= 0; None or a negative number = no bound.
+    Returns: shape and dtype of x.
+    Differentiable: any order in x and b ("ref").
+    Raises: ValueError on act, dim, shape of b; TypeError on dtype.
+    Source: StyleGAN2 (arXiv 1912.04958); same argument meaning as its public function of that name.
+    """
+    check_dtypes(FLOATS, x=x)
+    check_choice("act", act, tuple(ACTIVATIONS))
+    if b is not None:
+        if not -x.ndim <= dim < x.ndim:
+            raise ValueError(f"dim must be a dim of x with {x.ndim} dims, got {dim}")
+        dim %= x.ndim
+        if b.ndim != 1 or b.shape[0] != x.shape[dim]:
+            raise ValueError(f"b must be [{x.shape[dim]}], the size of dim {dim} of x, got {list(b.shape)}")
+        check_dtypes(FLOATS, b=b)
+    default = ACTIVATIONS[act]
+    resolve("bias_act", impl, x)
+    return bias_act_ref(
+        x,
+        b,
+        dim,
+        act,
+        default.alpha if alpha is None else alpha,
+        default.gain if gain is None else gain,
+        None if clamp is None or clamp < 0 else clamp,
+    )

@@ -1,0 +1,98 @@
+"""Convolution whose input channels are scaled by a style, per image, with optional demodulation.
+
+    w'[b,o,i,k] = w[o,i,k] s[b,i],  w'' = w' / sqrt(sum_{i,k} w'^2 + eps),  y[n] = w''[n // (N // B)] * x[n] (+ noise)
+
+"weights" forms w'' per image; "activations" scales the input by s and the output by the demodulation factor. Both are
+the same sum in another order.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+from .checks import FLOATS, check_choice, check_dtypes, check_shapes
+from .dispatch import Impl, resolve
+from .reference.modulated_conv import modulate_weights_ref, modulated_conv_ref
+from .upfirdn2d import Ints, filter_size, parse_padding
+
+FORMS = ("auto", "weights", "activations")
+EPS = 1e-8
+
+
+def modulate_weights(weight: Tensor, styles: Tensor, *, demodulate: bool = True, eps: float = EPS) -> Tensor:
+    """Weights of every style row: w[o,i,k] s[b,i], divided by their norm over (i, k) if ``demodulate``.
+
+    Args:
+        weight:     [O, I, *k] with any number of kernel dims, also none; float64|float32|float16|bfloat16.
+        styles:     [B, I] same dtype, scale of each input channel, no unit.
+        demodulate: give every output channel unit norm.
+        eps:        added under the root.
+    Returns: [B, O, I, *k], dtype of weight.
+    Differentiable: any order in weight and styles.
+    Raises: ValueError on shape, TypeError on dtype.
+    Source: StyleGAN2 (arXiv 1912.04958), eq. 1 and 3.
+    """
+    _check_weights(weight, styles)
+    return modulate_weights_ref(weight, styles, demodulate, eps)
+
+
+def modulated_conv(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    *,
+    demodulate: bool = True,
+    noise: Tensor | None = None,
+    up: int = 1,
+    padding: Ints = 0,
+    filter: Tensor | None = None,
+    flip_weight: bool = True,
+    form: Literal["auto", "weights", "activations"] = "auto",
+    impl: Impl = "auto",
+) -> Tensor:
+    """Modulated convolution, optionally enlarging by ``up``.
+
+    Args:
+        x:           [N, I, H, W] float64|float32|float16|bfloat16; channels_last stays channels_last.
+        weight:      [O, I, kh, kw].
+        styles:      [B, I], dtype of weight; N is a multiple of B and image n uses row n // (N // B).
+        demodulate:  give every output channel unit weight norm (eps 1e-8). A float16 x then has weight divided by
+                     sqrt(I kh kw) max|weight| per output channel and styles by their largest magnitude per row, which
+                     demodulation cancels, so that nothing overflows.
+        noise:       broadcastable to the output, added to it; None = none.
+        up, padding, filter, flip_weight: as in ``conv2d_resample``.
+        form:        "weights" (1x1 without up: a matrix product per image), "activations", or "auto".
+    Returns: [N, O, H', W'], dtype of x.
+    Differentiable: any order in x, weight, styles and noise ("ref").
+    Raises: ValueError on shapes, factors and form; TypeError on dtype.
+    Source: StyleGAN2 (arXiv 1912.04958), eq. 1 to 3.
+    """
+    dim = check_shapes(x=(x, "N I H W"), weight=(weight, "O I KH KW"))
+    check_dtypes(FLOATS, x=x)
+    B = _check_weights(weight, styles)
+    if B == 0 or dim["N"] % B:
+        raise ValueError(f"styles must be [B, I] with B dividing the batch N={dim['N']}, got {list(styles.shape)}")
+    if not isinstance(up, int) or up < 1:
+        raise ValueError(f"up must be an integer >= 1, got {up!r}")
+    check_choice("form", form, FORMS)
+    kh, kw = filter_size(filter)
+    x0, x1, y0, y1 = parse_padding(padding)
+    if up > 1:
+        x0, x1, y0, y1 = x0 + (kw + up - 1) // 2, x1 + (kw - up) // 2, y0 + (kh + up - 1) // 2, y1 + (kh - up) // 2
+    taps = x.new_ones(1, 1) if filter is None else filter
+    if form == "auto":
+        form = "weights" if B == 1 or (up == 1 and dim["KH"] == dim["KW"] == 1) else "activations"
+    resolve("modulated_conv", impl, x)
+    return modulated_conv_ref(
+        x, weight, styles, demodulate, noise, up, (x0, x1, y0, y1), taps, flip_weight, form, EPS
+    )
+
+
+def _check_weights(weight: Tensor, styles: Tensor) -> int:
+    if weight.ndim < 2:
+        raise ValueError(f"weight must be [O, I, *kernel], got {list(weight.shape)}")
+    if styles.ndim != 2 or styles.shape[1] != weight.shape[1]:
+        raise ValueError(f"styles must be [B, I] with I={weight.shape[1]}, got {list(styles.shape)}")
+    check_dtypes(FLOATS, weight=weight)
+    check_dtypes((weight.dtype,), styles=styles)
+    return styles.shape[0]

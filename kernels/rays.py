@@ -1,0 +1,167 @@
+"""The ray pass: encode -> modulated MLP -> density -> composite -> aggregate, along B x R rays with S samples each.
+
+Early aggregation (StyleNeRF eq. 5-6): the linear colour and feature heads commute with the weighted sum, so the pass
+returns the aggregated *hidden* features sum_i w_i h_i and the heads run once per ray instead of once per sample; their
+biases then carry the factor sum_i w_i. Fused, a ray costs 3 + 3 + S numbers in and H + 2 S out; the plain form here
+also writes and reads every sample's encoding and every layer's activations.
+"""
+
+import torch
+from torch import Tensor
+
+from .checks import check_choice, check_dtypes, check_shapes
+from .dispatch import Impl, resolve
+from .mlp import check_layers
+from .reference.rays import (
+    FieldWeights,
+    RayDraws,
+    RayFeatures,
+    RaySpan,
+    depth_from_fraction,
+    evaluate_field_ref,
+    render_points_ref,
+    render_rays_ref,
+)
+
+__all__ = [
+    "FieldWeights",
+    "RayDraws",
+    "RayFeatures",
+    "RaySpan",
+    "depth_from_fraction",
+    "evaluate_field",
+    "render_points",
+    "render_rays",
+]
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def evaluate_field(points: Tensor, field: FieldWeights, *, impl: Impl = "auto") -> tuple[Tensor, Tensor]:
+    """Hidden features and raw density of a field at points.
+
+    h = trunk(gamma(p)), sigma = <v, h> + c, see :class:`FieldWeights`.
+
+    Args:
+        points: [B, N, D] float32|float64, D = 3 or 4.
+        field: modulated weights of the same dtype.
+    Returns: hidden [B, N, H] and density [B, N].
+    Differentiable: any order.
+    Raises: ValueError on shapes, TypeError on dtypes.
+    Source: StyleNeRF, eq. 3.
+    """
+    check_shapes(points=(points, "B N D"))
+    _check_field(points.shape[0], points.shape[-1], field, points)
+    resolve("evaluate_field", impl, points)
+    return evaluate_field_ref(points, field)
+
+
+def render_points(
+    points: Tensor,
+    depths: Tensor,
+    field: FieldWeights,
+    *,
+    far_end: str = "opaque",
+    noise: Tensor | None = None,
+    emit: int = 0,
+    impl: Impl = "auto",
+) -> RayFeatures:
+    """Composite a field over samples whose points are given: one pass, no resampling.
+
+    w = volume_weights(sigma, depths), hidden = sum_i w_i h_i. The way to render a background in inverse depth, whose
+    points are 4-D and whose intervals are no distances.
+
+    Args:
+        points: [B, R, S, D] float32|float64.
+        depths: [B, R, S] ascending, in the unit of the density's intervals.
+        far_end: "opaque" or "open", see :func:`kernels.volume_weights`.
+        noise: [B, R, S] added to the raw density, or None.
+        emit: the last ``emit`` rays return each sample's hidden features instead of their sum.
+    Returns: :class:`RayFeatures`; ``fractions`` are the depths.
+    Differentiable: any order.
+    Raises: ValueError on shapes or options, TypeError on dtypes.
+    Source: StyleNeRF, eq. 4-6; NeRF++.
+    """
+    check_shapes(points=(points, "B R S D"), depths=(depths, "B R S"), **_given(noise=(noise, "B R S")))
+    check_choice("far_end", far_end, ("open", "opaque"))
+    _check_emit(emit, points.shape[1])
+    _check_field(points.shape[0], points.shape[-1], field, points, depths=depths, **_tensors(noise=noise))
+    resolve("render_points", impl, points)
+    return render_points_ref(points, depths, field, far_end == "opaque", noise, emit)
+
+
+def render_rays(
+    origins: Tensor,
+    directions: Tensor,
+    fractions: Tensor,
+    field: FieldWeights,
+    span: RaySpan,
+    *,
+    draws: RayDraws | None = None,
+    emit: int = 0,
+    impl: Impl = "auto",
+) -> RayFeatures:
+    """Sample a field along rays and aggregate its hidden features.
+
+    Points are o + t d with t from ``fractions`` by ``span``. With ``draws.fine_u`` the pass is hierarchical: the coarse
+    weights become a distribution over the mid-points, fine positions are drawn from it, both sets are merged in depth
+    order and weighted anew; all samples take part in the sum.
+
+    Args:
+        origins, directions: [B, R, 3] float32|float64; directions need not be normalised, intervals count |d|.
+        fractions: [B, R, S] ascending in 0..1.
+        field: modulated weights of the same dtype.
+        span: near, far, warp and far end.
+        draws: fine positions and density noise, all optional.
+        emit: the last ``emit`` rays return each sample's hidden features instead of their sum.
+    Returns: :class:`RayFeatures`.
+    Differentiable: any order in field, origins, directions, fractions; the choice of fine positions carries no gradient.
+    Raises: ValueError on shapes or options, TypeError on dtypes.
+    Source: StyleNeRF, eq. 3-6; NeRF, section 5.2.
+    """
+    draws = draws or RayDraws()
+    check_shapes(
+        origins=(origins, "B R 3"),
+        directions=(directions, "B R 3"),
+        fractions=(fractions, "B R S"),
+        **_given(
+            **{"draws.coarse_noise": (draws.coarse_noise, "B R S")},
+            **{"draws.fine_u": (draws.fine_u, "B R F"), "draws.fine_noise": (draws.fine_noise, "B R F")},
+        ),
+    )
+    if draws.fine_u is not None and fractions.shape[-1] < 3:
+        raise ValueError(f"fractions must have S >= 3 for a hierarchical pass, got S={fractions.shape[-1]}")
+    if not 0 < span.near < span.far:
+        raise ValueError(f"span must have 0 < near < far, got near={span.near}, far={span.far}")
+    check_choice("span.warp", span.warp, ("linear", "inverse", "log"))
+    check_choice("span.far_end", span.far_end, ("open", "opaque"))
+    _check_emit(emit, origins.shape[1])
+    _check_field(origins.shape[0], 3, field, origins, directions=directions, fractions=fractions)
+    resolve("render_rays", impl, origins)
+    return render_rays_ref(origins, directions, fractions, field, span, draws, emit)
+
+
+def _given(**args: tuple[Tensor | None, str]) -> dict[str, tuple[Tensor, str]]:
+    return {name: (t, spec) for name, (t, spec) in args.items() if t is not None}
+
+
+def _tensors(**args: Tensor | None) -> dict[str, Tensor]:
+    return {name: t for name, t in args.items() if t is not None}
+
+
+def _check_emit(emit: int, rays: int) -> None:
+    if not 0 <= emit <= rays:
+        raise ValueError(f"emit must be between 0 and R={rays}, got {emit}")
+
+
+def _check_field(batch: int, dims: int, field: FieldWeights, x: Tensor, **same_dtype: Tensor) -> None:
+    check_dtypes(DTYPES, points=x)
+    check_dtypes((x.dtype,), **same_dtype)
+    if not field.weights or len(field.weights) != len(field.biases):
+        raise ValueError(f"field must have as many biases as weights, got {len(field.weights)} and {len(field.biases)}")
+    encoded = width = 2 * field.num_freqs * dims
+    for i, (weight, bias) in enumerate(zip(field.weights, field.biases)):
+        width = check_layers(batch, width + (encoded if i in field.skips else 0), [weight], [bias], x)
+    if field.density_weight.shape not in ((width,), (1, width), (batch, width)):
+        wanted = f"[{width}] or [{batch}, {width}]"
+        raise ValueError(f"field.density_weight must be {wanted}, got {list(field.density_weight.shape)}")

@@ -1,0 +1,243 @@
+"""The generator: mapping network, volume renderer, upsampler."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .camera import Camera
+from .config import GeneratorConfig
+from .growth import Growth, growth_at
+from .layers import DTYPES, Precision
+from .mapping import MappingNetwork
+from .renderer import Parts, PathSamples, VolumeOutput, VolumeRenderer
+from .sampling import StepDraws
+from .upsampler import BlockOptions, NoiseMode, Upsampler
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """How to render.
+
+    Attributes:
+        alpha: progress of growth in [0, 1]; None takes the generator's buffer.
+        parts: "all", "foreground" (nothing behind it) or "background".
+        samples: ray samples per pass; None takes the configured number.
+        roll_rad: turn about the optical axis, one number for the batch or [B].
+        precision: of the upsampler's blocks after the first; the volume is always float32.
+        noise: where the upsampler's noise comes from, if it has any.
+        path: also render the samples that the NeRF-path regularisation compares.
+        blend_path: blend the path's colours during growth like the image's.
+    """
+
+    alpha: float | None = None
+    parts: Parts = "all"
+    samples: int | None = None
+    roll_rad: float | Tensor | None = None
+    precision: Precision = "fp32"
+    noise: NoiseMode = "const"
+    path: bool = False
+    blend_path: bool = True
+
+
+class PathColours(NamedTuple):
+    """The NeRF path of a few rays: each sample through the upsampler's 1x1 layers alone, then composited."""
+
+    indices: Tensor  # [B, P] pixels y * resolution + x
+    samples: Tensor  # [B, 3, S', P] colour of each sample
+    weights: Tensor  # [B, P, S']
+
+    @property
+    def colours(self) -> Tensor:
+        """[B, 3, P] composited."""
+        return torch.einsum("bcsp,bps->bcp", self.samples, self.weights)
+
+
+class Rendered(NamedTuple):
+    """A batch of pictures and what they were made from; images are NCHW, row 0 at the top, [-1, 1] is displayed."""
+
+    image: Tensor  # [B, 3, R, R]
+    image_raw: Tensor  # [B, 3, r, r] the volume's own colours
+    features: Tensor  # [B, C, r, r] what enters the upsampler
+    depth: Tensor  # [B, r, r] expected depth along the optical axis
+    opacity: Tensor  # [B, r, r]
+    levels: list[Tensor]  # image before and after every block, unblended
+    growth: Growth
+    volume: VolumeOutput
+    path: PathColours | None
+
+
+class Synthesis(nn.Module):
+    """Styles and a camera to an image."""
+
+    alpha: Tensor
+
+    def __init__(self, cfg: GeneratorConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.volume = VolumeRenderer(cfg)
+        self.upsampler = Upsampler(cfg.features, cfg.w_dim, cfg.block_resolutions, cfg.upsampler)
+        self.num_ws = self.volume.num_ws + self.upsampler.num_ws
+        self.default_samples: int | None = None
+        self.register_buffer("alpha", torch.ones([]))
+
+    def growth(self, alpha: float | None = None) -> Growth:
+        """Growth at ``alpha``, or at the buffer's value."""
+        value = float(self.alpha) if alpha is None else alpha
+        return growth_at(value, self.cfg.start_resolution, self.cfg.volume_resolution, self.cfg.resolution)
+
+    def forward(
+        self,
+        ws: Tensor,
+        camera: Camera,
+        *,
+        z_bg: Tensor | None = None,
+        options: RenderOptions | None = None,
+        draws: StepDraws | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Rendered:
+        """Render.
+
+        Args:
+            ws: [B, num_ws, w_dim] float32 from the mapping network.
+            camera: B cameras.
+            z_bg: [B, background.z_dim] code of a coded background; drawn from ``generator`` when absent.
+            options: see :class:`RenderOptions`.
+            draws: the random numbers of a stochastic rendering (see ``draw``); None is deterministic.
+            generator: source of the background code and of random noise; None uses torch's own.
+        Raises: ValueError naming the argument.
+        """
+        options = options or RenderOptions()
+        growth = self.growth(options.alpha)
+        self._check(ws, camera, options)
+        if self.cfg.background.kind == "coded" and z_bg is None:
+            z_bg = self.draw_background(len(ws), generator, ws.device)
+        if draws is not None and not (options.path and self.path_possible(growth)):
+            draws = replace(draws, path_offset=None)
+        edge = min(growth.resolution, self.cfg.volume_resolution)
+        roll = options.roll_rad
+        if roll is not None:
+            roll = torch.as_tensor(roll, dtype=ws.dtype, device=ws.device).expand(len(ws))
+        volume = self.volume(
+            ws[:, : self.volume.num_ws],
+            camera,
+            edge,
+            z_bg=z_bg,
+            parts=options.parts,
+            samples=options.samples or self.default_samples,
+            roll_rad=roll,
+            draws=draws,
+            path_resolution=growth.resolution,
+        )
+        features = _to_map(volume.features, edge)
+        raw = _to_map(volume.colours, edge)
+        blocks = sum(r <= growth.resolution for r in self.cfg.block_resolutions)
+        block_options = BlockOptions(noise=options.noise, generator=generator)
+        fine = DTYPES[options.precision]
+        rows = ws[:, self.volume.num_ws :]
+        levels = self.upsampler(features, raw, rows, blocks=blocks, options=block_options, fine_dtype=fine)
+        image = _blend(levels, growth, enlarge=True)
+        path = None
+        if volume.path is not None:
+            path = self._path(volume.path, rows, growth, blocks, options, fine)
+        size = (len(ws), edge, edge)
+        depth, opacity = volume.depth.reshape(size), volume.opacity.reshape(size)
+        return Rendered(image, raw, features, depth, opacity, levels, growth, volume, path)
+
+    def path_possible(self, growth: Growth) -> bool:
+        """Whether the NeRF path means anything: an upsampler of 1x1 layers at work, and a lattice that fits."""
+        lattice = self.cfg.path_lattice
+        upsampled = growth.level > 0 and growth.resolution > self.cfg.volume_resolution
+        return upsampled and self.upsampler.one_by_one and 0 < lattice <= growth.resolution
+
+    def draw(self, batch: int, generator: torch.Generator, *, alpha: float | None = None, path: bool = False) -> StepDraws:
+        """The random numbers of one stochastic rendering of ``batch`` images, in a fixed order."""
+        growth = self.growth(alpha)
+        path = path and self.path_possible(growth)
+        rays = min(growth.resolution, self.cfg.volume_resolution) ** 2 + (self.cfg.path_lattice**2 if path else 0)
+        field, background = self.cfg.field, self.cfg.background
+        return StepDraws.sample(
+            generator,
+            batch,
+            rays,
+            field.samples,
+            path=path,
+            hierarchical=field.hierarchical,
+            background_samples=0 if background.kind == "none" else background.samples,
+        )
+
+    def draw_background(
+        self, batch: int, generator: torch.Generator | None, device: torch.device | str | None = None
+    ) -> Tensor | None:
+        """N(0, 1) codes [batch, z_dim] for a coded background; None where the background takes no code."""
+        cfg = self.cfg.background
+        if cfg.kind != "coded":
+            return None
+        where = device if generator is None else generator.device
+        return torch.randn(batch, cfg.z_dim, generator=generator, device=where).to(device or where)
+
+    def _check(self, ws: Tensor, camera: Camera, options: RenderOptions) -> None:
+        wanted = (self.num_ws, self.cfg.w_dim)
+        if ws.ndim != 3 or ws.shape[1:] != wanted:
+            raise ValueError(f"ws must be [B, {wanted[0]}, {wanted[1]}], got {list(ws.shape)}")
+        if len(camera) != len(ws):
+            raise ValueError(f"camera must hold B={len(ws)} cameras, got {len(camera)}")
+        if options.path and not self.upsampler.one_by_one and self.cfg.block_resolutions:
+            raise ValueError("options.path needs an upsampler of 1x1 layers (kernel_size 1, any mode but 'default')")
+
+    def _path(
+        self, path: PathSamples, rows: Tensor, growth: Growth, blocks: int, options: RenderOptions, fine: torch.dtype
+    ) -> PathColours:
+        features = path.features.permute(0, 3, 2, 1)  # [B, C, S', P]: samples are the rows of an image
+        colours = path.colours.permute(0, 3, 2, 1)
+        alone = BlockOptions(enlarge=False)
+        levels = self.upsampler(features, colours, rows, blocks=blocks, options=alone, fine_dtype=fine)
+        samples = _blend(levels, growth, enlarge=False) if options.blend_path else levels[-1]
+        return PathColours(path.indices, samples, path.weights)
+
+
+def _to_map(rays: Tensor, edge: int) -> Tensor:
+    """[B, R, C] to [B, C, r, r], a channels_last view."""
+    return rays.unflatten(1, (edge, edge)).permute(0, 3, 1, 2)
+
+
+def _blend(levels: list[Tensor], growth: Growth, *, enlarge: bool) -> Tensor:
+    """(1 - f) up(previous level) + f newest level, where growth is between levels."""
+    if growth.blend is None or len(levels) < 2:
+        return levels[-1]
+    previous = levels[-2]
+    if enlarge:
+        size = levels[-1].shape[-2:]
+        previous = torch.nn.functional.interpolate(previous, size=size, mode="bilinear", align_corners=False)
+    return torch.lerp(previous, levels[-1], growth.blend)
+
+
+class Generator(nn.Module):
+    """StyleNeRF: ``mapping(z) -> ws``, ``synthesis(ws, camera) -> Rendered``.
+
+    Source: Gu et al., StyleNeRF, ICLR 2022 (arXiv 2110.08985).
+    """
+
+    def __init__(self, cfg: GeneratorConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.synthesis = Synthesis(cfg)
+        self.mapping = MappingNetwork(
+            cfg.z_dim, cfg.label_dim, cfg.w_dim, self.synthesis.num_ws, num_layers=cfg.mapping_layers
+        )
+
+    def forward(
+        self,
+        z: Tensor,
+        camera: Camera,
+        *,
+        label: Tensor | None = None,
+        truncation_psi: float = 1.0,
+        z_bg: Tensor | None = None,
+        options: RenderOptions | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Rendered:
+        """Latents [B, z_dim] and B cameras to images, deterministic but for a background code that is not given."""
+        ws = self.mapping(z, label, truncation_psi=truncation_psi)
+        return self.synthesis(ws, camera, z_bg=z_bg, options=options, generator=generator)

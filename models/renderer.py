@@ -1,0 +1,217 @@
+"""The volume half: rays through a foreground field and an inverted-sphere background, aggregated to a feature map."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kernels.rays import RayDraws, RayFeatures, RaySpan, render_points, render_rays
+from kernels.volume import FarEnd
+
+from .camera import Camera, pixel_grid, roll_pixels
+from .config import GeneratorConfig
+from .field import CodedField, Field, StyledField
+from .sampling import StepDraws, inverted_sphere_points, path_pixels, stratify
+
+Parts = Literal["all", "foreground", "background"]
+
+
+class PathSamples(NamedTuple):
+    """Every sample of the rays that the NeRF-path regularisation compares; foreground in depth order, then background."""
+
+    indices: Tensor  # [B, P] pixels y * resolution + x
+    colours: Tensor  # [B, P, S', 3]
+    features: Tensor  # [B, P, S', C]
+    weights: Tensor  # [B, P, S']
+
+
+class VolumeOutput(NamedTuple):
+    """A rendered volume; R image rays in rows from the top."""
+
+    colours: Tensor  # [B, R, 3]
+    features: Tensor  # [B, R, C]
+    depth: Tensor  # [B, R] expected depth along the optical axis, what lies behind counted at the far end
+    opacity: Tensor  # [B, R] sum of the foreground's weights
+    foreground: RayFeatures | None
+    background: RayFeatures | None
+    path: PathSamples | None
+
+
+class VolumeRenderer(nn.Module):
+    """Both fields and the rule that joins them: out = foreground + T background, T the foreground's transmittance."""
+
+    def __init__(self, cfg: GeneratorConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        fg, bg = cfg.field, cfg.background
+        self.foreground = StyledField(
+            cfg.w_dim,
+            hidden=fg.hidden,
+            depth=fg.depth,
+            features=cfg.features,
+            num_freqs=fg.num_freqs,
+            skips=fg.skips,
+            track_magnitude=fg.track_magnitude,
+        )
+        self.background: Field | None = None
+        if bg.kind == "coded":
+            self.background = CodedField(
+                bg.z_dim, hidden=bg.hidden, depth=bg.depth, features=cfg.features, num_freqs=bg.num_freqs
+            )
+        elif bg.kind == "styled":
+            self.background = StyledField(
+                cfg.w_dim,
+                hidden=bg.hidden,
+                depth=bg.depth,
+                features=cfg.features,
+                point_dims=4,
+                num_freqs=bg.num_freqs,
+                colour_head=False,
+            )
+        self.num_ws = max(self.foreground.num_ws, self.background.num_ws if self.background is not None else 0)
+
+    def forward(
+        self,
+        ws: Tensor,
+        camera: Camera,
+        resolution: int,
+        *,
+        z_bg: Tensor | None = None,
+        parts: Parts = "all",
+        samples: int | None = None,
+        roll_rad: Tensor | None = None,
+        draws: StepDraws | None = None,
+        path_resolution: int | None = None,
+    ) -> VolumeOutput:
+        """Render ``resolution`` squared rays per image, and the NeRF path's rays where ``draws.path_offset`` is given.
+
+        Args:
+            ws: [B, num_ws, w_dim].  z_bg: [B, z_dim] code of a coded background.
+            parts: leave out the background (the last sample turns opaque) or the foreground.
+            samples: per pass, instead of the configured number.
+            roll_rad: [B] turns of the image about the optical axis.
+            draws: random numbers; None renders deterministically.
+            path_resolution: edge of the image that path pixels are counted in.
+        """
+        draws = draws or StepDraws()
+        pixels = self._pixels(resolution, ws.device)
+        pixels = pixels.expand(len(ws), -1, -1)
+        indices = None
+        if draws.path_offset is not None:
+            target = path_resolution or resolution
+            indices = path_pixels(draws.path_offset, self.cfg.path_lattice, target)
+            pixels = torch.cat([pixels, self._pixels(target, ws.device)[indices]], dim=1)
+        if roll_rad is not None:
+            pixels = roll_pixels(pixels, roll_rad)
+        rays = camera.rays(pixels)
+        emit = 0 if indices is None else indices.shape[1]
+
+        if parts == "foreground" and self.background is None:
+            parts = "all"
+        behind = self.background if parts != "foreground" else None
+        fore = back = None
+        if parts != "background":
+            end: FarEnd = "opaque" if behind is None else "open"
+            fore = self._foreground(ws, rays.origins, rays.directions, samples, end, draws, emit)
+        if behind is not None:
+            back = self._background(behind, ws, z_bg, rays.origins, rays.directions, draws, emit)
+        elif fore is None:
+            raise ValueError("parts='background' needs a generator with a background, this one has none")
+        return self._join(ws, fore, back, indices)
+
+    def _pixels(self, resolution: int, device: torch.device) -> Tensor:
+        align = self.cfg.field.align_corners
+        return pixel_grid(resolution, align_corners=align, image_resolution=self.cfg.resolution, device=device)
+
+    def _foreground(
+        self,
+        ws: Tensor,
+        origins: Tensor,
+        directions: Tensor,
+        samples: int | None,
+        end: FarEnd,
+        draws: StepDraws,
+        emit: int,
+    ) -> RayFeatures:
+        cfg = self.cfg.field
+        span = RaySpan(cfg.near, cfg.far, cfg.warp, end)
+        count = samples or cfg.samples
+        line = torch.linspace(0, 1, count, device=ws.device).expand(*origins.shape[:2], count)
+        fractions = line if draws.coarse_jitter is None else stratify(line, draws.coarse_jitter)
+        fine_u = None
+        if cfg.hierarchical:
+            fine_u = line if draws.fine_u is None else draws.fine_u
+        return render_rays(
+            origins,
+            directions,
+            fractions,
+            self.foreground.trunk(ws),
+            span,
+            draws=RayDraws(fine_u, draws.coarse_noise, draws.fine_noise if cfg.hierarchical else None),
+            emit=emit,
+        )
+
+    def _background(
+        self,
+        field: Field,
+        ws: Tensor,
+        z_bg: Tensor | None,
+        origins: Tensor,
+        directions: Tensor,
+        draws: StepDraws,
+        emit: int,
+    ) -> RayFeatures:
+        cfg = self.cfg.background
+        line = torch.linspace(-1, 0, cfg.samples, device=ws.device) * cfg.start
+        depths = line.expand(*origins.shape[:2], cfg.samples)  # minus the inverse radius, ascending outwards
+        if draws.background_jitter is not None:
+            depths = stratify(depths, draws.background_jitter)
+        points = inverted_sphere_points(origins, torch.nn.functional.normalize(directions, dim=-1), -depths)
+        trunk = field.trunk(ws, z_bg)
+        return render_points(points, depths, trunk, far_end="opaque", noise=draws.background_noise, emit=emit)
+
+    def _join(
+        self, ws: Tensor, fore: RayFeatures | None, back: RayFeatures | None, indices: Tensor | None
+    ) -> VolumeOutput:
+        either = fore or back
+        assert either is not None
+        batch, image = either.hidden.shape[:2]
+        colours = features = either.hidden.new_zeros(())
+        depth = either.weights.new_full((batch, image), self.cfg.field.far)
+        opacity = either.weights.new_zeros(batch, image)
+        scale = either.weights.new_ones(batch, image, 1)
+        shared = self.foreground.colour
+        assert shared is not None
+        if fore is not None:
+            opacity = fore.weights[:, :image].sum(-1)
+            features = self.foreground.features(fore.hidden, opacity, ws)
+            colours = shared(features, opacity)
+            scale = fore.transmittance[:, :image, None]
+            expected = (fore.weights[:, :image] * fore.depths[:, :image]).sum(-1)
+            depth = expected + (1 - opacity) * self.cfg.field.far
+        if back is not None:
+            assert self.background is not None
+            total = back.weights[:, :image].sum(-1)
+            behind = self.background.features(back.hidden, total, ws)
+            colours = colours + scale * (self.background.colour or shared)(behind, total)
+            features = features + scale * behind
+        path = None if indices is None else self._path(ws, fore, back, indices)
+        return VolumeOutput(colours, features, depth, opacity, fore, back, path)
+
+    def _path(self, ws: Tensor, fore: RayFeatures | None, back: RayFeatures | None, indices: Tensor) -> PathSamples:
+        colours, features, weights = [], [], []
+        scale: Tensor | float = 1.0
+        for field, rays in ((self.foreground, fore), (self.background, back)):
+            if rays is None or field is None:
+                continue
+            assert rays.emitted is not None and isinstance(field, StyledField | CodedField)
+            image = rays.hidden.shape[1]
+            one = torch.ones_like(rays.weights[:, image:])
+            each = field.features(rays.emitted, one, ws)
+            head = field.colour or self.foreground.colour
+            assert head is not None
+            features.append(each)
+            colours.append(head(each, one))
+            weights.append(rays.weights[:, image:] * scale)
+            scale = rays.transmittance[:, image:, None]
+        return PathSamples(indices, torch.cat(colours, 2), torch.cat(features, 2), torch.cat(weights, 2))

@@ -1,0 +1,104 @@
+"""Where samples lie: stratified positions along a ray, the inverted sphere outside, and a step's random draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+def stratify(fractions: Tensor, u: Tensor) -> Tensor:
+    """Jitter ascending positions [..., S] inside the bins between their mid-points: lo + (hi - lo) u, u in [0, 1]."""
+    middle = (fractions[..., 1:] + fractions[..., :-1]) / 2
+    low = torch.cat([fractions[..., :1], middle], dim=-1)
+    high = torch.cat([middle, fractions[..., -1:]], dim=-1)
+    return low + (high - low) * u
+
+
+def inverted_sphere_points(origins: Tensor, directions: Tensor, inverse_radius: Tensor) -> Tensor:
+    """Points outside the unit sphere as (unit direction, 1/r), where the ray from inside leaves it (NeRF++).
+
+    With m the ray's point nearest to the centre and p its exit from the unit sphere, the point at radius r is p turned
+    about the axis o x p by asin|m| - asin(|m| / r).
+
+    Args:
+        origins, directions: [..., 3], origins inside the unit sphere or on it.
+        inverse_radius: [..., S] in [0, 1].
+    Returns: [..., S, 4].
+    """
+    square = (directions * directions).sum(-1, keepdim=True)
+    along = -(origins * directions).sum(-1, keepdim=True) / square
+    middle = origins + along * directions
+    distance = middle.norm(dim=-1, keepdim=True)  # |m|
+    reach = torch.sqrt((1 - distance.square()).clamp_min(0)) / square.sqrt()
+    exit_point = origins + (along + reach) * directions
+    axis = torch.linalg.cross(origins, exit_point)
+    # a ray through the centre has no axis and needs none: its points keep their direction
+    axis = axis / axis.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    angle = torch.asin(distance.clamp(max=1)) - torch.asin((distance * inverse_radius).clamp(-1, 1))  # [..., S]
+    cos, sin = angle.cos()[..., None], angle.sin()[..., None]
+    p, k = exit_point[..., None, :], axis[..., None, :]
+    turned = p * cos + torch.linalg.cross(k.expand_as(p), p) * sin + k * (k * p).sum(-1, keepdim=True) * (1 - cos)
+    return torch.cat([torch.nn.functional.normalize(turned, dim=-1), inverse_radius[..., None]], dim=-1)
+
+
+def path_pixels(u: Tensor, count: int, resolution: int) -> Tensor:
+    """Indices [B, count^2] (y * resolution + x) of a regular lattice of pixels with a random offset.
+
+    pace = resolution // count; offset = floor(u pace), u [B, 2] in [0, 1) for (x, y).
+    """
+    pace = resolution // count
+    offset = (u * pace).floor().long()
+    line = torch.arange(count, device=u.device) * pace
+    x, y = line + offset[:, :1], line + offset[:, 1:]  # [B, count]
+    return (y[:, :, None] * resolution + x[:, None, :]).flatten(1)
+
+
+@dataclass(frozen=True)
+class StepDraws:
+    """Every random number of one stochastic rendering, in the order in which they are drawn; None leaves a part out."""
+
+    path_offset: Tensor | None = None  # [B, 2] uniform
+    coarse_jitter: Tensor | None = None  # [B, R, S] uniform
+    coarse_noise: Tensor | None = None  # [B, R, S] normal
+    fine_u: Tensor | None = None  # [B, R, S] uniform
+    fine_noise: Tensor | None = None  # [B, R, S] normal
+    background_jitter: Tensor | None = None  # [B, R, S_bg] uniform
+    background_noise: Tensor | None = None  # [B, R, S_bg] normal
+
+    @classmethod
+    def sample(
+        cls,
+        generator: torch.Generator,
+        batch: int,
+        rays: int,
+        samples: int,
+        *,
+        path: bool,
+        hierarchical: bool,
+        background_samples: int,
+    ) -> StepDraws:
+        """Draw what a rendering of ``rays`` rays needs; ``background_samples`` 0 means no background."""
+        device = generator.device
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=generator, device=device)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, device=device)
+
+        inside, outside = (batch, rays, samples), (batch, rays, background_samples)
+        return cls(
+            path_offset=uniform(batch, 2) if path else None,
+            coarse_jitter=uniform(*inside),
+            coarse_noise=normal(*inside),
+            fine_u=uniform(*inside) if hierarchical else None,
+            fine_noise=normal(*inside) if hierarchical else None,
+            background_jitter=uniform(*outside) if background_samples else None,
+            background_noise=normal(*outside) if background_samples else None,
+        )
+
+    def to(self, device: torch.device | str) -> StepDraws:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return StepDraws(**{k: None if v is None else v.to(device) for k, v in values.items()})

@@ -1,0 +1,240 @@
+"""The 2-D half: modulated 1x1 layers at low resolution, a careful upsampler, and a running sum of RGB images."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from kernels.bias_act import bias_act
+from kernels.modulated_conv import modulated_conv
+from kernels.upfirdn2d import setup_filter, upsample2d
+from kernels.upsample import Adapter, upsample_features
+
+from .config import UpsamplerConfig
+from .layers import BLUR, Conv2d, FullyConnected
+
+NoiseMode = Literal["const", "random", "none"]
+SQRT_HALF = math.sqrt(0.5)
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """How a block runs: its dtype, where noise comes from, and whether it enlarges.
+
+    ``enlarge=False`` is the NeRF path: the same 1x1 layers on single ray samples, without upsampling, blur or noise.
+    """
+
+    dtype: torch.dtype = torch.float32
+    noise: NoiseMode = "const"
+    enlarge: bool = True
+    generator: torch.Generator | None = None
+
+
+class SynthesisLayer(nn.Module):
+    """x / sqrt(a) -> modulated conv -> upsample and blur -> noise -> bias, leaky ReLU, gain sqrt 2, clamp.
+
+    a is a running mean of x^2, one number; in training it follows x before x is divided by it.
+    """
+
+    magnitude: Tensor
+    noise_const: Tensor
+    blur: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, cfg: UpsamplerConfig, *, up: bool
+    ) -> None:
+        super().__init__()
+        self.up, self.clamp, self.decay = up, cfg.clamp, cfg.magnitude_decay
+        self.resolution = resolution
+        blurred = not cfg.mode.endswith("_noblur")
+        self.mode = cfg.mode.removesuffix("_noblur").replace("bilinear_all", "bilinear") if up else "plain"
+        self.padding = cfg.kernel_size // 2
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, cfg.kernel_size, cfg.kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.adapter = _make_adapter(self.mode, out_channels)
+        self.register_buffer("blur", setup_filter(BLUR) if blurred else None, persistent=False)
+        if self.decay is not None:
+            self.register_buffer("magnitude", torch.ones([]))
+        self.use_noise = cfg.noise
+        if cfg.noise:
+            self.register_buffer("noise_const", torch.randn(resolution, resolution))
+            self.noise_strength = nn.Parameter(torch.zeros([]))
+
+    def forward(self, x: Tensor, w: Tensor, options: BlockOptions, *, gain: float = 1.0) -> Tensor:
+        styles = self.affine(w)
+        if self.decay is not None:
+            x = x * self._follow_magnitude(x).rsqrt().to(x.dtype)
+        noise = self._noise(x, options)
+        learned = self.up and options.enlarge and self.mode == "default"
+        y = modulated_conv(
+            x,
+            self.weight,
+            styles,
+            noise=noise if self.mode == "default" else None,
+            up=2 if learned else 1,
+            padding=self.padding,
+            filter=self.blur if learned else None,
+            flip_weight=not learned,
+        )
+        if self.up and options.enlarge and not learned:
+            adapter = None
+            if self.adapter is not None:
+                first, second = self.adapter
+                adapter = Adapter(first.flat_weight, first.bias, second.flat_weight, second.bias)
+            y = upsample_features(y, mode=self.mode, adapter=adapter, filter=self.blur)
+        if noise is not None and self.mode != "default":
+            y = y + noise
+        clamp = None if self.clamp is None else self.clamp * gain
+        return bias_act(y, self.bias.to(y.dtype), act="lrelu", gain=math.sqrt(2.0) * gain, clamp=clamp)
+
+    def _follow_magnitude(self, x: Tensor) -> Tensor:
+        if self.training:
+            assert self.decay is not None
+            with torch.no_grad():
+                self.magnitude.lerp_(x.detach().float().square().mean(), 1 - self.decay)
+            # the buffer moves again in the next pass; this pass keeps its own value for the backward
+            return self.magnitude.clone()
+        return self.magnitude
+
+    def _noise(self, x: Tensor, options: BlockOptions) -> Tensor | None:
+        if not self.use_noise or options.noise == "none" or not options.enlarge:
+            return None
+        if options.noise == "const":
+            noise = self.noise_const
+        else:
+            shape = (x.shape[0], 1, self.resolution, self.resolution)
+            noise = torch.randn(shape, device=x.device, generator=options.generator)
+        return (noise * self.noise_strength).to(x.dtype)
+
+
+class AdapterLayer(nn.Module):
+    """An equalised 1x1 layer of an upsampling adapter; activation and gain belong to the upsampling op."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    @property
+    def flat_weight(self) -> Tensor:
+        return self.weight / math.sqrt(self.weight.shape[1])
+
+
+def _make_adapter(mode: str, channels: int) -> nn.ModuleList | None:
+    narrow = max(channels // 4, 1)
+    shapes = {
+        "nn_cat": ((2 * channels, narrow), (narrow, channels)),
+        "pixelshuffle": ((channels, narrow), (narrow, 4 * channels)),
+        "bilinear_ada": ((channels, channels), (channels, channels)),
+    }
+    return nn.ModuleList(AdapterLayer(a, b) for a, b in shapes[mode]) if mode in shapes else None
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 without demodulation, styles scaled by 1/sqrt(in), then bias and clamp."""
+
+    def __init__(self, in_channels: int, w_dim: int, *, channels: int = 3, clamp: float | None = None) -> None:
+        super().__init__()
+        self.clamp = clamp
+        self.weight_gain = 1 / math.sqrt(in_channels)
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        y = modulated_conv(x, self.weight, self.affine(w) * self.weight_gain, demodulate=False)
+        return bias_act(y, self.bias.to(y.dtype), clamp=self.clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """conv0 doubles the resolution, conv1 refines, toRGB adds to the enlarged image of the block before.
+
+    Reads three rows of ws: conv0, conv1, toRGB.
+    """
+
+    blur: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, cfg: UpsamplerConfig, *, is_last: bool
+    ) -> None:
+        super().__init__()
+        self.resolution, self.architecture = resolution, cfg.architecture
+        self.bilinear_image = cfg.mode in ("bilinear_all", "bilinear_ada")
+        self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, cfg, up=True)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, cfg, up=False)
+        has_rgb = is_last or cfg.architecture == "skip"
+        self.torgb = ToRGB(out_channels, w_dim, clamp=cfg.clamp) if has_rgb else None
+        if cfg.architecture == "resnet":
+            self.skip = Conv2d(in_channels, out_channels, 1, bias=False, up=2)
+        self.register_buffer("blur", setup_filter(BLUR), persistent=False)
+
+    def forward(self, x: Tensor, image: Tensor | None, ws: Tensor, options: BlockOptions) -> tuple[Tensor, Tensor | None]:
+        """x [N, C, H, W], image [N, 3, H, W] float32 or None, ws [B, 3, w_dim] -> the same at twice the resolution."""
+        x = x.to(options.dtype)
+        if self.architecture == "resnet":
+            if not options.enlarge:
+                raise ValueError("the NeRF path needs an upsampler of 1x1 layers: architecture must be 'skip' or 'orig'")
+            short = self.skip(x, gain=SQRT_HALF)
+            x = self.conv0(x, ws[:, 0], options)
+            x = short + self.conv1(x, ws[:, 1], options, gain=SQRT_HALF)
+        else:
+            x = self.conv0(x, ws[:, 0], options)
+            x = self.conv1(x, ws[:, 1], options)
+        if image is not None and options.enlarge:
+            image = self._enlarge(image)
+        if self.torgb is not None:
+            rgb = self.torgb(x, ws[:, 2]).float()
+            image = rgb if image is None else image + rgb
+        return x, image
+
+    def _enlarge(self, image: Tensor) -> Tensor:
+        if self.bilinear_image:
+            return torch.nn.functional.interpolate(image, scale_factor=2, mode="bilinear", align_corners=True)
+        return upsample2d(image, self.blur)
+
+
+class Upsampler(nn.Module):
+    """The chain of blocks from the volume's resolution to the full one."""
+
+    def __init__(self, in_channels: int, w_dim: int, resolutions: Sequence[int], cfg: UpsamplerConfig) -> None:
+        super().__init__()
+        self.image_skip = cfg.image_skip
+        self.one_by_one = cfg.kernel_size == 1 and cfg.mode != "default" and cfg.architecture != "resnet"
+        widths = [in_channels] + [cfg.channels(r) for r in resolutions]
+        self.blocks = nn.ModuleDict(
+            {
+                f"b{r}": SynthesisBlock(a, b, w_dim, r, cfg, is_last=r == resolutions[-1])
+                for a, b, r in zip(widths, widths[1:], resolutions)
+            }
+        )
+        self.num_ws = 2 * len(resolutions) + 1 if resolutions else 0
+
+    def forward(
+        self,
+        features: Tensor,
+        image: Tensor,
+        ws: Tensor,
+        *,
+        blocks: int,
+        options: BlockOptions,
+        fine_dtype: torch.dtype = torch.float32,
+    ) -> list[Tensor]:
+        """Run the first ``blocks`` blocks; all but the first of them in ``fine_dtype``.
+
+        Args:
+            features: [N, C, H, W] float32.  image: [N, 3, H, W] float32, the volume-rendered colours.
+            ws: [B, num_ws, w_dim], this half's rows; N is a multiple of B.
+        Returns: the images before the first and after every block.
+        """
+        images = [image]
+        x, skip = features, image if self.image_skip else None
+        for i, block in enumerate(list(self.blocks.values())[:blocks]):
+            dtype = fine_dtype if i else torch.float32
+            here = BlockOptions(dtype, options.noise, options.enlarge, options.generator)
+            x, skip = block(x, skip, ws[:, 2 * i : 2 * i + 3], here)
+            images.append(image if skip is None else skip)
+        return images

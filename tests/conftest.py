@@ -1,0 +1,57 @@
+"""What every test shares: poisoned allocation and the fixtures folder."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def poison_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill every fresh ``torch.empty`` with NaN, so that a value nobody wrote cannot pass for a result."""
+    real, real_like = torch.empty, torch.empty_like
+
+    def fill(t: torch.Tensor) -> torch.Tensor:
+        return t.fill_(float("nan")) if t.is_floating_point() and not t.requires_grad else t
+
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: fill(real(*a, **k)))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: fill(real_like(*a, **k)))
+
+
+class Fixture:
+    """One npz of reference numbers; ``f["name"]`` gives a tensor, ``f.keys(prefix)`` lists, ``f.state(prefix)`` a state dict."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._npz = np.load(path)
+        self.names: list[str] = list(self._npz.files)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._npz
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(self._npz[name])
+
+    def text(self, name: str) -> str:
+        return str(self._npz[name])
+
+    def keys(self, prefix: str) -> list[str]:
+        return [n[len(prefix) :] for n in self.names if n.startswith(prefix)]
+
+    def state(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {n: self[prefix + n] for n in self.keys(prefix)}
+
+
+def fixtures_dir() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("STYLENERF_FIXTURES", ROOT.parent / "shared" / "fixtures"))
+
+
+def load_fixture(file: str) -> Fixture:
+    """Open ``file`` of the fixtures folder, or skip the calling test or module, saying why."""
+    path = fixtures_dir() / file
+    if not path.is_file():
+        pytest.skip(f"fixture {file} is absent: looked in {path.parent} (set STYLENERF_FIXTURES)", allow_module_level=True)
+    return Fixture(path)
