@@ -287,6 +287,8 @@ def _checkpoint_dir(path: Path, report: Callable[[str], None]) -> Path:
         )
     run_dir = path.parent if path.name == FOLDER else path
     if not (run_dir / FOLDER).is_dir():
+        if not (path / _MANIFEST).exists() and not _NAME.fullmatch(path.name):
+            raise UserError(f"{path}: wanted a run or checkpoint directory, got one without {FOLDER}/ and {_MANIFEST}")
         return path
     latest = latest_checkpoint(run_dir, report)
     if latest is None:

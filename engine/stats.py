@@ -252,7 +252,7 @@ def _ends_whole(path: Path) -> bool:
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
-        return file.read() in (b"", b"\n")
+        return file.read(1) in (b"", b"\n")
 
 
 def _replace(path: Path, rows: list[Row]) -> None:

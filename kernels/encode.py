@@ -10,7 +10,9 @@ from .dispatch import Impl, resolve
 from .reference.encode import encode_positions_ref
 
 
-def encode_positions(points: Tensor, num_freqs: int = 10, *, include_input: bool = False, impl: Impl = "auto") -> Tensor:
+def encode_positions(
+    points: Tensor, num_freqs: int = 10, *, include_input: bool = False, impl: Impl = "auto"
+) -> Tensor:
     """Encode positions as sines and cosines of octave frequencies.
 
     out = (sin(2^0 pi p), cos(2^0 pi p), sin(2^1 pi p), ...): for each octave all coordinates' sines, then all cosines.

@@ -29,7 +29,9 @@ def importance_sample(edges: Tensor, weights: Tensor, u: Tensor, *, impl: Impl =
     check_dtypes(FLOATS[:2], edges=edges)
     check_dtypes((edges.dtype,), weights=weights, u=u)
     if edges.ndim < 1 or edges.shape[-1] < 2 or weights.shape != (*edges.shape[:-1], edges.shape[-1] - 1):
-        raise ValueError(f"weights must be {[*edges.shape[:-1], edges.shape[-1] - 1]} (E >= 2), got {list(weights.shape)}")
+        raise ValueError(
+            f"weights must be {[*edges.shape[:-1], edges.shape[-1] - 1]} (E >= 2), got {list(weights.shape)}"
+        )
     if u.shape[:-1] != edges.shape[:-1]:
         raise ValueError(f"u must be {[*edges.shape[:-1], 'N']}, got {list(u.shape)}")
     resolve("importance_sample", impl, edges)

@@ -51,7 +51,7 @@ def evaluate_field(points: Tensor, field: FieldWeights, *, impl: Impl = "auto") 
     Source: StyleNeRF, eq. 3.
     """
     check_shapes(points=(points, "B N D"))
-    _check_field(points.shape[0], points.shape[-1], field, points)
+    _check_field(points.shape[0], points.shape[-1], field, points=points)
     resolve("evaluate_field", impl, points)
     return evaluate_field_ref(points, field)
 
@@ -82,10 +82,13 @@ def render_points(
     Raises: ValueError on shapes or options, TypeError on dtypes.
     Source: StyleNeRF, eq. 4-6; NeRF++.
     """
-    check_shapes(points=(points, "B R S D"), depths=(depths, "B R S"), **_given(noise=(noise, "B R S")))
+    drawn = _tensors(noise=noise)
+    check_shapes(
+        points=(points, "B R S D"), depths=(depths, "B R S"), **{name: (t, "B R S") for name, t in drawn.items()}
+    )
     check_choice("far_end", far_end, ("open", "opaque"))
     _check_emit(emit, points.shape[1])
-    _check_field(points.shape[0], points.shape[-1], field, points, depths=depths, **_tensors(noise=noise))
+    _check_field(points.shape[0], points.shape[-1], field, points=points, depths=depths, **drawn)
     resolve("render_points", impl, points)
     return render_points_ref(points, depths, field, far_end == "opaque", noise, emit)
 
@@ -115,19 +118,19 @@ def render_rays(
         draws: fine positions and density noise, all optional.
         emit: the last ``emit`` rays return each sample's hidden features instead of their sum.
     Returns: :class:`RayFeatures`.
-    Differentiable: any order in field, origins, directions, fractions; the choice of fine positions carries no gradient.
+    Differentiable: any order in field, origins, directions, fractions; where fine positions fall carries no gradient.
     Raises: ValueError on shapes or options, TypeError on dtypes.
     Source: StyleNeRF, eq. 3-6; NeRF, section 5.2.
     """
     draws = draws or RayDraws()
+    drawn = _tensors(
+        **{"draws.coarse_noise": draws.coarse_noise, "draws.fine_u": draws.fine_u, "draws.fine_noise": draws.fine_noise}
+    )
     check_shapes(
         origins=(origins, "B R 3"),
         directions=(directions, "B R 3"),
         fractions=(fractions, "B R S"),
-        **_given(
-            **{"draws.coarse_noise": (draws.coarse_noise, "B R S")},
-            **{"draws.fine_u": (draws.fine_u, "B R F"), "draws.fine_noise": (draws.fine_noise, "B R F")},
-        ),
+        **{name: (t, "B R S" if name == "draws.coarse_noise" else "B R F") for name, t in drawn.items()},
     )
     if draws.fine_u is not None and fractions.shape[-1] < 3:
         raise ValueError(f"fractions must have S >= 3 for a hierarchical pass, got S={fractions.shape[-1]}")
@@ -136,13 +139,9 @@ def render_rays(
     check_choice("span.warp", span.warp, ("linear", "inverse", "log"))
     check_choice("span.far_end", span.far_end, ("open", "opaque"))
     _check_emit(emit, origins.shape[1])
-    _check_field(origins.shape[0], 3, field, origins, directions=directions, fractions=fractions)
+    _check_field(origins.shape[0], 3, field, origins=origins, directions=directions, fractions=fractions, **drawn)
     resolve("render_rays", impl, origins)
     return render_rays_ref(origins, directions, fractions, field, span, draws, emit)
-
-
-def _given(**args: tuple[Tensor | None, str]) -> dict[str, tuple[Tensor, str]]:
-    return {name: (t, spec) for name, (t, spec) in args.items() if t is not None}
 
 
 def _tensors(**args: Tensor | None) -> dict[str, Tensor]:
@@ -154,9 +153,12 @@ def _check_emit(emit: int, rays: int) -> None:
         raise ValueError(f"emit must be between 0 and R={rays}, got {emit}")
 
 
-def _check_field(batch: int, dims: int, field: FieldWeights, x: Tensor, **same_dtype: Tensor) -> None:
-    check_dtypes(DTYPES, points=x)
-    check_dtypes((x.dtype,), **same_dtype)
+def _check_field(batch: int, dims: int, field: FieldWeights, **inputs: Tensor) -> None:
+    """The field fits points of ``dims`` coordinates, and everything has the dtype of the first of ``inputs``."""
+    arg, x = next(iter(inputs.items()))
+    check_dtypes(DTYPES, **{arg: x})
+    heads = {"field.density_weight": field.density_weight, "field.density_bias": field.density_bias}
+    check_dtypes((x.dtype,), **inputs, **heads)
     if not field.weights or len(field.weights) != len(field.biases):
         raise ValueError(f"field must have as many biases as weights, got {len(field.weights)} and {len(field.biases)}")
     encoded = width = 2 * field.num_freqs * dims
@@ -165,3 +167,4 @@ def _check_field(batch: int, dims: int, field: FieldWeights, x: Tensor, **same_d
     if field.density_weight.shape not in ((width,), (1, width), (batch, width)):
         wanted = f"[{width}] or [{batch}, {width}]"
         raise ValueError(f"field.density_weight must be {wanted}, got {list(field.density_weight.shape)}")
+    check_shapes(**{"field.density_bias": (field.density_bias, "1")})

@@ -25,8 +25,8 @@ def volume_weights(
     """How much every sample of a ray adds to its pixel.
 
     delta_i = (t_{i+1} - t_i) |ray|; alpha_i = 1 - exp(-relu(sigma_i) delta_i); T_i = prod_{j<i} (1 - alpha_j + 1e-10);
-    w_i = alpha_i T_i. The last sample has no interval: with ``far_end="open"`` its alpha is 0 (something lies behind and
-    is scaled by the returned transmittance), with ``"opaque"`` it is 1 (nothing lies behind).
+    w_i = alpha_i T_i. The last sample has no interval: with ``far_end="open"`` its alpha is 0 (something lies behind
+    and is scaled by the returned transmittance), with ``"opaque"`` it is 1 (nothing lies behind).
 
     Args:
         density: [..., S] float32|float64 raw density, before the ReLU, per world unit.
@@ -41,7 +41,9 @@ def volume_weights(
     check_dtypes((density.dtype,), depths=depths)
     check_choice("far_end", far_end, ("open", "opaque"))
     if density.ndim < 1 or density.shape[-1] < 1 or depths.shape != density.shape:
-        raise ValueError(f"depths must be [..., S] like density {list(density.shape)} with S >= 1, got {list(depths.shape)}")
+        raise ValueError(
+            f"depths must be [..., S] like density {list(density.shape)} with S >= 1, got {list(depths.shape)}"
+        )
     if ray_norm is not None and ray_norm.shape != density.shape[:-1]:
         raise ValueError(f"ray_norm must be {list(density.shape[:-1])}, got {list(ray_norm.shape)}")
     resolve("volume_weights", impl, density)

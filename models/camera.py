@@ -56,7 +56,7 @@ def pixel_grid(
 
 
 def roll_pixels(pixels: Tensor, roll_rad: Tensor) -> Tensor:
-    """Rotate pixel positions [R, 2] or [B, R, 2] by ``roll_rad`` [B]: (x cos - y sin, x sin + y cos). Returns [B, R, 2]."""
+    """Rotate pixels [R, 2] or [B, R, 2] by ``roll_rad`` [B]: (x cos - y sin, x sin + y cos). Returns [B, R, 2]."""
     cos, sin = roll_rad.cos()[:, None], roll_rad.sin()[:, None]
     x, y = pixels[..., 0], pixels[..., 1]
     return torch.stack([x * cos - y * sin, x * sin + y * cos], dim=-1)
@@ -194,7 +194,7 @@ class Camera:
         return Rays(self.position[:, None].expand_as(directions), directions)
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """World ``points`` [B, P, 3] to pixel positions [B, P, 2] in [-1, 1]^2 and depths [B, P] along the optical axis."""
+        """World ``points`` [B, P, 3] to pixels [B, P, 2] in [-1, 1]^2 and depths [B, P] along the optical axis."""
         local = (points - self.position[:, None]) @ self.cam2world[:, :3, :3]
         depth = -local[..., 2]
         return local[..., :2] / (depth[..., None] * self.tan_half_fov[:, None]), depth
@@ -218,8 +218,9 @@ class CameraPrior:
     """Where training cameras stand: a distribution over yaw, pitch and radius on a sphere around the object.
 
     ``uniform`` draws between the two ends of each range. ``gaussian`` draws mean + n (mean - low) with n ~ N(0, 1), so
-    that half the range is one standard deviation, not a limit. The radius is always uniform. With ``angular`` the ranges
-    are radians (pitch from +z); without, yaw is a fraction of a turn and pitch = arccos(1 - 2 v), uniform on the sphere.
+    that half the range is one standard deviation, not a limit. The radius is always uniform. With ``angular`` the
+    ranges are radians (pitch from +z); without, yaw is a fraction of a turn and pitch = arccos(1 - 2 v), uniform on
+    the sphere.
     """
 
     distribution: Literal["uniform", "gaussian"] = "gaussian"
@@ -248,7 +249,7 @@ class CameraPrior:
         return self.from_draws(angles, torch.rand(n, generator=generator, device=generator.device))
 
     def from_draws(self, angles: Tensor, radius: Tensor) -> Camera:
-        """Cameras from raw draws: ``angles`` [n, 2] (yaw, pitch; N(0,1) if gaussian, else U(0,1)), ``radius`` [n] U(0,1)."""
+        """Cameras from raw draws: ``angles`` [n, 2] (yaw, pitch), normal or uniform, and ``radius`` [n], uniform."""
         if self.distribution == "gaussian":
             return self.at(0.5 + 0.5 * angles[:, 0].double(), 0.5 + 0.5 * angles[:, 1].double(), radius)
         return self.at(angles[:, 0], angles[:, 1], radius)
@@ -261,7 +262,7 @@ class CameraPrior:
         *,
         radius_scale: float | Tensor = 1.0,
     ) -> Camera:
-        """Cameras at fractions of the ranges, 0 the low end, 0.5 the middle, 1 the high end; values beyond extrapolate."""
+        """Cameras at fractions of the ranges: 0 the low end, 0.5 the middle, 1 the high end; others extrapolate."""
         device = next((v.device for v in (yaw_fraction, pitch_fraction) if isinstance(v, Tensor)), None)
 
         def between(ends: tuple[float, float], t: float | Tensor) -> Tensor:
@@ -270,5 +271,7 @@ class CameraPrior:
         yaw, pitch = between(self.yaw, yaw_fraction), between(self.pitch, pitch_fraction)
         if not self.angular:
             yaw, pitch = 2 * math.pi * yaw, torch.arccos((1 - 2 * pitch).clamp(-1, 1))
-        radius = between(self.radius, radius_fraction) * torch.as_tensor(radius_scale, dtype=torch.float64, device=device)
+        radius = between(self.radius, radius_fraction) * torch.as_tensor(
+            radius_scale, dtype=torch.float64, device=device
+        )
         return Camera.orbit(pitch, yaw, radius, fov_deg=self.fov_deg, device=device)

@@ -1,7 +1,7 @@
 """What a model is made of, as frozen dataclasses; every combination that cannot work is refused on construction."""
 
-import math
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,8 +45,9 @@ class FieldConfig:
 class BackgroundConfig:
     """What lies outside the unit sphere.
 
-    "coded": the released form, plain layers with a latent of their own; "styled": the paper's, conditioned on w and with
-    the foreground's colour head; "none": the last foreground sample is opaque. ``start`` is the largest inverse radius.
+    "coded": the released form, plain layers with a latent of their own; "styled": the paper's, conditioned on w and
+    with the foreground's colour head; "none": the last foreground sample is opaque. ``start`` is the largest inverse
+    radius.
     """
 
     kind: Literal["none", "coded", "styled"] = "coded"
@@ -66,7 +67,7 @@ class BackgroundConfig:
 
 @dataclass(frozen=True)
 class UpsamplerConfig:
-    """The 2-D network after the volume: one block per doubling, channels min(channel_base / resolution, channel_max)."""
+    """The 2-D network after the volume: a block per doubling, channels min(channel_base / resolution, channel_max)."""
 
     mode: str = "nn_cat"
     kernel_size: Literal[1, 3] = 1

@@ -5,6 +5,7 @@ The ``skip`` form keeps an image pyramid beside the features; ``resnet`` adds a 
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,8 @@ class DiscriminatorOptions:
     Attributes:
         growth: where growth stands; None judges at the full resolution. A larger image is reduced bilinearly first.
         fade: blend in the newest block like the generator does.
-        entry_rgb_twice: count fromRGB twice where growth enters below the full resolution (skip form), as the public
-            training code does; off is the intended behaviour.
+        entry_rgb_twice: count fromRGB twice where growth enters below the full resolution and where a block is faded
+            in (skip form), as the public code does; off is the intended behaviour, continuous from level to level.
         precision: of the finest blocks.
     """
 
@@ -70,7 +71,7 @@ class DiscriminatorBlock(nn.Module):
         self.register_buffer("blur", setup_filter(BLUR), persistent=False)
 
     def forward(self, x: Tensor | None, image: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Features entering (None at the first block) and the image pyramid -> features at half the resolution, pyramid."""
+        """Features (None at the first block) and the image pyramid -> features at half the resolution, pyramid."""
         x = None if x is None else x.to(dtype)
         if image is not None:
             image = image.to(dtype)
@@ -152,16 +153,19 @@ class Discriminator(nn.Module):
         half = reduce_bilinear(image, entry // 2) if blend is not None else None
         x = None
         if options.entry_rgb_twice and entry < self.cfg.resolution and self.cfg.architecture == "skip":
-            x = self.blocks[f"b{entry}"].rgb_features(image)
+            x = cast(DiscriminatorBlock, self.blocks[f"b{entry}"]).rgb_features(image)
         pyramid: Tensor | None = image
-        for i, (name, block) in enumerate(self.blocks.items()):
+        for i, (name, block) in enumerate(cast(dict[str, DiscriminatorBlock], self.blocks).items()):
             edge = int(name[1:])
             if edge > entry:
                 continue
             if half is not None and blend is not None and edge == entry // 2:
                 assert x is not None
+                x = x * blend
+                # the skip form's pyramid brings the half-size image into this block; resnet has no other way in
+                if pyramid is None or options.entry_rgb_twice:
+                    x = x + (1 - blend) * block.rgb_features(half).to(x.dtype)
                 pyramid = None if pyramid is None else torch.lerp(half, pyramid.float(), blend)
-                x = torch.lerp(block.rgb_features(half).to(x.dtype), x, blend)
             dtype = DTYPES[options.precision] if i < self.cfg.fp16_levels else torch.float32
             x, pyramid = block(x, pyramid, dtype)
         assert x is not None

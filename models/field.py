@@ -5,6 +5,8 @@ colour heads afterwards, once per ray.
 """
 
 import math
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -100,10 +102,11 @@ class StyledField(nn.Module):
         """Modulated weights for the styles ws [B, num_ws, w_dim]."""
         if self.track_magnitude and self.training:
             raise RuntimeError("a field with tracked magnitudes can be evaluated but not trained; call eval()")
-        depth = len(self.layers)
+        layers = cast(list[ModulatedLayer], list(self.layers))
+        depth = len(layers)
         return FieldWeights(
-            weights=tuple(layer.weights(ws[:, i]) for i, layer in enumerate(self.layers)),
-            biases=tuple(layer.bias for layer in self.layers),
+            weights=tuple(layer.weights(ws[:, i]) for i, layer in enumerate(layers)),
+            biases=tuple(layer.bias for layer in layers),
             density_weight=self.density.weights(ws[:, depth]).squeeze(1),
             density_bias=self.density.bias,
             num_freqs=self.num_freqs,
@@ -127,9 +130,8 @@ class CodedField(nn.Module):
         self.z_dim, self.num_freqs, self.num_ws = z_dim, num_freqs, 0
         self.encoded = 2 * point_dims * num_freqs
         widths = [self.encoded + z_dim] + [hidden] * depth
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
-        for layer in self.layers:
-            assert isinstance(layer, nn.Linear)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        for layer in cast(list[nn.Linear], self.layers):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         self.density = nn.Linear(hidden, 1)
         self.feature = nn.Linear(hidden, features)
@@ -139,7 +141,7 @@ class CodedField(nn.Module):
         """Weights for the codes z [B, z_dim]; the code's part of the first layer becomes a bias per image."""
         if z is None or z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z_bg must be [B, {self.z_dim}], got {None if z is None else list(z.shape)}")
-        first, *rest = self.layers
+        first, *rest = cast(list[nn.Linear], list(self.layers))
         bias = torch.addmm(first.bias, z, first.weight[:, self.encoded :].t())  # [B, H]
         return FieldWeights(
             weights=(first.weight[:, : self.encoded], *(layer.weight for layer in rest)),

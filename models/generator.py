@@ -151,7 +151,9 @@ class Synthesis(nn.Module):
         upsampled = growth.level > 0 and growth.resolution > self.cfg.volume_resolution
         return upsampled and self.upsampler.one_by_one and 0 < lattice <= growth.resolution
 
-    def draw(self, batch: int, generator: torch.Generator, *, alpha: float | None = None, path: bool = False) -> StepDraws:
+    def draw(
+        self, batch: int, generator: torch.Generator, *, alpha: float | None = None, path: bool = False
+    ) -> StepDraws:
         """The random numbers of one stochastic rendering of ``batch`` images, in a fixed order."""
         growth = self.growth(alpha)
         path = path and self.path_possible(growth)

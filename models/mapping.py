@@ -1,5 +1,7 @@
 """Mapping network: latent z (and a label) to the style w, its running average and truncation (StyleGAN2)."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -37,7 +39,7 @@ class MappingNetwork(nn.Module):
             self.embed = FullyConnected(label_dim, w_dim)
         widths = [z_dim + (w_dim if label_dim > 0 else 0)] + [w_dim] * num_layers
         self.layers = nn.ModuleList(
-            FullyConnected(a, b, activation="lrelu", lr_multiplier=0.01) for a, b in zip(widths, widths[1:])
+            FullyConnected(a, b, activation="lrelu", lr_multiplier=0.01) for a, b in pairwise(widths)
         )
         if self.w_avg_decay is not None:
             self.register_buffer("w_avg", torch.zeros(w_dim))

@@ -5,7 +5,7 @@ we do not have is refused by name, never dropped.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ IGNORED = {
     "background": {"use_style", "skips"},
     "upsampler": {"upsample_type", "channel_base", "channel_max", "no_residual_img"},
 }  # fmt: skip
+SECTIONS = ("camera", "renderer", "foreground", "background", "upsampler")
+POSITIONAL = ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels", "mapping_kwargs", "synthesis_kwargs")
 ALPHA_UNSET_SAMPLES = 20  # ray samples of the public code while its growth buffer holds its initial value, -1
 
 
@@ -41,111 +43,152 @@ def generator_from_official(
         state: parameters and buffers under the public names. ``synthesis.alpha`` (growth) is optional: absent means 1;
             -1, its initial value, means full growth with 20 ray samples per pass, as the public code renders it.
         init_args: positional arguments in the public order, if the snapshot used any.
-    Returns: a generator in evaluation mode; its camera prior is ``camera_prior_from_official(init_kwargs)``.
+    Returns: a generator in evaluation mode; :func:`camera_prior_from_official` gives its cameras.
     Raises: ValueError naming an option that is not supported, or parameters that are missing, unknown or misshapen.
     """
-    kwargs = {**dict(zip(("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels"), init_args)), **init_kwargs}
-    generator = Generator(generator_config_from_official(kwargs))
-    renamed: dict[str, Tensor] = {}
-    alpha = 1.0
-    for name, value in state.items():
-        if name == "synthesis.alpha":
-            alpha = float(value)
-            continue
-        ours = generator_name(name)
-        if ours is not None:
-            renamed[ours] = value
+    generator = Generator(generator_config_from_official(_by_name(init_kwargs, init_args), state))
+    alpha = float(state.get("synthesis.alpha", 1.0))
+    if alpha != -1 and not 0 <= alpha <= 1:
+        raise ValueError(f"generator state: synthesis.alpha must be -1 or between 0 and 1, got {alpha}")
     if alpha == -1:
         generator.synthesis.default_samples = ALPHA_UNSET_SAMPLES
-    renamed["synthesis.alpha"] = torch.tensor(1.0 if alpha == -1 else alpha)
-    _load(generator, renamed, "generator")
+    state = {**state, "synthesis.alpha": torch.tensor(1.0 if alpha == -1 else alpha)}
+    _load(generator, state, generator_name, "generator")
     return generator.eval().requires_grad_(False)
 
 
 def discriminator_from_official(init_kwargs: Mapping[str, Any], state: Mapping[str, Tensor]) -> Discriminator:
-    """Build our discriminator from the public constructor arguments and state dict; in evaluation mode."""
+    """Build our discriminator from the public constructor arguments and state dict; in evaluation mode.
+
+    Raises: ValueError naming an option that is not supported, or parameters that are missing, unknown or misshapen.
+    """
     discriminator = Discriminator(discriminator_config_from_official(init_kwargs))
-    renamed = {ours: value for name, value in state.items() if (ours := discriminator_name(name)) is not None}
-    _load(discriminator, renamed, "discriminator")
+    _load(discriminator, state, discriminator_name, "discriminator")
     return discriminator.eval().requires_grad_(False)
 
 
-def _load(module: torch.nn.Module, state: dict[str, Tensor], what: str) -> None:
+def _by_name(init_kwargs: Mapping[str, Any], init_args: tuple[Any, ...]) -> dict[str, Any]:
+    if len(init_args) > len(POSITIONAL):
+        raise ValueError(f"init_args: wanted at most {len(POSITIONAL)} ({', '.join(POSITIONAL)}), got {len(init_args)}")
+    positional = dict(zip(POSITIONAL, init_args))
+    if twice := sorted(positional.keys() & init_kwargs.keys()):
+        raise ValueError(f"init_args: wanted every argument once, got {twice} in init_kwargs as well")
+    return {**positional, **init_kwargs}
+
+
+def _load(module: torch.nn.Module, state: Mapping[str, Tensor], rename: Callable[[str], str | None], what: str) -> None:
     own = module.state_dict()
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if missing or unknown:
-        raise ValueError(f"{what} state: wanted the names of its configuration, missing {missing}, unknown {unknown}")
+    found: dict[str, Tensor] = {}
+    unknown = []
     for name, value in state.items():
-        value = value.reshape(own[name].shape) if value.numel() == own[name].numel() else value
-        if value.shape != own[name].shape:
-            raise ValueError(f"{what} state: {name} must be {list(own[name].shape)}, got {list(value.shape)}")
-        own[name].copy_(value.detach())
+        ours = rename(name)
+        if ours is None:
+            continue
+        if ours not in own:
+            unknown.append(name)
+            continue
+        wanted, got = list(own[ours].shape), list(value.shape)
+        if got not in (wanted, [*wanted, 1, 1]):  # the public code keeps some linear layers as 1x1 convolutions
+            raise ValueError(f"{what} state: {name} must be {wanted}, got {got}")
+        found[ours] = value.detach().reshape(wanted)
+    missing = sorted(own.keys() - found.keys())
+    if missing or unknown:
+        raise ValueError(
+            f"{what} state: wanted the names of its configuration, missing {missing} (our names), unknown {unknown}"
+        )
+    module.load_state_dict(found)
 
 
-def _section(options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return dict(options.get(f"{name}_kwargs") or {})
-
-
-def _finish(section: str, left: dict[str, Any], **neutral: Any) -> None:
+def _finish(where: str, left: Mapping[str, Any], ignored: set[str], **neutral: Any) -> None:
     """Refuse what was not understood: every key left must be ignorable or hold its neutral value."""
     for key, value in left.items():
-        if key in IGNORED[section] or (key in neutral and value == neutral[key]):
+        if key in ignored or (key in neutral and value == neutral[key]):
             continue
-        raise ValueError(f"{section}_kwargs.{key}: wanted {neutral.get(key, 'a known key')!r}, got {value!r}")
+        wanted = repr(neutral[key]) if key in neutral else "a known argument"
+        raise ValueError(f"{where}{key}: wanted {wanted}, got {value!r}")
 
 
-def generator_config_from_official(kwargs: Mapping[str, Any]) -> GeneratorConfig:
-    """Translate the public generator's keyword arguments."""
+def generator_config_from_official(
+    kwargs: Mapping[str, Any], state: Mapping[str, Tensor] | None = None
+) -> GeneratorConfig:
+    """Translate the public generator's keyword arguments.
+
+    Widths and depths of the fields that ``kwargs`` leaves to the public defaults are read off ``state``, where given.
+    Raises: ValueError naming an option that is absent or not supported.
+    """
     kw = dict(kwargs)
-    syn = dict(kw.get("synthesis_kwargs") or {})
-    mapping = dict(kw.get("mapping_kwargs") or {})
-    camera, renderer, fg, bg, ups = (
-        _section(syn, name) for name in ("camera", "renderer", "foreground", "background", "upsampler")
-    )
-    for name in ("camera", "renderer", "foreground", "background", "upsampler"):
-        syn.pop(f"{name}_kwargs", None)
-    if kw.get("img_channels", 3) != 3:
-        raise ValueError(f"img_channels: wanted 3, got {kw['img_channels']}")
-    layers = mapping.pop("num_layers", 8)
-    if set(mapping) - {"lr_multiplier", "w_avg_beta", "activation"}:
-        raise ValueError(f"mapping_kwargs: wanted num_layers, got {sorted(mapping)}")
-
-    z_dim_bg = syn.pop("z_dim_bg", 32)
-    field = _field_config(camera, renderer, fg)
-    background = _background_config(camera, renderer, bg, z_dim_bg)
-    upsampler = _upsampler_config(syn, ups)
+    for name in ("z_dim", "w_dim", "img_resolution"):
+        if name not in kw:
+            raise ValueError(f"{name}: wanted a number, got nothing")
+    syn = dict(kw.pop("synthesis_kwargs", None) or {})
+    mapping = dict(kw.pop("mapping_kwargs", None) or {})
+    sections = {name: dict(syn.pop(f"{name}_kwargs", None) or {}) for name in SECTIONS}
+    camera, renderer, fg, bg, ups = (sections[name] for name in SECTIONS)
+    layers, z_dim_bg = mapping.pop("num_layers", 8), syn.pop("z_dim_bg", 32)
+    if state is not None:
+        _fill_in(fg, state, "synthesis.fg_nerf.", point_dims=3)
+        _fill_in(bg, state, "synthesis.bg_nerf.", point_dims=4, code=z_dim_bg)
+        feature = state.get("synthesis.fg_nerf.feat_out.weight")
+        if feature is not None:
+            syn.setdefault("rgb_out_dim", feature.shape[0])
     volume, start = syn.pop("resolution_vol", 32), syn.pop("resolution_start", None)
     config = GeneratorConfig(
-        resolution=kw["img_resolution"],
+        resolution=kw.pop("img_resolution"),
         volume_resolution=volume,
         start_resolution=min(start or volume, volume),
-        z_dim=kw["z_dim"],
-        w_dim=kw["w_dim"],
-        label_dim=kw.get("c_dim", 0),
+        z_dim=kw.pop("z_dim"),
+        w_dim=kw.pop("w_dim"),
+        label_dim=kw.pop("c_dim", 0),
         mapping_layers=layers,
         features=syn.pop("rgb_out_dim", 128),
         path_lattice=syn.pop("n_reg_samples", 0),
-        field=field,
-        background=background,
-        upsampler=upsampler,
+        field=_field_config(camera, renderer, fg, _skips(state)),
+        background=_background_config(camera, renderer, bg, z_dim_bg),
+        upsampler=_upsampler_config(syn, ups),
     )
-    _finish("camera", camera, depth_transform=None, dists_normalized=False)
-    _finish("renderer", renderer)
-    _finish(
-        "foreground", fg,
-        positional_encoding="normal", downscale_p_by=1, predict_rgb=True, use_viewdirs=False,
-        magnitude_ema_beta=-1,
-    )  # fmt: skip
-    _finish(
-        "background", bg,
-        positional_encoding="normal", downscale_p_by=1, predict_rgb=True, use_viewdirs=False, inverse_sphere=True,
-    )  # fmt: skip
-    _finish("upsampler", ups, no_2d_renderer=False, block_reses=None, shared_rgb_style=False)
-    _finish("synthesis", syn, z_dim=0, margin=0)
+    field: dict[str, Any] = {
+        "positional_encoding": "normal", "downscale_p_by": 1, "predict_rgb": True, "use_viewdirs": False,
+    }  # fmt: skip
+    neutral: dict[str, dict[str, Any]] = {
+        "camera": {"dists_normalized": False},
+        "foreground": field,
+        "background": {**field, "inverse_sphere": True},
+        "upsampler": {"no_2d_renderer": False, "block_reses": None, "shared_rgb_style": False},
+    }
+    _finish("", kw, set(), img_channels=3, encoder_kwargs={})
+    _finish("mapping_kwargs.", mapping, set(), lr_multiplier=0.01, w_avg_beta=0.995, activation="lrelu")
+    _finish("synthesis_kwargs.", syn, IGNORED["synthesis"], z_dim=0, margin=0)
+    for name, left in sections.items():
+        _finish(f"{name}_kwargs.", left, IGNORED[name], **neutral.get(name, {}))
     return config
 
 
-def _field_config(camera: dict[str, Any], renderer: dict[str, Any], fg: dict[str, Any]) -> FieldConfig:
+def _fill_in(
+    section: dict[str, Any], state: Mapping[str, Tensor], prefix: str, *, point_dims: int, code: int = 0
+) -> None:
+    """Sizes of a field that its arguments leave out, from the shapes of its tensors."""
+    first = state.get(f"{prefix}fc_in.weight")
+    if first is None:
+        return
+    blocks = [name for name in state if re.fullmatch(re.escape(prefix) + r"blocks\.\d+\.weight", name)]
+    section.setdefault("hidden_size", first.shape[0])
+    section.setdefault("n_blocks", 1 + len(blocks))
+    section.setdefault("n_freq_posenc", (first.shape[1] - code) // (2 * point_dims))
+
+
+def _skips(state: Mapping[str, Tensor] | None) -> tuple[int, ...]:
+    """Foreground layers whose weight is wide enough to read the encoding again."""
+    skips = []
+    for name, value in (state or {}).items():
+        block = re.fullmatch(r"synthesis\.fg_nerf\.blocks\.(\d+)\.weight", name)
+        if block and value.shape[1] > value.shape[0]:
+            skips.append(int(block[1]) + 1)
+    return tuple(sorted(skips))
+
+
+def _field_config(
+    camera: dict[str, Any], renderer: dict[str, Any], fg: dict[str, Any], skips: tuple[int, ...]
+) -> FieldConfig:
     warps = {None: "linear", "InverseWarp": "inverse", "LogWarp": "log"}
     transform = camera.pop("depth_transform", None)
     if transform not in warps:
@@ -155,6 +198,8 @@ def _field_config(camera: dict[str, Any], renderer: dict[str, Any], fg: dict[str
         hidden=fg.pop("hidden_size", 128),
         depth=fg.pop("n_blocks", 8),
         num_freqs=fg.pop("n_freq_posenc", 10),
+        skips=skips,
+        track_magnitude=fg.pop("magnitude_ema_beta", -1) > 0,
         samples=renderer.pop("n_ray_samples", 14),
         hierarchical=renderer.pop("hierarchical", True),
         near=near,
@@ -168,16 +213,18 @@ def _background_config(
     camera: dict[str, Any], renderer: dict[str, Any], bg: dict[str, Any], z_dim: int
 ) -> BackgroundConfig:
     absent = renderer.pop("no_background", False)
-    samples, start = renderer.pop("n_bg_samples", 4), camera.pop("bg_start", 1.0)
-    return BackgroundConfig(
-        kind="none" if absent else "coded",
-        hidden=bg.pop("hidden_size", 64),
-        depth=bg.pop("n_blocks", 4),
-        num_freqs=bg.pop("n_freq_posenc", 10),
-        z_dim=z_dim,
-        samples=samples,
-        start=start,
-    )
+    config = {
+        "hidden": bg.pop("hidden_size", 64),
+        "depth": bg.pop("n_blocks", 4),
+        "num_freqs": bg.pop("n_freq_posenc", 10),
+        "samples": renderer.pop("n_bg_samples", 4),
+        "start": camera.pop("bg_start", 1.0),
+    }
+    if absent:
+        return BackgroundConfig(kind="none")
+    if z_dim < 1:
+        raise ValueError(f"synthesis_kwargs.z_dim_bg: wanted at least 1 (a background with a code), got {z_dim}")
+    return BackgroundConfig(kind="coded", z_dim=z_dim, **config)
 
 
 def _upsampler_config(syn: dict[str, Any], ups: dict[str, Any]) -> UpsamplerConfig:
@@ -200,9 +247,9 @@ def _upsampler_config(syn: dict[str, Any], ups: dict[str, Any]) -> UpsamplerConf
     )
 
 
-def camera_prior_from_official(init_kwargs: Mapping[str, Any]) -> CameraPrior:
+def camera_prior_from_official(init_kwargs: Mapping[str, Any], *, init_args: tuple[Any, ...] = ()) -> CameraPrior:
     """The pose prior in ``synthesis_kwargs.camera_kwargs``: u is our yaw, v our pitch."""
-    camera = _section(dict(init_kwargs.get("synthesis_kwargs") or {}), "camera")
+    camera = (_by_name(init_kwargs, init_args).get("synthesis_kwargs") or {}).get("camera_kwargs") or {}
 
     def pair(name: str, default: tuple[float, float]) -> tuple[float, float]:
         low, high = camera.get(name, default)
@@ -219,13 +266,17 @@ def camera_prior_from_official(init_kwargs: Mapping[str, Any]) -> CameraPrior:
 
 
 def discriminator_config_from_official(kwargs: Mapping[str, Any]) -> DiscriminatorConfig:
-    """Translate the public discriminator's keyword arguments."""
+    """Translate the public discriminator's keyword arguments.
+
+    Raises: ValueError naming an option that is absent or not supported.
+    """
     kw = dict(kwargs)
-    epilogue = dict(kw.pop("epilogue_kwargs", {}) or {})
-    progressive = kw.pop("progressive", False)
-    known = {"img_channels", "upsample_type", "resize_real_early", "block_kwargs", "mapping_kwargs", "enable_ema"}
+    if "img_resolution" not in kw:
+        raise ValueError("img_resolution: wanted a number, got nothing")
+    epilogue = dict(kw.pop("epilogue_kwargs", None) or {})
+    resolution, progressive = kw.pop("img_resolution"), kw.pop("progressive", False)
     config = DiscriminatorConfig(
-        resolution=(resolution := kw.pop("img_resolution")),
+        resolution=resolution,
         label_dim=kw.pop("c_dim", 0),
         architecture=kw.pop("architecture", "resnet"),
         channel_base=kw.pop("channel_base", 1) * 32768,
@@ -237,8 +288,10 @@ def discriminator_config_from_official(kwargs: Mapping[str, Any]) -> Discriminat
         lowres=kw.pop("lowres_head", None) or (16 if progressive else resolution),
         fp16_levels=kw.pop("num_fp16_res", 0),
     )
-    if epilogue or set(kw) - known:
-        raise ValueError(f"discriminator: wanted known arguments, got {sorted([*epilogue, *(set(kw) - known)])}")
+    _finish("epilogue_kwargs.", epilogue, set(), activation="lrelu")
+    # resizing of real images and an average of the weights belong to training, not to what is judged
+    ignored = {"upsample_type", "resize_real_early", "enable_ema"}
+    _finish("", kw, ignored, img_channels=3, cmap_dim=None, block_kwargs={}, mapping_kwargs={})
     return config
 
 
@@ -275,5 +328,14 @@ def generator_name(name: str) -> str | None:
 
 
 def discriminator_name(name: str) -> str | None:
-    """Public name of a discriminator's parameter to ours."""
-    return None if name.endswith("resample_filter") else name
+    """Public name of a discriminator's parameter to ours; None where it holds nothing learned."""
+    if name.endswith("resample_filter"):
+        return None
+    mapping = re.fullmatch(r"mapping\.fc(\d+)\.(.*)", name)
+    if mapping:
+        return f"mapping.layers.{mapping[1]}.{mapping[2]}"
+    block = re.fullmatch(r"b(\d+)\.(.*)", name)
+    if block:
+        place = "epilogue" if block[1] == "4" else f"blocks.b{block[1]}"
+        return f"{place}.{re.sub(r'^fromrgb[.]', 'from_rgb.', block[2])}"
+    return name

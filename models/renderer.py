@@ -17,7 +17,7 @@ Parts = Literal["all", "foreground", "background"]
 
 
 class PathSamples(NamedTuple):
-    """Every sample of the rays that the NeRF-path regularisation compares; foreground in depth order, then background."""
+    """Every sample of the rays that the NeRF-path regularisation compares: foreground by depth, then background."""
 
     indices: Tensor  # [B, P] pixels y * resolution + x
     colours: Tensor  # [B, P, S', 3]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class SynthesisLayer(nn.Module):
         if self.up and options.enlarge and not learned:
             adapter = None
             if self.adapter is not None:
-                first, second = self.adapter
+                first, second = cast(list[AdapterLayer], list(self.adapter))
                 adapter = Adapter(first.flat_weight, first.bias, second.flat_weight, second.bias)
             y = upsample_features(y, mode=self.mode, adapter=adapter, filter=self.blur)
         if noise is not None and self.mode != "default":
@@ -172,12 +172,16 @@ class SynthesisBlock(nn.Module):
             self.skip = Conv2d(in_channels, out_channels, 1, bias=False, up=2)
         self.register_buffer("blur", setup_filter(BLUR), persistent=False)
 
-    def forward(self, x: Tensor, image: Tensor | None, ws: Tensor, options: BlockOptions) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, image: Tensor | None, ws: Tensor, options: BlockOptions
+    ) -> tuple[Tensor, Tensor | None]:
         """x [N, C, H, W], image [N, 3, H, W] float32 or None, ws [B, 3, w_dim] -> the same at twice the resolution."""
         x = x.to(options.dtype)
         if self.architecture == "resnet":
             if not options.enlarge:
-                raise ValueError("the NeRF path needs an upsampler of 1x1 layers: architecture must be 'skip' or 'orig'")
+                raise ValueError(
+                    "the NeRF path needs an upsampler of 1x1 layers: architecture must be 'skip' or 'orig'"
+                )
             short = self.skip(x, gain=SQRT_HALF)
             x = self.conv0(x, ws[:, 0], options)
             x = short + self.conv1(x, ws[:, 1], options, gain=SQRT_HALF)

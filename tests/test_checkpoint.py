@@ -258,7 +258,9 @@ def test_paths_that_are_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="file: wanted a run or checkpoint directory, got a file"):
         read_checkpoint(tmp_path / "file")
-    with pytest.raises(UserError, match=r"wanted an intact checkpoint, got: manifest\.json: No such file"):
+    with pytest.raises(
+        UserError, match=r"wanted a run or checkpoint directory, got one without checkpoints/ and manifest\.json"
+    ):
         read_checkpoint(tmp_path)
     assert latest_checkpoint(tmp_path / "none") is None
     assert verify(tmp_path / "none") == "no such directory"

@@ -111,7 +111,8 @@ write_checkpoint(sys.argv[1], 3, {"g": torch.zeros(50_000)}, {})
 def test_really_full_disk(tmp_path: Path) -> None:
     """A 1 MiB file system of our own; 200 kB fit, 1 MB more do not."""
     unshare = shutil.which("unshare")
-    if unshare is None or subprocess.run([unshare, "-rm", "true"], capture_output=True).returncode:
+    probe = [str(unshare), "-rm", "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)]
+    if unshare is None or subprocess.run(probe, capture_output=True).returncode:
         pytest.skip("needs the right to mount in a namespace of its own (unshare -rm)")
     mount = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
     command = [unshare, "-rm", "sh", "-c", mount, str(tmp_path), sys.executable, "-c", FULL_TMPFS, str(tmp_path)]

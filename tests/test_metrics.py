@@ -16,7 +16,7 @@ from engine.metrics import (
     reproject,
     sliced_wasserstein,
 )
-from engine.metrics.swd import laplacian_pyramid, wasserstein_1d
+from engine.metrics.swd import _cut, laplacian_pyramid, wasserstein_1d
 from models.camera import Camera, pixel_grid
 from tests.closeness import assert_relative
 
@@ -107,12 +107,19 @@ def test_levels(size: int, levels: list[int]) -> None:
     assert all(v > 0 for v in distance.levels.values())
 
 
+def test_patches_are_cut_where_they_should_be() -> None:
+    band, corners = torch.randn(2, 3, 9, 9), [(0, 0), (2, 1), (1, 2)]  # of the 3 x 3 places of a 7 x 7 patch
+    got = _cut(band, torch.tensor([3 * y + x for y, x in corners]), 7)
+    want = [image[:, y : y + 7, x : x + 7].flatten(1) for image in band for y, x in corners]
+    assert torch.equal(got, torch.stack(want, dim=2))
+
+
 def test_one_level_by_hand() -> None:
     # one-pixel patches of grey 4 x 4 images: v . d = (v1 + v2 + v3) x, so W1 = |v1 + v2 + v3| W1(x, y) for each v
     real, fake = torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4)
     real[0], real[1] = -0.5, 0.5  # mean 0, deviation 0.5: normalised to -1, 1
     fake[0], fake[1] = -0.5, 0.0  # normalised to -1, 0: W1 = 1/2
-    options = {"min_resolution": 4, "patch": 1, "patches_per_image": 16, "projections": 4000, "seed": 3}
+    options = {"min_resolution": 4, "patch": 1, "patches_per_image": 1, "projections": 4000, "seed": 3}
     distance = sliced_wasserstein(real.expand(-1, 3, -1, -1), fake.expand(-1, 3, -1, -1), **options)
     # mean |v1 + v2 + v3| on the sphere is sqrt(3) E|v1| = sqrt(3) / 2
     assert distance.levels[4] == pytest.approx(1000 * math.sqrt(3) / 4, rel=0.03)

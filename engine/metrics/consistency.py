@@ -67,8 +67,7 @@ def reproject(
     pixels, distance = _pixels_in_a(depth_b, camera_a, camera_b)
     inside = (pixels.abs() <= 1).all(dim=-1) & (distance > 0)  # False for the NaN that an infinite depth leaves
     look_up = torch.where(inside[..., None], pixels * pixels.new_tensor([1.0, -1.0]), 2.0)  # [B, H, H, 2], y down
-    nowhere = torch.finfo(torch.float32).max  # finite, because 0 * inf would make NaN of the neighbours that are seen
-    seen = _sample(depth_a.nan_to_num(nan=nowhere, posinf=nowhere)[:, None], look_up)[:, 0]
+    seen = _sample(depth_a[:, None], look_up)[:, 0]  # infinite or NaN beside the background, which no tolerance lets by
     valid = inside & ((distance - seen).abs() <= occlusion_tolerance)
     warped = torch.where(valid[:, None], _sample(image_a, look_up), 0.0)
     keep = valid[:, None].expand_as(image_b)

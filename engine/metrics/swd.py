@@ -160,7 +160,7 @@ class SlicedWassersteinMetric:
     def _patches(self, images: Tensor, positions: dict[int, Tensor]) -> dict[int, Tensor]:
         """Patches of every level, [3, patch^2, N * P] each: pixel values ready for a matrix product."""
         parts: dict[int, list[Tensor]] = {resolution: [] for resolution in positions}
-        for chunk in images.split(_IMAGES_PER_CHUNK):
+        for chunk in images.detach().split(_IMAGES_PER_CHUNK):
             chunk = chunk.to(self._device).float()
             chunk = chunk / 127.5 - 1 if images.dtype == torch.uint8 else chunk.clamp(-1, 1)
             for resolution, band in laplacian_pyramid(chunk, self._min_resolution).items():

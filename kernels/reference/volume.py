@@ -6,7 +6,9 @@ from torch import Tensor
 EPSILON = 1e-10  # keeps the running product away from zero, as released checkpoints expect
 
 
-def volume_weights_ref(density: Tensor, depths: Tensor, ray_norm: Tensor | None, opaque_end: bool) -> tuple[Tensor, Tensor]:
+def volume_weights_ref(
+    density: Tensor, depths: Tensor, ray_norm: Tensor | None, opaque_end: bool
+) -> tuple[Tensor, Tensor]:
     delta = depths[..., 1:] - depths[..., :-1]
     if ray_norm is not None:
         delta = delta * ray_norm[..., None]

@@ -1,0 +1,125 @@
+"""The command line: ``stylenerf <verb>``, ``python -m engine <verb>``; ``python train.py`` is the verb train."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from engine.cli_guard import run_guarded
+from engine.config import PRESETS, load_config
+from engine.config_io import list_presets, to_dict
+from engine.errors import UserError
+from engine.trainer import Trainer, open_training_data, resolve_resume, with_data_path
+
+TRAIN_HELP = """Train a StyleNeRF.
+
+    python train.py --preset quickstart                      minutes on a CPU, no data needed
+    python train.py --preset ffhq256 --data photos/          a folder or zip of images
+    python train.py --resume runs/ffhq256                    go on, bit for bit, after a stop or a crash
+    python train.py --preset ffhq512 --dry-run               print the resolved configuration
+    python train.py --preset ffhq256 --set train.batch=16 --set generator.field.samples=16
+
+Everything a run makes lies in its folder: config.json, stats.jsonl (one JSON object per line), images/*.png and
+checkpoints/. Ctrl-C finishes the step, writes a checkpoint and leaves with exit code 130; bad input leaves with 2.
+"""
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_argument_group("what to train")
+    source.add_argument("--preset", metavar="NAME", help="a named configuration; --list-presets shows them")
+    source.add_argument("--config", metavar="FILE", help="a YAML file instead of a preset (it may name one as its base)")
+    source.add_argument("--resume", metavar="RUN", help="a run folder or checkpoint to go on from, with its configuration")
+    source.add_argument("--data", metavar="PATH", help="folder or zip of images, or 'procedural'; sets data.path")
+    source.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="change one key, e.g. train.batch=16; repeatable"
+    )
+    run = parser.add_argument_group("how to run")
+    run.add_argument("--out", metavar="DIR", help="the run's folder, new or empty (default: runs/<preset>, numbered)")
+    run.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    run.add_argument("--dry-run", action="store_true", help="print the resolved configuration as JSON and stop")
+    run.add_argument("--list-presets", action="store_true", help="print the presets and stop")
+    run.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+def train(args: argparse.Namespace) -> int:
+    """Resolve the configuration, open the data, train."""
+    if args.list_presets:
+        for name, description in list_presets(PRESETS).items():
+            print(f"{name:16s} {description}")
+        return 0
+    state = None
+    if args.resume is not None:
+        if args.preset or args.config or args.out:
+            raise UserError("--resume: wanted alone (the run has its own configuration and folder), got also --preset, "
+                            "--config or --out")  # fmt: skip
+        cfg, state = resolve_resume(Path(args.resume), args.set, args.data, print)
+    else:
+        cfg = with_data_path(load_config(args.preset, args.config, args.set), args.data)
+    if args.dry_run:
+        print(json.dumps(to_dict(cfg), indent=2))
+        return 0
+    device = pick_device(args.device)
+    run_dir = _run_dir(args)
+    data = open_training_data(cfg, print)
+    print(f"data:        {data.describe()}")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    trainer = Trainer(cfg, data, run_dir, device, resume=state, progress=not args.no_progress)
+    sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (trainer.state.generator, trainer.state.discriminator)]
+    print(f"networks:    generator {sizes[0]:.2f} M, discriminator {sizes[1]:.2f} M parameters on {device}")
+    print(f"run:         {run_dir}")
+    return trainer.run()
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device called ``name``, or CUDA if there is one, or the CPU."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device: wanted a device of this machine, got {name!r}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _run_dir(args: argparse.Namespace) -> Path:
+    """The folder of the run; never one that holds anything."""
+    if args.resume is not None:
+        path = Path(args.resume)
+        return path.parent.parent if (path / "manifest.json").is_file() else path
+    if args.out is not None:
+        path = Path(args.out)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"--out: wanted a new or empty folder (to go on with a run: --resume {path}), got {path}")
+        return path
+    base = Path("runs") / (args.preset or Path(args.config).stem)
+    numbered = (base if i == 1 else base.with_name(f"{base.name}-{i}") for i in range(1, sys.maxsize))
+    return next(p for p in numbered if not p.exists())
+
+
+def train_main(argv: Sequence[str] | None = None) -> int:
+    """Entry of ``train.py``."""
+    parser = argparse.ArgumentParser(
+        prog="train.py", description=TRAIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_train_arguments(parser)
+    args = parser.parse_args(argv)
+    return run_guarded(lambda: train(args))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of ``stylenerf`` and ``python -m engine``."""
+    parser = argparse.ArgumentParser(prog="stylenerf", description="StyleNeRF on one GPU.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    sub = verbs.add_parser(
+        "train", help="train a model", description=TRAIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_train_arguments(sub)
+    sub.set_defaults(run=train)
+    args = parser.parse_args(argv)
+    return run_guarded(lambda: args.run(args))

@@ -1,0 +1,231 @@
+"""The configuration of a run: frozen dataclasses by concern, YAML presets, overrides.
+
+Sections of the model live beside the models; this module adds what training needs and checks the combinations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from engine.config_io import apply_overrides, from_dict, load_file
+from engine.errors import UserError
+from models.camera import CameraPrior
+from models.config import DiscriminatorConfig, GeneratorConfig
+from models.growth import alpha_at
+from models.layers import Precision
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def _need(name: str, wanted: str, ok: bool, got: object) -> None:
+    if not ok:
+        raise ValueError(f"{name} must be {wanted}, got {got}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images come from: "procedural", a folder or a zip.
+
+    mirror doubles the set by flipped copies; labels conditions both networks on dataset.json; scenes is the number of
+    procedural scenes; cache_mib bounds the memory for decoded images.
+    """
+
+    path: str = "procedural"
+    mirror: bool = False
+    labels: bool = False
+    scenes: int = 4096
+    cache_mib: int = 1024
+
+    def __post_init__(self) -> None:
+        _need("scenes", "at least 1", self.scenes >= 1, self.scenes)
+        _need("cache_mib", "at least 0", self.cache_mib >= 0, self.cache_mib)
+
+
+@dataclass(frozen=True)
+class DiscriminatorSection:
+    """The discriminator's form; its resolutions follow the generator's."""
+
+    architecture: Literal["skip", "resnet", "orig"] = "skip"
+    channel_base: float = 16384
+    channel_max: int = 512
+    clamp: float | None = 256.0
+    group_size: int | None = 4
+    group_channels: int = 1
+    fp16_levels: int = 4
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses; a weight of 0 turns its loss off. Intervals count steps (lazy regularisation)."""
+
+    r1_gamma: float = 0.5
+    r1_interval: int = 16
+    path_length_weight: float = 2.0
+    path_length_interval: int = 4
+    path_length_decay: float = 0.01
+    nerf_path_weight: float = 2.0
+    style_mixing: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name in ("r1_gamma", "path_length_weight", "nerf_path_weight"):
+            _need(name, "at least 0", getattr(self, name) >= 0, getattr(self, name))
+        for name in ("r1_interval", "path_length_interval"):
+            _need(name, "at least 1", getattr(self, name) >= 1, getattr(self, name))
+        _need("style_mixing", "a probability", 0 <= self.style_mixing <= 1, self.style_mixing)
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """Adam of both networks, before the scaling for lazy regularisation."""
+
+    generator_lr: float = 0.0025
+    discriminator_lr: float = 0.0025
+    beta1: float = 0.0
+    beta2: float = 0.99
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for name in ("generator_lr", "discriminator_lr", "eps"):
+            _need(name, "positive", getattr(self, name) > 0, getattr(self, name))
+        for name in ("beta1", "beta2"):
+            _need(name, "in [0, 1)", 0 <= getattr(self, name) < 1, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class GrowthConfig:
+    """Progressive growth between two moments, in thousands of images; off, everything is trained from the start."""
+
+    enabled: bool = True
+    start_kimg: float = 500.0
+    end_kimg: float = 5000.0
+
+    def __post_init__(self) -> None:
+        wanted = 0 <= self.start_kimg <= self.end_kimg
+        _need("start_kimg, end_kimg", "0 <= start <= end", wanted, (self.start_kimg, self.end_kimg))
+
+    def alpha(self, images_shown: int) -> float:
+        return alpha_at(images_shown / 1000, self.start_kimg, self.end_kimg) if self.enabled else 1.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop.
+
+    total_kimg thousands of images; batch images per step in rounds of micro_batch; ema_kimg is the half-life of G_ema,
+    shortened early to ema_rampup times the images shown; a row of statistics every tick_kimg, checkpoint and pictures
+    every snapshot_kimg; ``public_slips`` trains as the public code does: no fade-in of the discriminator, fromRGB
+    counted twice at its entry, the NeRF path not blended during growth but run in every generator pass.
+    """
+
+    total_kimg: float = 25000.0
+    batch: int = 64
+    micro_batch: int = 8
+    seed: int = 0
+    precision: Precision = "fp16"
+    ema_kimg: float = 20.0
+    ema_rampup: float | None = 0.05
+    tick_kimg: float = 4.0
+    snapshot_kimg: float = 200.0
+    public_slips: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "micro_batch"):
+            _need(name, "at least 1", getattr(self, name) >= 1, getattr(self, name))
+        _need("batch", f"a multiple of micro_batch ({self.micro_batch})", self.batch % self.micro_batch == 0, self.batch)
+        for name in ("total_kimg", "tick_kimg", "snapshot_kimg"):
+            _need(name, "positive", getattr(self, name) > 0, getattr(self, name))
+        _need("ema_kimg", "at least 0", self.ema_kimg >= 0, self.ema_kimg)
+        _need("seed", "at least 0", self.seed >= 0, self.seed)
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """What is looked at beside training: pictures and figures of G_ema at every snapshot.
+
+    grid_images latents in the sample sheet, turn_frames cameras in the turning strip, swd_images images for the sliced
+    Wasserstein distance (0 turns it off), depth_scenes scenes and latents for the depth correlation (procedural data).
+    """
+
+    grid_images: int = 24
+    turn_frames: int = 8
+    swd_images: int = 512
+    depth_scenes: int = 32
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("grid_images", "turn_frames", "batch"):
+            _need(name, "at least 1", getattr(self, name) >= 1, getattr(self, name))
+        for name in ("swd_images", "depth_scenes"):
+            _need(name, "at least 0", getattr(self, name) >= 0, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on; written into its folder and into every checkpoint."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    camera: CameraPrior = dataclasses.field(default_factory=CameraPrior)
+    generator: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
+    discriminator: DiscriminatorSection = dataclasses.field(default_factory=DiscriminatorSection)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
+    growth: GrowthConfig = dataclasses.field(default_factory=GrowthConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    monitor: MonitorConfig = dataclasses.field(default_factory=MonitorConfig)
+
+    def __post_init__(self) -> None:
+        size = self.discriminator.group_size
+        group = self.train.micro_batch if size is None else min(size, self.train.micro_batch)
+        if group < 1 or self.train.micro_batch % group:
+            raise ValueError(
+                f"discriminator.group_size must divide train.micro_batch ({self.train.micro_batch}), got {size}"
+            )
+        upsampler = self.generator.upsampler
+        pointwise = upsampler.kernel_size == 1 and upsampler.mode != "default" and upsampler.architecture != "resnet"
+        if self.loss.nerf_path_weight > 0 and self.generator.block_resolutions and not pointwise:
+            raise ValueError(
+                "loss.nerf_path_weight must be 0 unless the upsampler is made of 1x1 layers "
+                f"(generator.upsampler.kernel_size 1, not mode 'default', not 'resnet'), got {self.loss.nerf_path_weight}"
+            )
+        if self.generator.background.kind != "none" and self.camera.radius[1] > 1:
+            raise ValueError(
+                f"camera.radius must be at most 1 with a background outside the unit sphere, got {self.camera.radius}"
+            )
+        self.discriminator_config()
+
+    def discriminator_config(self, label_dim: int = 0) -> DiscriminatorConfig:
+        """The discriminator that judges this generator's images."""
+        g = self.generator
+        return DiscriminatorConfig(
+            resolution=g.resolution,
+            label_dim=label_dim,
+            progressive=self.growth.enabled,
+            lowres=min(max(g.start_resolution, 8), g.resolution),
+            **dataclasses.asdict(self.discriminator),
+        )
+
+
+def load_config(preset: str | None, file: str | None, overrides: list[str]) -> Config:
+    """A preset or a YAML file, with ``a.b=c`` overrides on top.
+
+    Raises: UserError naming the key, what was wanted and what came.
+    """
+    if (preset is None) == (file is None):
+        raise UserError("--preset, --config: wanted exactly one of the two")
+    if file is not None:
+        data = load_file(Path(file), PRESETS)
+    else:
+        assert preset is not None
+        data = load_file(preset_path(preset), PRESETS)
+    return from_dict(Config, apply_overrides(data, overrides, Config), where="")
+
+
+def preset_path(name: str) -> Path:
+    """The file of a preset. Raises: UserError listing the presets there are."""
+    known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"--preset: wanted one of {', '.join(known)}, got {name!r}")
+    return PRESETS / f"{name}.yaml"

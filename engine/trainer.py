@@ -1,0 +1,209 @@
+"""A run from start to end: its folder, the loop, statistics, snapshots, interruption and exact resumption.
+
+    <run>/config.json  stats.jsonl  images/*.png  checkpoints/...
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.checkpoint import check_writable, latest_checkpoint, read_checkpoint, write_checkpoint
+from engine.cli_guard import Interrupt
+from engine.config import Config
+from engine.config_io import apply_overrides, from_dict, to_dict
+from engine.data import Dataset, open_dataset
+from engine.errors import UserError
+from engine.monitor import Monitor
+from engine.stats import Accumulator, ProgressBar, StatsWriter, peak_memory_mib, read_stats
+from engine.step import Stepper, TrainState
+
+Report = Callable[[str], None]
+
+
+def open_training_data(cfg: Config, report: Report) -> Dataset:
+    """The data set that ``cfg.data`` names, at the generator's resolution."""
+    return open_dataset(
+        cfg.data.path,
+        resolution=cfg.generator.resolution,
+        mirror=cfg.data.mirror,
+        use_labels=cfg.data.labels,
+        camera_prior=cfg.camera,
+        num_scenes=cfg.data.scenes,
+        seed=cfg.train.seed,
+        report=report,
+        cache_bytes=cfg.data.cache_mib * 2**20,
+    )
+
+
+def resolve_resume(path: Path, overrides: list[str], data: str | None, report: Report) -> tuple[Config, dict[str, Any]]:
+    """Config and state to go on from: the run's newest checkpoint that verifies, with overrides on its config.
+
+    Raises: UserError if there is none, or if an override changes the networks that the checkpoint holds.
+    """
+    folder = path if (path / "manifest.json").is_file() else latest_checkpoint(path, report)
+    if folder is None:
+        raise UserError(f"--resume: wanted a run folder with a checkpoint, got {path}")
+    state, meta = read_checkpoint(folder)
+    if "config" not in meta:
+        raise UserError(f"--resume: wanted a training checkpoint, got {folder} (its meta.json has no config)")
+    before = from_dict(Config, meta["config"], where="")
+    if data is not None:
+        overrides = [*overrides, f"data.path={json.dumps(data)}"]
+    cfg = from_dict(Config, apply_overrides(meta["config"], overrides, Config), where="")
+    for section in ("generator", "discriminator", "growth"):
+        old, new = to_dict(getattr(before, section)), to_dict(getattr(cfg, section))
+        for key in old:
+            if old[key] != new[key]:
+                raise UserError(f"{section}.{key}: wanted {old[key]}, as in {folder}, got {new[key]}")
+    report(f"resuming from {folder} at {meta['images_shown'] / 1000:g} kimg")
+    return cfg, state
+
+
+class Trainer:
+    """Owns a run's folder and state.
+
+    Args:
+        cfg: the configuration.  data: opened images.  run_dir: the run's folder, made if absent.
+        resume: the ``state`` of a checkpoint, or None for a fresh start.
+        report: takes one line per message.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        data: Dataset,
+        run_dir: Path,
+        device: torch.device,
+        *,
+        resume: dict[str, Any] | None = None,
+        report: Report = print,
+        progress: bool = True,
+    ) -> None:
+        check_writable(run_dir)
+        self.cfg, self.data, self.run_dir, self.device = cfg, data, run_dir, device
+        self.report, self.progress = report, progress
+        self.stats = Accumulator()
+        self.state = TrainState.create(cfg, data.label_dim, device)
+        self.writer = StatsWriter(run_dir / "stats.jsonl")
+        self.first_figures: dict[str, float] = {}
+        if resume is not None:
+            self._restore(resume)
+        else:
+            (run_dir / "config.json").write_text(json.dumps(to_dict(cfg), indent=2) + "\n", encoding="utf-8")
+        self.stepper = Stepper(cfg, data, self.state, self.stats, device)
+        self.monitor = Monitor(cfg, data, run_dir / "images", device)
+        self.saved_at = self.state.images_shown if resume is not None else -1
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        try:
+            self.state.load_state_dict(saved["state"])
+            self.stats.load_state_dict(saved["accumulator"])
+            self.first_figures = dict(saved["first_figures"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--resume: wanted a checkpoint of this configuration's networks, got: {reason}") from None
+        self.writer.truncate_after(self.state.images_shown)
+
+    def run(self) -> int:
+        """Train to ``total_kimg``. Returns the exit code; raises KeyboardInterrupt after a checkpoint if interrupted."""
+        cfg = self.cfg.train
+        total = math.ceil(cfg.total_kimg * 1000 / cfg.batch) * cfg.batch
+        if self.state.images_shown == 0:
+            self.monitor.reals()
+            self._snapshot(tick={"Progress/images": 0})
+        tick_start_s, tick_images = time.monotonic(), self.state.images_shown
+        with (
+            Interrupt() as interrupt,
+            ProgressBar(total, "training", initial=self.state.images_shown, enabled=self.progress) as bar,
+        ):
+            while self.state.images_shown < total:
+                before = self.state.images_shown
+                self.stepper.run()
+                now = self.state.images_shown
+                done = now >= total
+                bar.update(now - before)
+                if done or _crossed(before, now, cfg.tick_kimg):
+                    elapsed_s, shown = time.monotonic() - tick_start_s, now - tick_images
+                    row = self._row(elapsed_s / max(shown, 1) * 1000)
+                    bar.update(0, f"G {row['Loss/generator']:.2f} D {row['Loss/discriminator']:.2f}")
+                    if done or _crossed(before, now, cfg.snapshot_kimg):
+                        self._snapshot(row)
+                    else:
+                        self.writer.write(row)
+                        self.writer.flush()
+                    tick_start_s, tick_images = time.monotonic(), now
+                if interrupt.requested:
+                    self.save()
+                    self.report(f"interrupted; go on with: python train.py --resume {self.run_dir}")
+                    raise KeyboardInterrupt
+        self._summary()
+        return 0
+
+    def _row(self, sec_per_kimg: float) -> dict[str, float | int | str | None]:
+        """One row of statistics; empties the accumulator."""
+        growth = self.state.generator.synthesis.growth(self.stepper.alpha)
+        row: dict[str, float | int | str | None] = {
+            "Progress/images": self.state.images_shown,
+            "Progress/step": self.state.step,
+            "Growth/alpha": self.stepper.alpha,
+            "Growth/resolution": growth.resolution,
+            **self.stats.summarise(),
+            "Time/sec_per_kimg": sec_per_kimg,
+            "Memory/peak_mib": peak_memory_mib(self.device),
+        }
+        self.stats.reset()
+        return row
+
+    def _snapshot(self, tick: dict[str, float | int | str | None]) -> None:
+        """Figures into the row, then pictures, then the checkpoint: what it says it has seen is on the disk."""
+        start_s = time.monotonic()
+        figures = self.monitor.figures(self.state.average)
+        if not self.first_figures:
+            self.first_figures = figures
+        self.monitor.pictures(self.state.average, self.state.images_shown)
+        self.writer.write({**tick, **figures, "Time/snapshot_s": time.monotonic() - start_s})
+        self.writer.flush()
+        self.save()
+        shown = ", ".join(f"{name.removeprefix('Metric/')} {value:.3g}" for name, value in figures.items())
+        self.report(f"{self.state.images_shown / 1000:8.1f} kimg  {shown}")
+
+    def save(self) -> Path | None:
+        """Write a checkpoint of this very moment, unless one was just written."""
+        if self.saved_at == self.state.images_shown:
+            return None
+        state = {
+            "state": self.state.state_dict(),
+            "accumulator": self.stats.state_dict(),
+            "first_figures": self.first_figures,
+        }
+        path = write_checkpoint(self.run_dir, self.state.images_shown, state, {"config": to_dict(self.cfg)})
+        self.saved_at = self.state.images_shown
+        return path
+
+    def _summary(self) -> None:
+        last = next((r for r in reversed(read_stats(self.writer.path)) if "Metric/view_residual" in r), {})
+        for name, first in self.first_figures.items():
+            if last.get(name) is not None:
+                self.report(f"  {name.removeprefix('Metric/'):20s} {first:10.4g} -> {last[name]:10.4g}")
+        self.report(f"pictures:    {self.run_dir / 'images'}")
+        self.report(f"checkpoint:  {latest_checkpoint(self.run_dir)}")
+        self.report(f"statistics:  {self.writer.path}")
+
+
+def _crossed(before: int, now: int, every_kimg: float) -> bool:
+    """Whether a multiple of ``every_kimg`` lies in (before, now], a function of the counts alone."""
+    every = every_kimg * 1000
+    return math.floor(now / every) > math.floor(before / every)
+
+
+def with_data_path(cfg: Config, path: str | None) -> Config:
+    """The configuration with another data set, if one was named."""
+    return cfg if path is None else replace(cfg, data=replace(cfg.data, path=path))
