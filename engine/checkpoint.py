@@ -71,7 +71,7 @@ def write_checkpoint(
     reason = verify(final)
     if reason is not None:
         raise UserError(f"{final}: wanted the checkpoint just written to read back, got: {reason}; older ones are kept")
-    _prune(folder, keep)
+    _prune(folder, keep, final)
     return final
 
 
@@ -240,12 +240,12 @@ def _free_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _prune(folder: Path, keep: int) -> None:
-    """Keep the newest ``keep`` that verify; while there are fewer, remove nothing."""
-    good: list[Path] = []
+def _prune(folder: Path, keep: int, written: Path) -> None:
+    """Keep the newest ``keep`` that verify, ``written`` just did; while there are fewer, remove nothing."""
+    good = [written]
     candidates = _newest_first(folder)
     for path in candidates:
-        if len(good) < keep and verify(path) is None:
+        if len(good) < keep and path != written and verify(path) is None:
             good.append(path)
     if len(good) == keep:
         for path in candidates:

@@ -80,7 +80,7 @@ class StatsWriter:
         """Drop the rows past ``images_shown``, in one atomic rewrite, so that a resumed run writes them anew."""
         self.flush()
         if self.path.exists():
-            rows = [row for row in read_stats(self.path) if row.get(IMAGES_KEY, 0) <= images_shown]
+            rows = [row for row in read_stats(self.path) if (row.get(IMAGES_KEY) or 0) <= images_shown]
             with _as_user_error(self.path):
                 _replace(self.path, rows)
 

@@ -249,5 +249,5 @@ class Stepper:
         beta = 0.5 ** (cfg.batch / max(half_life, 1e-8))
         for mean, now in zip(state.average.parameters(), state.generator.parameters()):
             mean.copy_(now.lerp(mean, beta))
-        for mean, now in zip(state.average.buffers(), state.generator.buffers()):
-            mean.copy_(now)
+        for kept, buffer in zip(state.average.buffers(), state.generator.buffers()):
+            kept.copy_(buffer)

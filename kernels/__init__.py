@@ -1,1 +1,42 @@
-"""Drop-in ops for NeRF-GANs."""
+"""Drop-in ops for NeRF-GANs: what StyleNeRF computes, each op with a plain torch definition in ``reference/``.
+
+The folder stands alone: it imports torch and its own files only, and works under any name.
+"""
+
+from .bias_act import bias_act
+from .conv_resample import conv2d_resample
+from .encode import encode_positions
+from .importance import importance_sample
+from .mlp import modulated_mlp
+from .modulated_conv import modulate_weights, modulated_conv
+from .rays import FieldWeights, RayDraws, RayFeatures, RaySpan, evaluate_field, render_points, render_rays
+from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+from .upsample import Adapter, upsample_features
+from .volume import VolumeWeights, composite, volume_weights
+
+__all__ = [
+    "Adapter",
+    "FieldWeights",
+    "RayDraws",
+    "RayFeatures",
+    "RaySpan",
+    "VolumeWeights",
+    "bias_act",
+    "composite",
+    "conv2d_resample",
+    "downsample2d",
+    "encode_positions",
+    "evaluate_field",
+    "filter2d",
+    "importance_sample",
+    "modulate_weights",
+    "modulated_conv",
+    "modulated_mlp",
+    "render_points",
+    "render_rays",
+    "setup_filter",
+    "upfirdn2d",
+    "upsample2d",
+    "upsample_features",
+    "volume_weights",
+]

@@ -59,29 +59,48 @@ def test_everything_else_passes_through(error: BaseException) -> None:
     assert caught.value is error
 
 
-def python(code: str, stdout: int, **options: int) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True)
+def python(code: str, stdout: int) -> subprocess.Popen[str]:
+    # An unbuffered stdout would meet a broken pipe at the print, and hide what happens at the flush.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 
-LOUD = "import sys; from engine.cli_guard import run_guarded; sys.exit(run_guarded(lambda: print('x' * {size})))"
+LOUD = """
+import sys
+from engine.cli_guard import run_guarded
+from engine.errors import UserError
+def loud():
+    print("x" * {size})
+    {then}
+sys.exit(run_guarded(loud))
+"""
+LOUD_ENDINGS = {
+    # Small output meets the failure when it is flushed, large output while it is printed.
+    "small": (10, "pass", 141, "", "error: No space left on device\n"),
+    "large": (1_000_000, "pass", 141, "", "error: No space left on device\n"),
+    "small_then_error": (10, "raise UserError('x')", 2, "error: x\n", "error: x\n"),
+}
 
 
-@pytest.mark.parametrize("size", [10, 1_000_000])
-def test_reader_that_has_gone_is_no_error(size: int) -> None:
-    """Small output meets the closed pipe when it is flushed, large output while it is printed."""
+@pytest.mark.parametrize("case", LOUD_ENDINGS)
+def test_reader_that_has_gone_is_no_error(case: str) -> None:
+    size, then, code, text, _ = LOUD_ENDINGS[case]
     reader, writer = os.pipe()
     os.close(reader)
-    process = python(LOUD.format(size=size), writer)
+    process = python(LOUD.format(size=size, then=then), writer)
     os.close(writer)
-    assert process.communicate()[1] == ""
-    assert process.returncode == 141
+    assert process.communicate()[1] == text
+    assert process.returncode == code
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, which fails every write")
-def test_full_device_behind_stdout() -> None:
+@pytest.mark.parametrize("case", LOUD_ENDINGS)
+def test_full_device_behind_stdout(case: str) -> None:
+    size, then, _, _, text = LOUD_ENDINGS[case]
     with open("/dev/full", "w") as full:
-        process = python(LOUD.format(size=10), full.fileno())
-    assert process.communicate()[1] == "error: No space left on device\n"
+        process = python(LOUD.format(size=size, then=then), full.fileno())
+    assert process.communicate()[1] == text
     assert process.returncode == 2
 
 

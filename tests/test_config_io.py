@@ -211,13 +211,14 @@ def test_result_is_frozen() -> None:
 
 
 def test_merge_is_deep_and_leaves_its_arguments_alone() -> None:
-    a: dict[str, Any] = {"x": {"p": 1, "q": [1, 2]}, "y": None, "z": 3}
+    a: dict[str, Any] = {"x": {"p": 1, "q": [1, 2]}, "y": None, "z": 3, "w": [1]}
     b: dict[str, Any] = {"x": {"q": [3]}, "y": {"r": 1}, "z": {"s": 2}}
     out = merge(a, b)
-    assert out == {"x": {"p": 1, "q": [3]}, "y": {"r": 1}, "z": {"s": 2}}
+    assert out == {"x": {"p": 1, "q": [3]}, "y": {"r": 1}, "z": {"s": 2}, "w": [1]}
+    out["w"].append(9)
     out["x"]["q"].append(9)
     out["y"]["r"] = 9
-    assert a == {"x": {"p": 1, "q": [1, 2]}, "y": None, "z": 3}
+    assert a == {"x": {"p": 1, "q": [1, 2]}, "y": None, "z": 3, "w": [1]}
     assert b == {"x": {"q": [3]}, "y": {"r": 1}, "z": {"s": 2}}
 
 

@@ -45,8 +45,6 @@ def procedural(**options: object) -> ProceduralScenes:
     return dataset
 
 
-# --- depth and area by hand -------------------------------------------------------------------------------------------
-
 # The camera stands at (1, 0, 0) and looks along -x; the middle ray (odd resolution) runs along the x axis.
 CENTRE_DEPTH: dict[str, tuple[Solid, float]] = {
     "sphere": (solid("ellipsoid", (0.2, 0.2, 0.2)), 1 - 0.2),
@@ -109,9 +107,6 @@ def test_box_covers_its_face() -> None:
     """The near face, half size 0.12, at depth 0.88: (0.12 / 0.88 / 0.267949)^2 = 0.258991 of the image."""
     view = render(scene(solid("box", (0.12, 0.12, 0.12))), level(), 256)
     assert view.mask.mean() == pytest.approx(0.258991, abs=4e-3)
-
-
-# --- solids against their definition ----------------------------------------------------------------------------------
 
 
 def inside(kind: Kind, q: Floats) -> np.ndarray:
@@ -179,9 +174,6 @@ def test_normals_are_square_to_the_surface(kind: Kind) -> None:
     assert np.nanquantile(slopes, 0.97) < 1e-5  # the rest straddles an edge or the outline
 
 
-# --- shading and paint ------------------------------------------------------------------------------------------------
-
-
 def test_lambert_on_a_face() -> None:
     """Ambient 0.4, light 60 degrees off the face's normal: 0.4 + 0.6 * 0.5 = 0.7; red 255 * 0.7 = 178.5."""
     light = np.array([math.cos(math.pi / 3), 0.0, math.sin(math.pi / 3)])
@@ -232,9 +224,6 @@ def test_edges_are_antialiased() -> None:
     assert set(np.unique(red)) <= {0, 64, 128, 191, 255}
 
 
-# --- two cameras ------------------------------------------------------------------------------------------------------
-
-
 def test_second_camera_sees_the_same_points_in_the_same_colours() -> None:
     """Lift pixels of one view by its depth into the world, project into another: same depth, same colour."""
     paint = Paint("gradient", RED, BLUE, 2, 1.0)
@@ -266,9 +255,6 @@ def test_view_takes_another_camera() -> None:
     assert (own.image != other.image).any()
     with pytest.raises(ValueError, match="camera must be one camera, got 2"):
         dataset.view(3, 32, Camera.orbit(torch.tensor([1.0, 1.2]), 0.0, fov_deg=30))
-
-
-# --- the data set -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("resolution", [1, 17, 64])
@@ -359,7 +345,7 @@ def test_description_and_defaults() -> None:
     dataset = open_dataset("procedural", resolution=8)
     assert isinstance(dataset, ProceduralScenes)
     assert dataset.camera_prior == CameraPrior() and len(dataset) == 4096 and dataset.label_dim == 0
-    assert dataset.describe() == ("4096 procedural scenes of seed 0 at 8 px, not mirrored, no labels, 0 files unusable")
+    assert dataset.describe() == ("4096 procedural scenes of seed 0, 8 px, not mirrored, no labels, 0 files unusable")
 
 
 def test_numbers_out_of_range() -> None:

@@ -202,6 +202,12 @@ class Dataset(ABC):
             self._pool = os.getpid(), ThreadPoolExecutor(self.workers, thread_name_prefix="images")
         return list(self._pool[1].map(function, items))
 
+    def _facts(self) -> str:
+        """What :meth:`describe` says of any data set."""
+        mirrored = f"mirrored to {len(self)}" if self.mirror else "not mirrored"
+        labels = f"labels of {self.label_dim} numbers" if self.label_dim else "no labels"
+        return f"{self.resolution} px, {mirrored}, {labels}, {len(self.unusable)} files unusable"
+
     def _permutation(self, seed: int, epoch: int, length: int) -> NDArray[np.int64]:
         key = seed, epoch, length
         if self._epoch is None or self._epoch[0] != key:

@@ -21,7 +21,7 @@ from engine.data.zipped import ZipFiles
 from engine.errors import UserError
 
 IMAGE_SUFFIXES = frozenset(
-    {
+    [
         ".avif",
         ".bmp",
         ".gif",
@@ -36,7 +36,7 @@ IMAGE_SUFFIXES = frozenset(
         ".tif",
         ".tiff",
         ".webp",
-    }
+    ]
 )
 FULL_CHECK_UP_TO = 2000  # images; a larger set is checked by its headers, and decoding failures show up later
 _PROGRESS_SECONDS = 5.0
@@ -80,9 +80,8 @@ class ImageFiles(Dataset):
             raise UserError(f"data: wanted at least one usable image, got none of {len(candidates)} in {files.path}")
         if self._small:
             report(f"data: {self._small} images are smaller than {resolution} pixels and are enlarged")
-        self._labels = (
-            self._read_labels() if use_labels else LabelTable(np.zeros((len(self._names), 0), dtype=np.float32), 0)
-        )
+        none = LabelTable(np.zeros((self.num_images, 0), dtype=np.float32), 0)
+        self._labels = self._read_labels() if use_labels else none
         self.label_dim = self._labels.dim
 
     def __getstate__(self) -> dict[str, Any]:
@@ -96,12 +95,7 @@ class ImageFiles(Dataset):
         return len(self._names)
 
     def describe(self) -> str:
-        mirrored = f"mirrored to {len(self)}" if self.mirror else "not mirrored"
-        labels = f"labels of {self.label_dim} numbers" if self.label_dim else "no labels"
-        return (
-            f"{self.num_images} images from {self._files.path} at {self.resolution} px, {mirrored}, {labels}, "
-            f"{len(self.unusable)} files unusable"
-        )
+        return f"{self.num_images} images from {self._files.path}, {self._facts()}"
 
     def close(self) -> None:
         super().close()

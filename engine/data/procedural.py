@@ -55,12 +55,7 @@ class ProceduralScenes(Dataset):
         return self._num_scenes
 
     def describe(self) -> str:
-        mirrored = f"mirrored to {len(self)}" if self.mirror else "not mirrored"
-        labels = f"labels of {self.label_dim} numbers" if self.label_dim else "no labels"
-        return (
-            f"{self.num_images} procedural scenes of seed {self.seed} at {self.resolution} px, {mirrored}, {labels}, "
-            "0 files unusable"
-        )
+        return f"{self.num_images} procedural scenes of seed {self.seed}, {self._facts()}"
 
     def camera(self, index: int) -> Camera:
         """The one camera of scene ``index``, drawn from the prior."""

@@ -1,0 +1,41 @@
+# `make train` and `make test` need nothing but Python 3.11 or 3.12: they make a virtual environment and fill it.
+PYTHON ?= python3
+VENV   ?= .venv
+RUN    := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+
+.PHONY: help train test lint bench slow clean
+
+help:
+	@echo "make train   train the quickstart on procedural scenes (minutes on a CPU)"
+	@echo "make test    linters, type checker and every test"
+	@echo "make bench   time the ops and the model (pytest bench/)"
+	@echo "make slow    the long sweeps that 'make test' leaves out"
+	@echo "make clean   remove the virtual environment and caches; runs/ stays"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else f"Python: wanted 3.11 or newer, got {v[0]}.{v[1]}; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+train: $(READY)
+	$(RUN) train.py --preset quickstart
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+test: lint
+	$(RUN) -m pytest -q
+
+slow: $(READY)
+	$(RUN) -m pytest -q -m slow
+
+bench: $(READY)
+	$(RUN) -m pytest bench/
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,204 @@
+"""What comes with images and in which order: labels, cameras, epochs, mirrored copies, the cache."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine.data import Dataset, camera_from_label, label_from_camera
+from engine.data.base import ByteCache, epoch_order, scramble
+from engine.data.labels import mirror_label
+from engine.errors import UserError
+from models.camera import Camera
+from tests.closeness import assert_relative
+from tests.picture_files import SIDE, open_quietly, picture, some_pngs, write_folder, write_zip
+
+
+def front_label() -> list[float]:
+    """EG3D's front view from distance 2.7: at +z, looking along -z with y down; focal length 4.2647 image widths."""
+    pose = [1, 0, 0, 0, 0, -1, 0, 0, 0, 0, -1, 2.7, 0, 0, 0, 1]
+    return [float(v) for v in pose] + [4.2647, 0, 0.5, 0, 4.2647, 0.5, 0, 0, 1]
+
+
+def labelled(tmp_path: Path, labels: object, *, folder: str = "", packed: bool = True) -> Dataset:
+    files = {folder + name: data for name, data in some_pngs(2).items()}
+    files[folder + "dataset.json"] = json.dumps({"labels": labels}).encode()
+    place = write_zip(tmp_path / "a.zip", files) if packed else write_folder(tmp_path / "a", files)
+    return open_quietly(place, use_labels=True)[0]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize("folder", ["", "deep/er/"])
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_class_numbers_become_one_hot(tmp_path: Path, packed: bool, folder: str, as_dict: bool) -> None:
+    table = {"img0.png": 2, "img1.png": 0}
+    dataset = labelled(tmp_path, table if as_dict else list(table.items()), folder=folder, packed=packed)
+    assert dataset.label_dim == 3
+    assert dataset.label(0).tolist() == [0, 0, 1] and dataset.label(1).tolist() == [1, 0, 0]
+
+
+def test_vectors_are_kept_and_follow_the_images(tmp_path: Path) -> None:
+    dataset = labelled(tmp_path, [["img1.png", [7, 8.5]], ["img0.png", [5, 6]]])
+    batch = dataset.batch(0, 0, 2, SIDE)
+    by_label = {tuple(label.tolist()): image for label, image in zip(batch.labels, batch.images)}
+    assert set(by_label) == {(5.0, 6.0), (7.0, 8.5)}
+    np.testing.assert_array_equal(by_label[7.0, 8.5].permute(1, 2, 0).numpy(), np.asarray(picture(1)))
+
+
+BAD_LABELS: dict[str, tuple[object, str]] = {
+    "null": (None, r'wanted dataset.json to hold {"labels": .*got labels of type NoneType'),
+    "odd entry": ([["img0.png"]], "got the entry"),
+    "missing": ([["img0.png", 1]], "label in dataset.json for every image, got none for 1 of 2, the first is img1.png"),
+    "mixture": ([["img0.png", 1], ["img1.png", [1.0]]], "labels of one kind .* got a mixture"),
+    "two lengths": ([["img0.png", [1, 2]], ["img1.png", [1.0]]], "got a mixture"),
+    "negative": ([["img0.png", 1], ["img1.png", -1]], "got -1 for img1.png"),
+    "text": ([["img0.png", "cat"], ["img1.png", "dog"]], "got 'cat' for img0.png"),
+    "nan": ([["img0.png", [math.nan]], ["img1.png", [0.0]]], "got .nan. for img0.png"),
+    "huge": ([["img0.png", [10**400]], ["img1.png", [0.0]]], "for img0.png"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LABELS)
+def test_bad_labels_are_refused(name: str, tmp_path: Path) -> None:
+    labels, message = BAD_LABELS[name]
+    with pytest.raises(UserError, match=message):
+        labelled(tmp_path, labels)
+
+
+def test_labels_wanted_but_absent_or_unreadable(tmp_path: Path) -> None:
+    write_folder(tmp_path, some_pngs(1))
+    with pytest.raises(UserError, match=r"data: wanted labels in a dataset.json, got no such file"):
+        open_quietly(tmp_path, use_labels=True)
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(UserError, match="got no readable JSON"):
+        open_quietly(tmp_path, use_labels=True)
+
+
+def test_unusable_file_needs_no_label(tmp_path: Path) -> None:
+    files = {**some_pngs(1), "bad.png": b"x", "dataset.json": b'{"labels": {"img0.png": 0}}'}
+    dataset, _ = open_quietly(write_folder(tmp_path, files), use_labels=True)
+    assert len(dataset) == 1 and dataset.label_dim == 1
+
+
+def test_eg3d_front_view_is_our_front_view() -> None:
+    got = camera_from_label(torch.tensor(front_label()))
+    want = Camera.orbit(math.pi / 2, 0.0, 2.7, fov_deg=math.degrees(2 * math.atan(0.5 / 4.2647)))
+    assert_relative("cam2world", got.cam2world, want.cam2world, 1e-6)
+    assert_relative("tan_half_fov", got.tan_half_fov, want.tan_half_fov, 1e-6)
+
+
+def test_eg3d_up_is_our_up_and_right_is_right() -> None:
+    """EG3D's point (x right, y up, towards the camera) of the front view lies at our (z', x', y')."""
+    label = front_label()
+    label[3], label[7] = 0.25, 0.5  # the camera moves right and up
+    assert_relative("position", camera_from_label(torch.tensor(label)).position, torch.tensor([[2.7, 0.25, 0.5]]), 1e-6)
+
+
+def test_camera_labels_come_back() -> None:
+    camera = Camera.orbit(torch.tensor([1.3, 1.7]), torch.tensor([0.4, -2.0]), 1.5, fov_deg=25)
+    back = camera_from_label(label_from_camera(camera))
+    assert_relative("cam2world", back.cam2world, camera.cam2world, 1e-6)
+    assert_relative("tan_half_fov", back.tan_half_fov, camera.tan_half_fov, 1e-6)
+
+
+def test_mirrored_camera_label_is_the_opposite_yaw() -> None:
+    label, want = (label_from_camera(Camera.orbit(1.4, yaw, 2.0, fov_deg=20))[0] for yaw in (0.3, -0.3))
+    assert_relative("label", torch.from_numpy(mirror_label(label.numpy())), want, 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(24,), (2, 2, 25)])
+def test_camera_from_label_wants_25_numbers(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"label must be \[25\] or \[B, 25\], got"):
+        camera_from_label(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 1000])
+def test_epoch_is_a_permutation(length: int) -> None:
+    orders = [epoch_order(3, epoch, length).tolist() for epoch in (0, 1)]
+    assert all(sorted(order) == list(range(length)) for order in orders)
+    assert length < 7 or orders[0] != orders[1]
+
+
+def test_order_never_changes() -> None:
+    """Written down once: another order would make a resumed run see other data than its first half."""
+    assert scramble(0, 0) == 5104172916443561106
+    assert epoch_order(0, 0, 8).tolist() == [1, 3, 5, 0, 2, 7, 4, 6]
+
+
+def test_order_is_uniform_over_places() -> None:
+    """Item 0 comes at each of 8 places in 1/8 of 4000 epochs: 500 +- 5 standard deviations of 21."""
+    places = np.array([np.flatnonzero(epoch_order(1, epoch, 8) == 0)[0] for epoch in range(4000)])
+    assert np.abs(np.bincount(places, minlength=8) - 500).max() < 105
+
+
+@pytest.fixture
+def mirrored(tmp_path: Path) -> Dataset:
+    return open_quietly(write_folder(tmp_path, some_pngs(5)), mirror=True)[0]
+
+
+def test_each_epoch_shows_every_item_once(mirrored: Dataset) -> None:
+    assert sorted(mirrored.order(0, 0, 10)) == list(range(10))
+    assert sorted(mirrored.order(0, 10, 10)) == list(range(10))
+    assert mirrored.order(0, 0, 10) != mirrored.order(1, 0, 10)
+
+
+@pytest.mark.parametrize("shown", [0, 3, 9, 10, 23])
+def test_resumed_equals_continued(mirrored: Dataset, shown: int) -> None:
+    continued = mirrored.batch(7, 0, shown + 6, 8).images[shown:]
+    assert torch.equal(mirrored.batch(7, shown, 6, 8).images, continued)
+
+
+def test_batch_layout(mirrored: Dataset) -> None:
+    batch = mirrored.batch(0, 4, 3, 8)
+    assert batch.images.shape == (3, 3, 8, 8) and batch.images.dtype == torch.uint8 and batch.images.is_contiguous()
+    assert batch.labels.shape == (3, 0) and batch.labels.dtype == torch.float32
+    first = mirrored.image(mirrored.order(0, 4, 1)[0], 8)
+    np.testing.assert_array_equal(batch.images[0].permute(1, 2, 0).numpy(), first)
+
+
+@pytest.mark.parametrize("resolution", [SIDE, 8, 5])
+def test_mirrored_copy_is_the_flip(mirrored: Dataset, resolution: int) -> None:
+    plain, copy = mirrored.image(2, resolution), mirrored.image(7, resolution)
+    np.testing.assert_array_equal(copy, plain[:, ::-1])
+    assert (copy != plain).any()
+    assert "mirrored to 10" in mirrored.describe()
+
+
+@pytest.mark.parametrize("resolution", [0, SIDE + 1])
+def test_resolution_out_of_range(mirrored: Dataset, resolution: int) -> None:
+    with pytest.raises(ValueError, match=f"resolution must be between 1 and {SIDE}, got {resolution}"):
+        mirrored.image(0, resolution)
+
+
+@pytest.mark.parametrize("index", [-1, 10])
+def test_index_out_of_range(mirrored: Dataset, index: int) -> None:
+    with pytest.raises(IndexError, match=f"index must be between 0 and 9, got {index}"):
+        mirrored.image(index, 8)
+
+
+def test_cache_stays_below_its_limit_and_keeps_the_newest() -> None:
+    cache = ByteCache(250)
+    arrays = [np.full(100, i, dtype=np.uint8) for i in range(3)]
+    cache.put("a", arrays[0])
+    cache.put("b", arrays[1])
+    assert cache.get("a") is arrays[0]  # now "b" is the one not used for longest
+    cache.put("c", arrays[2])
+    assert cache.get("b") is None and cache.get("a") is not None and cache.get("c") is not None
+    cache.put("d", np.zeros(251, dtype=np.uint8))
+    assert cache.get("d") is None and cache.used == 200
+
+
+def test_cached_image_is_not_decoded_again(tmp_path: Path) -> None:
+    dataset, _ = open_quietly(write_folder(tmp_path, some_pngs(1)))
+    (tmp_path / "img0.png").unlink()
+    np.testing.assert_array_equal(dataset.image(0, SIDE), np.asarray(picture(0)))
+
+
+def test_cached_image_cannot_be_spoilt(mirrored: Dataset) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        mirrored.image(0, SIDE)[0] = 0
