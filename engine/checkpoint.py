@@ -144,14 +144,17 @@ class _BadManifest(Exception):
 
 
 class _Sink:
-    """A file for torch.save that keeps the first OSError.
+    """A file for torch.save that hashes what it is given and keeps the first OSError.
 
+    The hash is of what was meant, not of what a read after the write returns, so that ``verify`` really compares.
     torch's archive writer answers a failed write with an unrelated RuntimeError of its own while it closes, so the
     error is kept here, the rest of the stream is dropped, and the caller raises what really happened.
     """
 
     def __init__(self, file: Any) -> None:
         self._file = file
+        self._hash = hashlib.sha256()
+        self._bytes = 0
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
@@ -160,7 +163,14 @@ class _Sink:
                 self._file.write(data)
             except OSError as error:
                 self.error = error
-        return memoryview(data).nbytes
+        size = memoryview(data).nbytes
+        self._hash.update(data)
+        self._bytes += size
+        return size
+
+    def entry(self) -> dict[str, Any]:
+        """What the manifest says of the file."""
+        return {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
 
     def flush(self) -> None:
         if self.error is None:
@@ -188,10 +198,15 @@ def _write_files(hidden: Path, state: dict[str, Any], meta_text: str, images_sho
             raise sink.error
         file.flush()
         os.fsync(file.fileno())
-    _write_synced(hidden / _META, meta_text.encode())
-    files = {n: {"bytes": (hidden / n).stat().st_size, "sha256": _sha256(hidden / n)} for n in (_STATE, _META)}
+    meta = meta_text.encode()
+    _write_synced(hidden / _META, meta)
+    meta_entry = {"bytes": len(meta), "sha256": hashlib.sha256(meta).hexdigest()}
     fsync_dir(hidden)
-    manifest = {"format_version": FORMAT_VERSION, "images_shown": images_shown, "files": files}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "images_shown": images_shown,
+        "files": {_STATE: sink.entry(), _META: meta_entry},
+    }
     _write_synced(hidden / _MANIFEST, json.dumps(manifest, indent=2).encode())
     fsync_dir(hidden)
 
@@ -309,7 +324,7 @@ def _load_state(file: Path) -> Any:
 
 
 def _head(error: Exception) -> str:
-    return one_line(error)[:160] or type(error).__name__
+    return f"{type(error).__name__}: {one_line(error)[:160]}"
 
 
 def _check_state(value: object, where: str) -> None:

@@ -52,6 +52,7 @@ class VolumeRenderer(nn.Module):
             num_freqs=fg.num_freqs,
             skips=fg.skips,
             track_magnitude=fg.track_magnitude,
+            density_init=fg.density_init,
         )
         self.background: Field | None = None
         if bg.kind == "coded":

@@ -123,13 +123,15 @@ def test_really_full_disk(tmp_path: Path) -> None:
 
 def test_storage_that_does_not_keep_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, 1)
-    real = os.replace
+    real = os.fsync
 
-    def replace(a: Path, b: Path) -> None:
-        spoil(a)
-        real(a, b)
+    def forget(fd: int) -> None:
+        real(fd)
+        file = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        if file.name == "state.pt":
+            spoil(file.parent)
 
-    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "fsync", forget)
     with pytest.raises(UserError, match=r"2: wanted the checkpoint just written to read back, got: state\.pt does not"):
         write(tmp_path, 2, keep=1)
     assert images(tmp_path) == [1, 2]
