@@ -30,7 +30,6 @@ FORMAT_VERSION = 1
 FOLDER = "checkpoints"
 _STATE, _META, _MANIFEST = "state.pt", "meta.json", "manifest.json"
 _NAME = re.compile(r"(\.writing-|\.removing-)?(\d+)-images-(\d+)")
-_CHUNK = 1 << 20
 
 
 def write_checkpoint(

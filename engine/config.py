@@ -25,6 +25,10 @@ def _need(name: str, wanted: str, ok: bool, got: object) -> None:
         raise ValueError(f"{name} must be {wanted}, got {got}")
 
 
+def _is_power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where images come from: "procedural", a folder or a zip.
@@ -56,6 +60,12 @@ class DiscriminatorSection:
     group_channels: int = 1
     fp16_levels: int = 4
 
+    def __post_init__(self) -> None:
+        _need("channel_base", "positive", self.channel_base > 0, self.channel_base)
+        _need("channel_max", "at least 1", self.channel_max >= 1, self.channel_max)
+        _need("clamp", "positive, or null", self.clamp is None or self.clamp > 0, self.clamp)
+        _need("fp16_levels", "at least 0", self.fp16_levels >= 0, self.fp16_levels)
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -74,7 +84,8 @@ class LossConfig:
             _need(name, "at least 0", getattr(self, name) >= 0, getattr(self, name))
         for name in ("r1_interval", "path_length_interval"):
             _need(name, "at least 1", getattr(self, name) >= 1, getattr(self, name))
-        _need("style_mixing", "a probability", 0 <= self.style_mixing <= 1, self.style_mixing)
+        for name in ("path_length_decay", "style_mixing"):
+            _need(name, "between 0 and 1", 0 <= getattr(self, name) <= 1, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,8 @@ class TrainConfig:
         for name in ("total_kimg", "tick_kimg", "snapshot_kimg"):
             _need(name, "positive", getattr(self, name) > 0, getattr(self, name))
         _need("ema_kimg", "at least 0", self.ema_kimg >= 0, self.ema_kimg)
-        _need("seed", "at least 0", self.seed >= 0, self.seed)
+        _need("ema_rampup", "at least 0, or null", self.ema_rampup is None or self.ema_rampup >= 0, self.ema_rampup)
+        _need("seed", "at least 0 and below 2**63", 0 <= self.seed < 2**63, self.seed)
 
 
 @dataclass(frozen=True)
@@ -177,12 +189,8 @@ class Config:
     monitor: MonitorConfig = dataclasses.field(default_factory=MonitorConfig)
 
     def __post_init__(self) -> None:
-        size = self.discriminator.group_size
-        group = self.train.micro_batch if size is None else min(size, self.train.micro_batch)
-        if group < 1 or self.train.micro_batch % group:
-            raise ValueError(
-                f"discriminator.group_size must divide train.micro_batch ({self.train.micro_batch}), got {size}"
-            )
+        self._check_generator()
+        self._check_discriminator()
         upsampler = self.generator.upsampler
         pointwise = upsampler.kernel_size == 1 and upsampler.mode != "default" and upsampler.architecture != "resnet"
         if self.loss.nerf_path_weight > 0 and self.generator.block_resolutions and not pointwise:
@@ -194,7 +202,27 @@ class Config:
             raise ValueError(
                 f"camera.radius must be at most 1 with a background outside the unit sphere, got {self.camera.radius}"
             )
-        self.discriminator_config()
+
+    def _check_generator(self) -> None:
+        g = self.generator
+        _need("generator.label_dim", "0: it follows the data (set data.labels instead)", g.label_dim == 0, g.label_dim)
+        _need("generator.z_dim", "at least 1", g.z_dim >= 1, g.z_dim)
+        tracks = g.field.track_magnitude
+        _need("generator.field.track_magnitude", "false: such a field cannot be trained", not tracks, tracks)
+        edge = g.resolution
+        _need("generator.resolution", "a power of two of at least 8", edge >= 8 and _is_power_of_two(edge), edge)
+        first = g.start_resolution
+        grows = not self.growth.enabled or (first >= 8 and _is_power_of_two(first))
+        _need("generator.start_resolution", "a power of two of at least 8 where growth is enabled", grows, first)
+
+    def _check_discriminator(self) -> None:
+        d, micro_batch = self.discriminator, self.train.micro_batch
+        group = micro_batch if d.group_size is None else min(d.group_size, micro_batch)
+        fits = group >= 1 and micro_batch % group == 0
+        _need("discriminator.group_size", f"a divisor of train.micro_batch ({micro_batch})", fits, d.group_size)
+        width, maps = self.discriminator_config().channels(4), d.group_channels
+        fits = maps == 0 or (maps > 0 and width % maps == 0)
+        _need("discriminator.group_channels", f"0 or a divisor of the last block's {width} channels", fits, maps)
 
     def discriminator_config(self, label_dim: int = 0) -> DiscriminatorConfig:
         """The discriminator that judges this generator's images."""

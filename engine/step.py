@@ -229,12 +229,12 @@ class Stepper:
 
     def _update(self, phase: str, module: nn.Module, optimiser: torch.optim.Adam) -> None:
         """Count and replace what is not finite, step, forget the gradients."""
-        parameters = [p for p in module.parameters() if p.grad is not None]
-        flat = torch.cat([p.grad.flatten() for p in parameters])  # one pass each instead of one per parameter
+        pairs = [(p, p.grad) for p in module.parameters() if p.grad is not None]
+        flat = torch.cat([grad.flatten() for _, grad in pairs])  # one pass each instead of one per parameter
         self.stats.add(f"Gradient/{phase}_norm", flat.norm())
         self.stats.add(f"Gradient/{phase}_nonfinite", (~torch.isfinite(flat)).sum())
         flat = torch.nan_to_num(flat, nan=0.0, posinf=1e5, neginf=-1e5)
-        for p, grad in zip(parameters, flat.split([p.numel() for p in parameters])):
+        for (p, _), grad in zip(pairs, flat.split([p.numel() for p, _ in pairs])):
             p.grad = grad.view_as(p)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

@@ -96,8 +96,7 @@ class Trainer:
         self.first_figures: dict[str, float] = {}
         if resume is not None:
             self._restore(resume)
-        else:
-            (run_dir / "config.json").write_text(json.dumps(to_dict(cfg), indent=2) + "\n", encoding="utf-8")
+        (run_dir / "config.json").write_text(json.dumps(to_dict(cfg), indent=2) + "\n", encoding="utf-8")
         self.stepper = Stepper(cfg, data, self.state, self.stats, device)
         self.monitor = Monitor(cfg, data, run_dir / "images", device)
         self.saved_at = self.state.images_shown if resume is not None else -1
@@ -116,14 +115,15 @@ class Trainer:
         """Train to ``total_kimg``. Returns the exit code; raises KeyboardInterrupt after a checkpoint if interrupted."""
         cfg = self.cfg.train
         total = math.ceil(cfg.total_kimg * 1000 / cfg.batch) * cfg.batch
-        if self.state.images_shown == 0:
-            self.monitor.reals()
-            self._snapshot(tick={"Progress/images": 0})
         tick_start_s, tick_images = time.monotonic(), self.state.images_shown
         with (
             Interrupt() as interrupt,
             ProgressBar(total, "training", initial=self.state.images_shown, enabled=self.progress) as bar,
         ):
+            if self.state.images_shown == 0:
+                self.monitor.reals()
+                self._snapshot({"Progress/images": 0})
+                tick_start_s = time.monotonic()
             while self.state.images_shown < total:
                 before = self.state.images_shown
                 self.stepper.run()
