@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
+from engine.checkpoint import FOLDER as CHECKPOINTS
 from engine.cli_guard import run_guarded
 from engine.config import PRESETS, load_config
 from engine.config_io import list_presets, to_dict
@@ -32,11 +35,11 @@ checkpoints/. Ctrl-C finishes the step, writes a checkpoint and leaves with exit
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_argument_group("what to train")
     source.add_argument("--preset", metavar="NAME", help="a named configuration; --list-presets shows them")
-    source.add_argument("--config", metavar="FILE", help="a YAML file instead of a preset (it may name one as its base)")
-    source.add_argument("--resume", metavar="RUN", help="a run folder or checkpoint to go on from, with its configuration")
+    source.add_argument("--config", metavar="FILE", help="a YAML file instead of a preset (it may name its base)")
+    source.add_argument("--resume", metavar="RUN", help="a run folder or checkpoint to go on from")
     source.add_argument("--data", metavar="PATH", help="folder or zip of images, or 'procedural'; sets data.path")
     source.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="change one key, e.g. train.batch=16; repeatable"
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="change one key: train.batch=16; repeatable"
     )
     run = parser.add_argument_group("how to run")
     run.add_argument("--out", metavar="DIR", help="the run's folder, new or empty (default: runs/<preset>, numbered)")
@@ -57,7 +60,8 @@ def train(args: argparse.Namespace) -> int:
         if args.preset or args.config or args.out:
             raise UserError("--resume: wanted alone (the run has its own configuration and folder), got also --preset, "
                             "--config or --out")  # fmt: skip
-        cfg, state = resolve_resume(Path(args.resume), args.set, args.data, print)
+        # a dry run's output is JSON and nothing else
+        cfg, state = resolve_resume(Path(args.resume), args.set, args.data, _remark if args.dry_run else _report)
     else:
         cfg = with_data_path(load_config(args.preset, args.config, args.set), args.data)
     if args.dry_run:
@@ -65,13 +69,14 @@ def train(args: argparse.Namespace) -> int:
         return 0
     device = pick_device(args.device)
     run_dir = _run_dir(args)
-    data = open_training_data(cfg, print)
-    print(f"data:        {data.describe()}")
+    data = open_training_data(cfg, _report)
+    _report(f"data:        {data.describe()}")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    trainer = Trainer(cfg, data, run_dir, device, resume=state, progress=not args.no_progress)
-    sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (trainer.state.generator, trainer.state.discriminator)]
-    print(f"networks:    generator {sizes[0]:.2f} M, discriminator {sizes[1]:.2f} M parameters on {device}")
-    print(f"run:         {run_dir}")
+    trainer = Trainer(cfg, data, run_dir, device, resume=state, report=_report, progress=not args.no_progress)
+    networks = (trainer.state.generator, trainer.state.discriminator)
+    sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in networks]
+    _report(f"networks:    generator {sizes[0]:.2f} M, discriminator {sizes[1]:.2f} M parameters on {device}")
+    _report(f"run:         {run_dir}")
     return trainer.run()
 
 
@@ -81,9 +86,10 @@ def pick_device(name: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # "meta" has tensors, but no numbers in them
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device: wanted a device of this machine, got {name!r}: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device: wanted a device of this machine, got {name!r}: {reason}") from None
     return device
 
 
@@ -91,10 +97,15 @@ def _run_dir(args: argparse.Namespace) -> Path:
     """The folder of the run; never one that holds anything."""
     if args.resume is not None:
         path = Path(args.resume)
-        return path.parent.parent if (path / "manifest.json").is_file() else path
+        if not (path / "manifest.json").is_file():
+            return path
+        home = path.resolve().parent
+        if home.name != CHECKPOINTS:
+            raise UserError(f"--resume: wanted a run folder, or a checkpoint in its {CHECKPOINTS}/, got {path}")
+        return home.parent
     if args.out is not None:
         path = Path(args.out)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"--out: wanted a new or empty folder (to go on with a run: --resume {path}), got {path}")
         return path
     base = Path("runs") / (args.preset or Path(args.config).stem)
@@ -102,24 +113,42 @@ def _run_dir(args: argparse.Namespace) -> Path:
     return next(p for p in numbered if not p.exists())
 
 
+def _report(line: str) -> None:
+    """Print at once: people follow the log of a long run."""
+    print(line, flush=True)
+
+
+def _remark(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a wrong command line, as for any other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
 def train_main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``train.py``."""
-    parser = argparse.ArgumentParser(
-        prog="train.py", description=TRAIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(prog="train.py", description=TRAIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_train_arguments(parser)
-    args = parser.parse_args(argv)
-    return run_guarded(lambda: train(args))
+    return run_guarded(lambda: train(parser.parse_args(argv)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``stylenerf`` and ``python -m engine``."""
-    parser = argparse.ArgumentParser(prog="stylenerf", description="StyleNeRF on one GPU.")
+    parser = _Parser(prog="stylenerf", description="StyleNeRF on one GPU.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     sub = verbs.add_parser(
         "train", help="train a model", description=TRAIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_train_arguments(sub)
     sub.set_defaults(run=train)
-    args = parser.parse_args(argv)
-    return run_guarded(lambda: args.run(args))
+
+    def run() -> int:
+        args = parser.parse_args(argv)
+        code: int = args.run(args)
+        return code
+
+    return run_guarded(run)

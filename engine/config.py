@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from engine.config_io import apply_overrides, from_dict, load_file
 from engine.errors import UserError
 from models.camera import CameraPrior
@@ -18,6 +20,7 @@ from models.growth import alpha_at
 from models.layers import Precision
 
 PRESETS = Path(__file__).parent / "presets"
+HALF_MAX = torch.finfo(torch.float16).max
 
 
 def _need(name: str, wanted: str, ok: bool, got: object) -> None:
@@ -145,7 +148,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("batch", "micro_batch"):
             _need(name, "at least 1", getattr(self, name) >= 1, getattr(self, name))
-        _need("batch", f"a multiple of micro_batch ({self.micro_batch})", self.batch % self.micro_batch == 0, self.batch)
+        whole = self.batch % self.micro_batch == 0
+        _need("batch", f"a multiple of micro_batch ({self.micro_batch})", whole, self.batch)
         for name in ("total_kimg", "tick_kimg", "snapshot_kimg"):
             _need(name, "positive", getattr(self, name) > 0, getattr(self, name))
         _need("ema_kimg", "at least 0", self.ema_kimg >= 0, self.ema_kimg)
@@ -191,12 +195,14 @@ class Config:
     def __post_init__(self) -> None:
         self._check_generator()
         self._check_discriminator()
+        self._check_clamps()
         upsampler = self.generator.upsampler
         pointwise = upsampler.kernel_size == 1 and upsampler.mode != "default" and upsampler.architecture != "resnet"
-        if self.loss.nerf_path_weight > 0 and self.generator.block_resolutions and not pointwise:
+        weight = self.loss.nerf_path_weight
+        if weight > 0 and self.generator.block_resolutions and not pointwise:
             raise ValueError(
                 "loss.nerf_path_weight must be 0 unless the upsampler is made of 1x1 layers "
-                f"(generator.upsampler.kernel_size 1, not mode 'default', not 'resnet'), got {self.loss.nerf_path_weight}"
+                f"(generator.upsampler.kernel_size 1, not mode 'default', not 'resnet'), got {weight}"
             )
         if self.generator.background.kind != "none" and self.camera.radius[1] > 1:
             raise ValueError(
@@ -224,6 +230,13 @@ class Config:
         fits = maps == 0 or (maps > 0 and width % maps == 0)
         _need("discriminator.group_channels", f"0 or a divisor of the last block's {width} channels", fits, maps)
 
+    def _check_clamps(self) -> None:
+        if self.train.precision == "fp16":
+            clamps = {"generator.upsampler": self.generator.upsampler.clamp, "discriminator": self.discriminator.clamp}
+            for section, clamp in clamps.items():
+                fits = clamp is None or clamp <= HALF_MAX
+                _need(f"{section}.clamp", f"at most {HALF_MAX:g}, the largest fp16 number", fits, clamp)
+
     def discriminator_config(self, label_dim: int = 0) -> DiscriminatorConfig:
         """The discriminator that judges this generator's images."""
         g = self.generator
@@ -242,7 +255,8 @@ def load_config(preset: str | None, file: str | None, overrides: list[str]) -> C
     Raises: UserError naming the key, what was wanted and what came.
     """
     if (preset is None) == (file is None):
-        raise UserError("--preset, --config: wanted exactly one of the two")
+        got = "neither" if file is None else "both"
+        raise UserError(f"--preset, --config: wanted exactly one of the two (or --resume alone), got {got}")
     if file is not None:
         data = load_file(Path(file), PRESETS)
     else:

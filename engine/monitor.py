@@ -110,7 +110,8 @@ class Monitor:
             fake.append(self._render(g, "depth", count, camera).depth.cpu())
         edge = fake[0].shape[-1]
         if self._true_depth is None or self._true_depth[0] != edge:
-            maps = [[scenes.view(k, edge, cameras[i]).depth for k in range(count)] for i in range(DEPTH_CAMERAS)]
+            known = range(min(count, scenes.num_images))
+            maps = [[scenes.view(k, edge, cameras[i]).depth for k in known] for i in range(DEPTH_CAMERAS)]
             self._true_depth = edge, torch.stack([torch.stack([torch.as_tensor(d) for d in row]) for row in maps])
         return mean_depth_correlation(torch.stack(fake), self._true_depth[1], far=far)
 

@@ -1,4 +1,4 @@
-"""Random numbers as a function of where training stands, so that a resumed run draws what an uninterrupted one draws."""
+"""Random numbers as a function of where training stands: a resumed run draws what an uninterrupted one draws."""
 
 import hashlib
 

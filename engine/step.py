@@ -56,6 +56,7 @@ class TrainState:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.train.seed)
             g = Generator(dataclasses.replace(cfg.generator, label_dim=label_dim)).to(device)
+            g.synthesis.alpha.fill_(cfg.growth.alpha(0))
             d = Discriminator(cfg.discriminator_config(label_dim)).to(device)
         loss, opt = cfg.loss, cfg.optimiser
         g_lazy = loss.path_length_interval if loss.path_length_weight > 0 else None
@@ -85,10 +86,18 @@ class TrainState:
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.average.load_state_dict(state["average"])
-        self.generator_optimiser.load_state_dict(state["generator_optimiser"])
-        self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
+        _load_moments(self.generator_optimiser, state["generator_optimiser"])
+        _load_moments(self.discriminator_optimiser, state["discriminator_optimiser"])
         self.path_length_mean.copy_(state["path_length_mean"])
         self.images_shown, self.step = int(state["images_shown"]), int(state["step"])
+
+
+def _load_moments(optimiser: torch.optim.Adam, state: dict[str, Any]) -> None:
+    """Load what the optimiser has gathered; rate, betas and eps stay those of the configuration."""
+    own = [{key: value for key, value in group.items() if key != "params"} for group in optimiser.param_groups]
+    optimiser.load_state_dict(state)
+    for group, options in zip(optimiser.param_groups, own):
+        group.update(options)
 
 
 class Stepper:

@@ -1,12 +1,14 @@
 """A run from start to end: its folder, the loop, statistics, snapshots, interruption and exact resumption.
 
-    <run>/config.json  stats.jsonl  images/*.png  checkpoints/...
+<run>/config.json  stats.jsonl  images/*.png  checkpoints/...
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +20,7 @@ import torch
 from engine.checkpoint import check_writable, latest_checkpoint, read_checkpoint, write_checkpoint
 from engine.cli_guard import Interrupt
 from engine.config import Config
-from engine.config_io import apply_overrides, from_dict, to_dict
+from engine.config_io import apply_overrides, from_dict, one_line, to_dict
 from engine.data import Dataset, open_dataset
 from engine.errors import UserError
 from engine.monitor import Monitor
@@ -48,9 +50,11 @@ def resolve_resume(path: Path, overrides: list[str], data: str | None, report: R
 
     Raises: UserError if there is none, or if an override changes the networks that the checkpoint holds.
     """
+    if not os.path.isdir(path):  # unlike Path.is_dir, false for any name that leads nowhere, however long
+        raise UserError(f"--resume: wanted a run folder with a checkpoint, got {path}, which is no folder")
     folder = path if (path / "manifest.json").is_file() else latest_checkpoint(path, report)
     if folder is None:
-        raise UserError(f"--resume: wanted a run folder with a checkpoint, got {path}")
+        raise UserError(f"--resume: wanted a run folder with an intact checkpoint, got none in {path}")
     state, meta = read_checkpoint(folder)
     if "config" not in meta:
         raise UserError(f"--resume: wanted a training checkpoint, got {folder} (its meta.json has no config)")
@@ -96,7 +100,7 @@ class Trainer:
         self.first_figures: dict[str, float] = {}
         if resume is not None:
             self._restore(resume)
-        (run_dir / "config.json").write_text(json.dumps(to_dict(cfg), indent=2) + "\n", encoding="utf-8")
+        _write_config(cfg, run_dir / "config.json")
         self.stepper = Stepper(cfg, data, self.state, self.stats, device)
         self.monitor = Monitor(cfg, data, run_dir / "images", device)
         self.saved_at = self.state.images_shown if resume is not None else -1
@@ -107,12 +111,12 @@ class Trainer:
             self.stats.load_state_dict(saved["accumulator"])
             self.first_figures = dict(saved["first_figures"])
         except (KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = one_line(error)[:200]
             raise UserError(f"--resume: wanted a checkpoint of this configuration's networks, got: {reason}") from None
         self.writer.truncate_after(self.state.images_shown)
 
     def run(self) -> int:
-        """Train to ``total_kimg``. Returns the exit code; raises KeyboardInterrupt after a checkpoint if interrupted."""
+        """Train to ``total_kimg``. Returns 0; raises KeyboardInterrupt after a checkpoint if interrupted."""
         cfg = self.cfg.train
         total = math.ceil(cfg.total_kimg * 1000 / cfg.batch) * cfg.batch
         tick_start_s, tick_images = time.monotonic(), self.state.images_shown
@@ -120,7 +124,7 @@ class Trainer:
             Interrupt() as interrupt,
             ProgressBar(total, "training", initial=self.state.images_shown, enabled=self.progress) as bar,
         ):
-            if self.state.images_shown == 0:
+            if self.saved_at < 0:  # a fresh start, not a resumption from 0
                 self.monitor.reals()
                 self._snapshot({"Progress/images": 0})
                 tick_start_s = time.monotonic()
@@ -142,7 +146,7 @@ class Trainer:
                     tick_start_s, tick_images = time.monotonic(), now
                 if interrupt.requested:
                     self.save()
-                    self.report(f"interrupted; go on with: python train.py --resume {self.run_dir}")
+                    self.report(f"interrupted; go on with: python train.py --resume {shlex.quote(str(self.run_dir))}")
                     raise KeyboardInterrupt
         self._summary()
         return 0
@@ -196,6 +200,19 @@ class Trainer:
         self.report(f"pictures:    {self.run_dir / 'images'}")
         self.report(f"checkpoint:  {latest_checkpoint(self.run_dir)}")
         self.report(f"statistics:  {self.writer.path}")
+
+
+def _write_config(cfg: Config, path: Path) -> None:
+    """Write beside the file and rename, so that a full disk leaves the older one."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        try:
+            part.write_text(json.dumps(to_dict(cfg), indent=2) + "\n", encoding="utf-8")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the configuration: {error.strerror}") from error
 
 
 def _crossed(before: int, now: int, every_kimg: float) -> bool:

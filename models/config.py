@@ -20,8 +20,8 @@ class FieldConfig:
 
     hidden x depth trunk, num_freqs octaves; samples per pass (twice that with hierarchical sampling) between the depths
     near and far, counted along the optical axis and spread linearly, in 1/t ("inverse") or in log t ("log").
-    density_init scales the density head's initial weights: density counts per world unit, so a short stretch of ray
-    begins as thin fog at 1 (as released) and as something solid at 10 to 50, which short trainings need.
+    density_scale is the unit that density is counted in, per world unit: at 1 (as released) a short stretch of ray begins
+    as thin fog, at 10 to 50 as something solid, which short trainings need.
     """
 
     hidden: int = 128
@@ -35,13 +35,15 @@ class FieldConfig:
     far: float = 1.12
     warp: Literal["linear", "inverse", "log"] = "linear"
     align_corners: bool = False
-    density_init: float = 1.0
+    density_scale: float = 1.0
 
     def __post_init__(self) -> None:
         _at_least("", 1, hidden=self.hidden, depth=self.depth, num_freqs=self.num_freqs)
         _at_least("", 3 if self.hierarchical else 1, samples=self.samples)
         if not 0 < self.near < self.far:
             raise ValueError(f"near and far must be 0 < near < far, got {self.near} and {self.far}")
+        if not self.density_scale > 0:
+            raise ValueError(f"density_scale must be positive, got {self.density_scale}")
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,6 @@ class StyledField(nn.Module):
         track_magnitude: layers after the first divide their input by the root of a running mean square (evaluation
             only: released fields keep none, so there is no rule to train by).
         colour_head: build one; None where it is shared with another field.
-        density_init: factor on the density head's initial weights.
     """
 
     def __init__(
@@ -85,7 +84,6 @@ class StyledField(nn.Module):
         skips: tuple[int, ...] = (),
         track_magnitude: bool = False,
         colour_head: bool = True,
-        density_init: float = 1.0,
     ) -> None:
         super().__init__()
         encoded = 2 * point_dims * num_freqs
@@ -97,8 +95,6 @@ class StyledField(nn.Module):
             for i, width in enumerate(widths)
         )
         self.density = ModulatedLayer(hidden, 1, w_dim, demodulate=False)
-        with torch.no_grad():
-            self.density.weight.mul_(density_init)
         self.feature = ModulatedLayer(hidden, features, w_dim, demodulate=False)
         self.colour = ColourHead(features) if colour_head else None
 

@@ -52,7 +52,6 @@ class VolumeRenderer(nn.Module):
             num_freqs=fg.num_freqs,
             skips=fg.skips,
             track_magnitude=fg.track_magnitude,
-            density_init=fg.density_init,
         )
         self.background: Field | None = None
         if bg.kind == "coded":
@@ -135,7 +134,7 @@ class VolumeRenderer(nn.Module):
         emit: int,
     ) -> RayFeatures:
         cfg = self.cfg.field
-        span = RaySpan(cfg.near, cfg.far, cfg.warp, end)
+        span = RaySpan(cfg.near, cfg.far, cfg.warp, end, cfg.density_scale)
         count = samples or cfg.samples
         line = torch.linspace(0, 1, count, device=ws.device).expand(*origins.shape[:2], count)
         fractions = line if draws.coarse_jitter is None else stratify(line, draws.coarse_jitter)

@@ -44,12 +44,14 @@ class RaySpan:
     """Which stretch of a ray is sampled. Fractions 0..1 map to depths near..far: linearly, in 1/t or in log t.
 
     ``far_end``: "open" if something lies behind (the last interval is 0), "opaque" if nothing does.
+    ``density_scale``: unit of the density, alpha = 1 - exp(-relu(sigma) density_scale delta).
     """
 
     near: float
     far: float
     warp: DepthWarp = "linear"
     far_end: Literal["open", "opaque"] = "open"
+    density_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def render_rays_ref(
     draws: RayDraws,
     emit: int,
 ) -> RayFeatures:
-    norm = directions.norm(dim=-1)  # [B, R]
+    norm = directions.norm(dim=-1) * span.density_scale  # [B, R]
     image = origins.shape[1] - emit
 
     def evaluate(t: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
