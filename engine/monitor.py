@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from models.generator import Generator, Rendered, RenderOptions
 
 PICTURE_ROWS = 4  # latents in the turning strip and the depth picture
 DEPTH_CAMERAS = 4
+VIEWS_APART_RAD = 0.3  # between the two cameras of the view consistency
 MIN_SWD_RESOLUTION = 16
 
 
@@ -80,9 +82,12 @@ class Monitor:
         return self._swd[edge].distance(fake.float()).mean
 
     def _consistency(self, g: Generator) -> dict[str, float]:
-        """Left and right third of the yaw range: how far apart the views are, and how far after reprojection."""
+        """Two cameras a little apart: how different the views are, and how different after reprojection."""
         count = self.cfg.monitor.batch
-        sweep = self.cfg.camera.at(torch.tensor([0.35, 0.65]), torch.tensor([0.5, 0.5])).to(self.device)
+        low, high = self.cfg.camera.yaw
+        turn = VIEWS_APART_RAD / (2 * math.pi if not self.cfg.camera.angular else 1)
+        step = min(turn / max(high - low, 1e-6), 1.0) / 2
+        sweep = self.cfg.camera.at(torch.tensor([0.5 - step, 0.5 + step]), torch.tensor([0.5, 0.5])).to(self.device)
         views = []
         for i in range(2):
             camera = Camera(sweep.cam2world[i].repeat(count, 1, 1), sweep.tan_half_fov[i].repeat(count, 1))
@@ -120,7 +125,12 @@ class Monitor:
         return self.cfg.camera.sample(count, rng).to(self.device)
 
     def _sweep(self, frames: int) -> Camera:
-        fractions = torch.linspace(0, 1, frames) if frames > 1 else torch.tensor([0.5])
+        low, high = self.cfg.camera.yaw
+        whole_turn = high - low >= (2 * math.pi if self.cfg.camera.angular else 1) - 1e-6
+        # the two ends of a whole turn are one camera; a single frame shows the middle
+        fractions = torch.arange(frames) / frames if whole_turn else torch.linspace(0, 1, frames)
+        if frames == 1:
+            fractions = torch.tensor([0.5])
         return self.cfg.camera.at(fractions, torch.full_like(fractions, 0.5)).to(self.device)
 
     @torch.no_grad()

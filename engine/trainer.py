@@ -132,13 +132,13 @@ class Trainer:
                 before = self.state.images_shown
                 self.stepper.run()
                 now = self.state.images_shown
-                done = now >= total
+                snapshot = now >= total or _crossed(before, now, cfg.snapshot_kimg)
                 bar.update(now - before)
-                if done or _crossed(before, now, cfg.tick_kimg):
+                if snapshot or _crossed(before, now, cfg.tick_kimg):
                     elapsed_s, shown = time.monotonic() - tick_start_s, now - tick_images
                     row = self._row(elapsed_s / max(shown, 1) * 1000)
                     bar.update(0, f"G {row['Loss/generator']:.2f} D {row['Loss/discriminator']:.2f}")
-                    if done or _crossed(before, now, cfg.snapshot_kimg):
+                    if snapshot:
                         self._snapshot(row)
                     else:
                         self.writer.write(row)

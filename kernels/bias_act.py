@@ -39,6 +39,7 @@ def bias_act(
     gain: float | None = None,
     clamp: float | None = None,
     *,
+    inplace: bool = False,
     impl: Impl = "auto",
 ) -> Tensor:
     """Add a bias, apply an activation, scale, clamp.
@@ -50,10 +51,11 @@ def bias_act(
         act:   one of linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish.
         alpha: slope of lrelu below zero, 0.2 where None; the others ignore it.
         gain:  factor after the activation; where None sqrt 2 for relu, lrelu and swish, else 1.
-        clamp: bound on the magnitude after the gain, >= 0; None or a negative number = no bound.
-    Returns: shape and dtype of x.
+        clamp: bound on the magnitude after the gain; None or a negative number = no bound.
+        inplace: the caller gives x up, so that it may be overwritten where no gradient is recorded.
+    Returns: shape, dtype and memory format of x; x itself where there is nothing to do.
     Differentiable: any order in x and b ("ref").
-    Raises: ValueError on act, dim, shape of b; TypeError on dtype.
+    Raises: ValueError on act, dim and shape of b; TypeError on dtype.
     Source: StyleGAN2 (arXiv 1912.04958); same argument meaning as its public function of that name.
     """
     check_dtypes(FLOATS, x=x)
@@ -75,4 +77,5 @@ def bias_act(
         default.alpha if alpha is None else alpha,
         default.gain if gain is None else gain,
         None if clamp is None or clamp < 0 else clamp,
+        inplace,
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 from .checks import FLOATS, check_dtypes, check_shapes
 from .dispatch import Impl, resolve
 from .reference.conv_resample import conv2d_resample_ref
-from .upfirdn2d import Ints, filter_size, parse_padding
+from .upfirdn2d import Ints, Pads, check_filter, filter_size, parse_padding
 
 
 def conv2d_resample(
@@ -37,24 +37,51 @@ def conv2d_resample(
         groups:      as in ``torch.nn.functional.conv2d``.
         flip_weight: True = correlation (what torch calls convolution), False = convolution.
         flip_filter: False = convolution, True = correlation with f.
-    Returns: [N, O, H', W'], dtype of x; H' = (H*up + y0 + y1 - kh + 1) // down rounded up, likewise W'.
+    Returns: [N, O, (H*up + y0 + y1 - kh + 1) // down, likewise in x], dtype of x.
     Differentiable: any order in x and w ("ref").
-    Raises: ValueError on shapes, factors and channel counts; TypeError on dtype.
+    Raises: ValueError on shapes, factors and channel counts, or if nothing is left of the image; TypeError on dtype.
     Source: StyleGAN2 (arXiv 1912.04958); same argument meaning as the public function of that name.
     """
     C = check_shapes(x=(x, "N C H W"), w=(w, "O I KH KW"))["C"]
     check_dtypes(FLOATS, x=x, w=w)
-    for arg, factor in (("up", up), ("down", down), ("groups", groups)):
-        if not isinstance(factor, int) or factor < 1:
-            raise ValueError(f"{arg} must be an integer >= 1, got {factor!r}")
+    check_factors(up=up, down=down, groups=groups)
     if w.shape[1] * groups != C or w.shape[0] % groups:
         raise ValueError(f"w must be [O, {C}/groups, kh, kw] with O divisible by groups={groups}, got {list(w.shape)}")
+    check_filter(f)
+    pads = parse_padding(padding)
+    output_size(x, w, up, down, pads)
+    taps = x.new_ones(1, 1) if f is None else f
+    resolve("conv2d_resample", impl, x)
+    pads = centre_filters(f, up, down, pads)
+    return conv2d_resample_ref(x, w, taps, up, down, pads, groups, flip_weight, flip_filter)
+
+
+def check_factors(**factors: int) -> None:
+    """Refuse anything but integers from 1 on."""
+    for arg, factor in factors.items():
+        if not isinstance(factor, int) or factor < 1:
+            raise ValueError(f"{arg} must be an integer >= 1, got {factor!r}")
+
+
+def output_size(x: Tensor, w: Tensor, up: int, down: int, pads: Pads) -> tuple[int, int]:
+    """(H', W') of the result, at least 1 each."""
+    height = (x.shape[2] * up + pads[2] + pads[3] - w.shape[2] + 1) // down
+    width = (x.shape[3] * up + pads[0] + pads[1] - w.shape[3] + 1) // down
+    if min(height, width, x.shape[2], x.shape[3]) < 1:
+        raise ValueError(
+            f"padding must leave at least one pixel of x [{x.shape[2]}, {x.shape[3]}] under the kernel "
+            f"[{w.shape[2]}, {w.shape[3]}], got {list(pads)} for up={up}, down={down}"
+        )
+    return height, width
+
+
+def centre_filters(f: Tensor | None, up: int, down: int, pads: Pads) -> Pads:
+    """Add to ``pads`` what keeps the image in place under the filters of up and down."""
     kh, kw = filter_size(f)
-    x0, x1, y0, y1 = parse_padding(padding)
+    x0, x1, y0, y1 = pads
     if up > 1:
         x0, x1, y0, y1 = x0 + (kw + up - 1) // 2, x1 + (kw - up) // 2, y0 + (kh + up - 1) // 2, y1 + (kh - up) // 2
     if down > 1:
-        x0, x1, y0, y1 = x0 + (kw - down + 1) // 2, x1 + (kw - down) // 2, y0 + (kh - down + 1) // 2, y1 + (kh - down) // 2
-    taps = x.new_ones(1, 1) if f is None else f
-    resolve("conv2d_resample", impl, x)
-    return conv2d_resample_ref(x, w, taps, up, down, (x0, x1, y0, y1), groups, flip_weight, flip_filter)
+        x0, x1 = x0 + (kw - down + 1) // 2, x1 + (kw - down) // 2
+        y0, y1 = y0 + (kh - down + 1) // 2, y1 + (kh - down) // 2
+    return x0, x1, y0, y1

@@ -11,9 +11,10 @@ from typing import Literal
 from torch import Tensor
 
 from .checks import FLOATS, check_choice, check_dtypes, check_shapes
+from .conv_resample import centre_filters, check_factors, output_size
 from .dispatch import Impl, resolve
 from .reference.modulated_conv import modulate_weights_ref, modulated_conv_ref
-from .upfirdn2d import Ints, filter_size, parse_padding
+from .upfirdn2d import Ints, check_filter, parse_padding
 
 FORMS = ("auto", "weights", "activations")
 EPS = 1e-8
@@ -42,6 +43,7 @@ def modulated_conv(
     styles: Tensor,
     *,
     demodulate: bool = True,
+    input_gain: Tensor | float | None = None,
     noise: Tensor | None = None,
     up: int = 1,
     padding: Ints = 0,
@@ -59,33 +61,44 @@ def modulated_conv(
         demodulate:  give every output channel unit weight norm (eps 1e-8). A float16 x then has weight divided by
                      sqrt(I kh kw) max|weight| per output channel and styles by their largest magnitude per row, which
                      demodulation cancels, so that nothing overflows.
+        input_gain:  one number, or a tensor of one, that x is multiplied with; demodulation does not see it, and it
+                     costs no pass over x.
         noise:       broadcastable to the output, added to it; None = none.
         up, padding, filter, flip_weight: as in ``conv2d_resample``.
-        form:        "weights" (1x1 without up: a matrix product per image), "activations", or "auto".
-    Returns: [N, O, H', W'], dtype of x.
-    Differentiable: any order in x, weight, styles and noise ("ref").
+        form:        "weights" (1x1 without up: a matrix product per image), "activations", or "auto": weights where one
+                     style serves all or the kernel is 1x1, else activations.
+    Returns: [N, O, H*up + y0 + y1 - kh + 1, likewise in x], dtype of x.
+    Differentiable: any order in x, weight, styles, input_gain and noise ("ref").
     Raises: ValueError on shapes, factors and form; TypeError on dtype.
     Source: StyleGAN2 (arXiv 1912.04958), eq. 1 to 3.
     """
-    dim = check_shapes(x=(x, "N I H W"), weight=(weight, "O I KH KW"))
+    N = check_shapes(x=(x, "N I H W"), weight=(weight, "O I KH KW"))["N"]
     check_dtypes(FLOATS, x=x)
     B = _check_weights(weight, styles)
-    if B == 0 or dim["N"] % B:
-        raise ValueError(f"styles must be [B, I] with B dividing the batch N={dim['N']}, got {list(styles.shape)}")
-    if not isinstance(up, int) or up < 1:
-        raise ValueError(f"up must be an integer >= 1, got {up!r}")
+    if (N % B if B else N) != 0:
+        raise ValueError(f"styles must be [B, I] with B dividing the batch N={N}, got {list(styles.shape)}")
+    check_factors(up=up)
     check_choice("form", form, FORMS)
-    kh, kw = filter_size(filter)
-    x0, x1, y0, y1 = parse_padding(padding)
-    if up > 1:
-        x0, x1, y0, y1 = x0 + (kw + up - 1) // 2, x1 + (kw - up) // 2, y0 + (kh + up - 1) // 2, y1 + (kh - up) // 2
-    taps = x.new_ones(1, 1) if filter is None else filter
-    if form == "auto":
-        form = "weights" if B == 1 or (up == 1 and dim["KH"] == dim["KW"] == 1) else "activations"
+    check_filter(filter)
+    pads = parse_padding(padding)
+    shape = [N, weight.shape[0], *output_size(x, weight, up, 1, pads)]
+    if noise is not None and not _fits(noise, shape):
+        raise ValueError(f"noise must broadcast to the output {shape}, got {list(noise.shape)}")
+    if isinstance(input_gain, Tensor) and input_gain.numel() != 1:
+        raise ValueError(f"input_gain must be one number, got {list(input_gain.shape)}")
     resolve("modulated_conv", impl, x)
-    return modulated_conv_ref(
-        x, weight, styles, demodulate, noise, up, (x0, x1, y0, y1), taps, flip_weight, form, EPS
-    )
+    if form == "auto":
+        form = "weights" if B == 1 or (up == 1 and weight.shape[2:] == (1, 1)) else "activations"
+    if N == 0:
+        form = "activations"  # a grouped convolution needs at least one group
+    taps = x.new_ones(1, 1) if filter is None else filter
+    pads = centre_filters(filter, up, 1, pads)
+    gain = input_gain.reshape(()) if isinstance(input_gain, Tensor) else input_gain
+    return modulated_conv_ref(x, weight, styles, demodulate, gain, noise, up, pads, taps, flip_weight, form, EPS)
+
+
+def _fits(t: Tensor, shape: list[int]) -> bool:
+    return t.ndim <= len(shape) and all(a in (1, b) for a, b in zip(reversed(t.shape), reversed(shape)))
 
 
 def _check_weights(weight: Tensor, styles: Tensor) -> int:

@@ -19,6 +19,7 @@ from .reference.upfirdn2d import upfirdn2d_ref
 SEPARABLE_TAPS = 8  # from this length on two 1-D passes are cheaper than one 2-D pass
 
 Ints = int | Sequence[int]
+Pads = tuple[int, int, int, int]  # x0, x1, y0, y1
 
 
 def setup_filter(
@@ -74,20 +75,31 @@ def upfirdn2d(
 
     Args:
         x:           [N, C, H, W] float64|float32|float16|bfloat16.
-        f:           [kh, kw] float32, [k] for the same taps along both axes, or None (identity); cast to the dtype of x.
+        f:           [kh, kw] of any of these dtypes, [k] for the same taps along both axes, or None (identity); cast to
+                     the dtype of x.
         up, down:    factor, or [x, y] factors, at least 1.
         padding:     zeros around the upsampled image, in its pixels: one number, [x, y] or [x0, x1, y0, y1];
                      negative values crop.
         flip_filter: False = convolution (taps reversed), True = correlation.
         gain:        factor on the result.
-    Returns: [N, C, (H*up_y + y0 + y1 - kh) // down_y + 1, likewise in x], dtype of x.
-    Differentiable: any order in x ("ref").
-    Raises: ValueError on shapes, factors, padding, or if the padded image is smaller than the filter; TypeError on dtype.
+    Returns: [N, C, (H*up_y + y0 + y1 - kh) // down_y + 1, likewise in x], dtype and memory format of x.
+    Differentiable: any order in x and f ("ref").
+    Raises: ValueError on shapes, factors and padding, or if the padded image is smaller than the filter; TypeError on
+        dtype.
     Source: StyleGAN2 (arXiv 1912.04958), appendix B; same argument meaning as its public function of that name.
     """
-    taps = _check(x, f)
+    C, H, W = (check_shapes(x=(x, "N C H W"))[name] for name in "CHW")
+    check_dtypes(FLOATS, x=x)
+    check_filter(f)
     up_xy, down_xy, pads = _pair("up", up), _pair("down", down), parse_padding(padding)
-    _check_size(x, taps, up_xy, pads)
+    kh, kw = filter_size(f)
+    height, width = H * up_xy[1] + pads[2] + pads[3], W * up_xy[0] + pads[0] + pads[1]
+    if min(C, H, W) < 1 or height < kh or width < kw:
+        raise ValueError(
+            f"x must have pixels, and after padding at least those of f [{kh}, {kw}], got {list(x.shape)} "
+            f"padded to [{height}, {width}]"
+        )
+    taps = x.new_ones(1, 1) if f is None else f
     resolve("upfirdn2d", impl, x)
     return upfirdn2d_ref(x, taps, up_xy, down_xy, pads, flip_filter, gain)
 
@@ -154,6 +166,13 @@ def downsample2d(
     return upfirdn2d(x, f, down=(dx, dy), padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
 
 
+def check_filter(f: Tensor | None) -> None:
+    """Refuse what ``upfirdn2d`` cannot take as its filter."""
+    if f is not None:
+        check_dtypes(FLOATS, f=f)
+        filter_size(f)
+
+
 def filter_size(f: Tensor | None) -> tuple[int, int]:
     """(kh, kw) of a filter as ``upfirdn2d`` takes it."""
     if f is None:
@@ -163,9 +182,9 @@ def filter_size(f: Tensor | None) -> tuple[int, int]:
     return f.shape[0], f.shape[-1]
 
 
-def parse_padding(padding: Ints) -> tuple[int, int, int, int]:
+def parse_padding(padding: Ints) -> Pads:
     """One number, [x, y] or [x0, x1, y0, y1] to (x0, x1, y0, y1)."""
-    pads = [padding] if isinstance(padding, int) else list(padding)
+    pads = list(padding) if isinstance(padding, Sequence) else [padding]
     if len(pads) not in (1, 2, 4) or not all(isinstance(p, int) for p in pads):
         raise ValueError(f"padding must be an integer, [x, y] or [x0, x1, y0, y1], got {padding!r}")
     if len(pads) == 4:
@@ -174,25 +193,7 @@ def parse_padding(padding: Ints) -> tuple[int, int, int, int]:
 
 
 def _pair(arg: str, factor: Ints) -> tuple[int, int]:
-    pair = [factor, factor] if isinstance(factor, int) else list(factor)
+    pair = list(factor) if isinstance(factor, Sequence) else [factor, factor]
     if len(pair) != 2 or not all(isinstance(p, int) and p >= 1 for p in pair):
         raise ValueError(f"{arg} must be an integer >= 1 or a pair [x, y] of them, got {factor!r}")
     return pair[0], pair[1]
-
-
-def _check(x: Tensor, f: Tensor | None) -> Tensor:
-    check_shapes(x=(x, "N C H W"))
-    check_dtypes(FLOATS, x=x)
-    if f is None:
-        return torch.ones(1, 1, dtype=torch.float32, device=x.device)
-    filter_size(f)
-    check_dtypes(FLOATS, f=f)
-    return f
-
-
-def _check_size(x: Tensor, taps: Tensor, up: tuple[int, int], pads: tuple[int, int, int, int]) -> None:
-    kh, kw = filter_size(taps)
-    height = x.shape[2] * up[1] + pads[2] + pads[3]
-    width = x.shape[3] * up[0] + pads[0] + pads[1]
-    if height < kh or width < kw:
-        raise ValueError(f"x must be at least as large as f [{kh}, {kw}] after padding, got [{height}, {width}]")

@@ -20,7 +20,7 @@ from torch import Tensor
 from .checks import FLOATS, check_choice, check_dtypes, check_shapes
 from .dispatch import Impl, resolve
 from .reference.upsample import upsample_features_commuted, upsample_features_plain
-from .upfirdn2d import filter_size
+from .upfirdn2d import check_filter
 
 UPSAMPLE_MODES = ("nn_cat", "pixelshuffle", "bilinear", "bilinear_ada", "bicubic", "nearest")
 UPSAMPLE_FORMS = ("commuted", "plain")
@@ -67,9 +67,7 @@ def upsample_features(
     check_choice("mode", mode, UPSAMPLE_MODES)
     check_choice("form", form, UPSAMPLE_FORMS)
     _check_adapter(mode, adapter, C)
-    if filter is not None:
-        filter_size(filter)
-        check_dtypes(FLOATS, filter=filter)
+    check_filter(filter)
     resolve("upsample_features", impl, x)
     if form == "plain":
         return upsample_features_plain(x, mode, adapter, filter)

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 # start run on one thread too: only the same number of threads gives the same bits.
 torch.set_num_threads(1)
 
-# 16 px from an 8 px volume; growth blends the 16 px level in from image 4 to image 40. Mirrored data, two rounds per
+# 16 px from an 8 px volume; growth blends the 16 px level in from image 4 to image 28. Mirrored data, two rounds per
 # step, style mixing, path length, R1 and the NeRF path are all on.
 TINY: dict[str, Any] = {
     "data": {"path": "procedural", "scenes": 12, "mirror": True},
@@ -41,15 +41,15 @@ TINY: dict[str, Any] = {
     },
     "discriminator": {"channel_base": 128, "channel_max": 8, "group_size": 2, "fp16_levels": 1},
     "loss": {"r1_interval": 3, "path_length_interval": 2},
-    "growth": {"start_kimg": 0.004, "end_kimg": 0.04},
+    "growth": {"start_kimg": 0.004, "end_kimg": 0.028},
     "train": {
-        "total_kimg": 0.048,
+        "total_kimg": 0.032,
         "batch": 4,
         "micro_batch": 2,
         "precision": "fp32",
         "ema_kimg": 0.02,
         "tick_kimg": 0.008,
-        "snapshot_kimg": 0.016,
+        "snapshot_kimg": 0.012,
     },
     "monitor": {"grid_images": 2, "turn_frames": 2, "swd_images": 4, "depth_scenes": 2, "batch": 4},
 }

@@ -1,17 +1,17 @@
 """Plain torch form of modulated_conv: a convolution whose input channels are scaled per image."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .conv_resample import conv2d_resample_ref
 
 Pads = tuple[int, int, int, int]
+Scale = Tensor | float
 
 
 def modulate_weights_ref(weight: Tensor, styles: Tensor, demodulate: bool, eps: float) -> Tensor:
     """[O, I, *k] and [B, I] to [B, O, I, *k]."""
-    w = weight * styles.reshape(styles.shape[0], 1, -1, *[1] * (weight.ndim - 2))
+    w = weight * styles.reshape(styles.shape[0], 1, styles.shape[1], *[1] * (weight.ndim - 2))
     if demodulate:
         w = w * (w.square().sum(dim=list(range(2, w.ndim)), keepdim=True) + eps).rsqrt()
     return w
@@ -19,7 +19,7 @@ def modulate_weights_ref(weight: Tensor, styles: Tensor, demodulate: bool, eps: 
 
 def demodulation_ref(weight: Tensor, styles: Tensor, eps: float) -> Tensor:
     """Factor [B, O] that gives every output channel unit weight norm, without forming the weights of every image."""
-    energy = weight.square().flatten(2).sum(2) if weight.ndim > 2 else weight.square()  # [O, I]
+    energy = weight.square().flatten(2).sum(2)  # [O, I]
     return (styles.square() @ energy.t() + eps).rsqrt()
 
 
@@ -35,6 +35,7 @@ def modulated_conv_ref(
     weight: Tensor,
     styles: Tensor,
     demodulate: bool,
+    input_gain: Scale | None,
     noise: Tensor | None,
     up: int,
     padding: Pads,
@@ -46,51 +47,49 @@ def modulated_conv_ref(
     """``form`` is "weights" or "activations"; ``padding`` holds the pads of the filter already."""
     if demodulate and x.dtype == torch.float16:
         weight, styles = prenormalize_ref(weight, styles)
+    repeat = x.shape[0] // max(styles.shape[0], 1)
     if form == "activations":
-        y = _scaled_activations(x, weight, styles, demodulate, up, padding, filter, flip_weight, eps)
+        scale = styles if input_gain is None else styles * input_gain
+        y = x * _per_image(scale, repeat, x.dtype)
+        y = conv2d_resample_ref(y, weight, filter, up, 1, padding, 1, flip_weight, False)
+        if demodulate:
+            y = y * _per_image(demodulation_ref(weight, styles, eps), repeat, x.dtype)
     else:
-        w = modulate_weights_ref(weight, styles, demodulate, eps).to(x.dtype)
+        w = modulate_weights_ref(weight, styles, demodulate, eps)
+        w = (w if input_gain is None else w * input_gain).to(x.dtype)
         if up == 1 and w.shape[3:] == (1, 1) and padding == (0, 0, 0, 0):
-            y = _batched_matmul(x, w[..., 0, 0])
+            y = _matmul(x, w[..., 0, 0], repeat)
         else:
-            y = _grouped(x, w, up, padding, filter, flip_weight)
+            y = _grouped(x, w, repeat, up, padding, filter, flip_weight)
     return y if noise is None else y + noise.to(y.dtype)
 
 
-def _scaled_activations(
-    x: Tensor,
-    weight: Tensor,
-    styles: Tensor,
-    demodulate: bool,
-    up: int,
-    padding: Pads,
-    filter: Tensor,
-    flip_weight: bool,
-    eps: float,
-) -> Tensor:
-    repeat = x.shape[0] // styles.shape[0]
-    x = x * styles.to(x.dtype).repeat_interleave(repeat, 0)[:, :, None, None]
-    y = conv2d_resample_ref(x, weight, filter, up, 1, padding, 1, flip_weight, False)
-    if demodulate:
-        y = y * demodulation_ref(weight, styles, eps).to(x.dtype).repeat_interleave(repeat, 0)[:, :, None, None]
-    return y
+def _per_image(scale: Tensor, repeat: int, dtype: torch.dtype) -> Tensor:
+    """[B, C] to [N, C, 1, 1], row n // repeat."""
+    return scale.to(dtype).repeat_interleave(repeat, 0)[:, :, None, None]
 
 
-def _batched_matmul(x: Tensor, w: Tensor) -> Tensor:
-    """1x1 convolution with weights [B, O, I] as one product per style row, in the memory layout of x."""
-    N, I, H, W = x.shape
-    B, O, _ = w.shape
-    if x.is_contiguous(memory_format=torch.channels_last):
-        rows = x.permute(0, 2, 3, 1).reshape(B, N // B * H * W, I)
-        return torch.bmm(rows, w.transpose(1, 2)).reshape(N, H, W, O).permute(0, 3, 1, 2)
-    return torch.bmm(w.repeat_interleave(N // B, 0), x.reshape(N, I, H * W)).reshape(N, O, H, W)
+def _matmul(x: Tensor, w: Tensor, repeat: int) -> Tensor:
+    """1x1 convolution with weights [B, O, I] as one matrix product per style row, in the memory format of x."""
+    N, fan_in, H, W = x.shape
+    B, out_channels, _ = w.shape
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        flat = x.reshape(N, fan_in, H * W)
+        return torch.bmm(w.repeat_interleave(repeat, 0), flat).reshape(N, out_channels, H, W)
+    rows = x.permute(0, 2, 3, 1).reshape(B, repeat * H * W, fan_in)
+    if B == 1:  # one large product is shared among threads by rows, a batch of one is not
+        y = torch.mm(rows[0], w[0].t())
+    else:
+        y = torch.bmm(rows, w.transpose(1, 2))
+    return y.reshape(N, H, W, out_channels).permute(0, 3, 1, 2)
 
 
-def _grouped(x: Tensor, w: Tensor, up: int, padding: Pads, filter: Tensor, flip_weight: bool) -> Tensor:
-    N, I = x.shape[:2]
-    B, O = w.shape[:2]
-    if B == 1:  # one weight for all images
+def _grouped(x: Tensor, w: Tensor, repeat: int, up: int, padding: Pads, filter: Tensor, flip_weight: bool) -> Tensor:
+    """One group of channels per image."""
+    N, B, out_channels = x.shape[0], w.shape[0], w.shape[1]
+    if B == 1:
         return conv2d_resample_ref(x, w[0], filter, up, 1, padding, 1, flip_weight, False)
-    w = w.repeat_interleave(N // B, 0).reshape(N * O, I, *w.shape[3:])
-    y = conv2d_resample_ref(x.reshape(1, N * I, *x.shape[2:]), w, filter, up, 1, padding, N, flip_weight, False)
-    return y.reshape(N, O, *y.shape[2:])
+    w = w.repeat_interleave(repeat, 0).flatten(0, 1)
+    x = x.reshape(1, N * x.shape[1], *x.shape[2:])
+    y = conv2d_resample_ref(x, w, filter, up, 1, padding, N, flip_weight, False)
+    return y.reshape(N, out_channels, *y.shape[2:])

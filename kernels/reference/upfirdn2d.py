@@ -23,7 +23,7 @@ def upfirdn2d_ref(
     gain: float,
 ) -> Tensor:
     """``f`` is [kh, kw], or [k] for the same taps along both axes; pairs are (x, y), padding is (x0, x1, y0, y1)."""
-    if x.device.type == "cpu" and 1 < x.shape[1] <= FEW_CHANNELS and x.is_contiguous():
+    if x.device.type == "cpu" and x.shape[1] <= FEW_CHANNELS and not x.is_contiguous(memory_format=torch.channels_last):
         x = x.contiguous(memory_format=torch.channels_last)
         return upfirdn2d_ref(x, f, up, down, padding, flip_filter, gain).contiguous()
     taps = f.flip(list(range(f.ndim))) if flip_filter else f

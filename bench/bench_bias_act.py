@@ -1,0 +1,39 @@
+"""Bias, leaky ReLU, gain and clamp on upsampler features."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from bench import shapes
+from bench.gate import Args
+from bench.harness import DIRECTIONS, IMPLS, Measure, Subject
+from kernels import bias_act
+
+CASES = {"256 ch, 128 px": (256, 128), "64 ch, 512 px": (64, 512)}
+
+
+def activate(args: Args, *, impl: Any) -> tuple[Tensor, ...]:
+    return (bias_act(*args, act="lrelu", clamp=256.0, impl=impl),)
+
+
+def subject(shape: str) -> Subject:
+    channels, edge = CASES[shape]
+    count = channels * edge**2
+    return Subject(
+        op="bias_act",
+        shape=shape,
+        ops=("bias_act",),
+        make=partial(shapes.biased, channels=channels, edge=edge),
+        run=activate,
+        flops=5 * count,  # sum, slope, gain, two comparisons of the clamp
+        flops_backward=4 * count,  # gate of the clamp, gain, slope, sum over pixels for the bias
+    )
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("shape", CASES)
+def test_bias_act(measure: Measure, shape: str, direction: str, impl: str) -> None:
+    measure(subject(shape), direction, impl)

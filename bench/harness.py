@@ -1,0 +1,245 @@
+"""How a bench runs: skip with a reason, check, measure memory, time, and note down everything beside the figure.
+
+A bench file describes an op as a :class:`Subject` and hands it to the ``measure`` fixture, which does the rest. Times are
+per call, device work finished (sync inside), inputs built outside. Calls shorter than 100 us are timed many at a time. On
+CUDA several sets of inputs, together larger than the L2 cache, take turns, so that no call finds its inputs in it; on a
+CPU one set is used, and what fits its caches stays there.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from bench import gate
+from bench.flops import FlopCounter
+from bench.machine import DEVICE, Peak, Prepare, ceilings, environment, peak_memory, sync
+from kernels import dispatch
+
+IMPLS = ("ref", "compile", "triton")
+DIRECTIONS = ("fwd", "fwd+bwd")
+MAX_ROUNDS = 50
+SHORTEST_ROUND_S = 1e-4
+LONG_CALL_S = 0.1
+MAX_RING = 16
+ROWS = pytest.StashKey[list[dict[str, Any]]]()
+
+
+class Make(Protocol):
+    """Builds the arguments of a call; picklable."""
+
+    def __call__(self, device: torch.device, seed: int) -> gate.Args: ...
+
+
+class Run(Protocol):
+    """Calls the op and returns what can be differentiated; picklable."""
+
+    def __call__(self, args: gate.Args, *, impl: Any) -> tuple[Tensor, ...]: ...
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An op at one shape.
+
+    Attributes:
+        op, shape: names in the table.
+        ops: names under which ``kernels.dispatch`` knows what ``run`` calls.
+        make, run: build the inputs; call the op.
+        flops, flops_backward: floating-point operations of a forward call and of the backward alone.
+        form: name of this form of the formula, where there are several.
+        plain: the form that defines the result; None if ``run`` is it.
+    """
+
+    op: str
+    shape: str
+    ops: tuple[str, ...]
+    make: Make
+    run: Run
+    flops: float
+    flops_backward: float = 0.0
+    form: str = ""
+    plain: Run | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call, one number per round of ``calls`` calls."""
+
+    seconds: list[float]
+    calls: int
+
+    def percentile_ms(self, q: float) -> float:
+        return float(np.percentile(self.seconds, q)) * 1e3
+
+
+def skip_reason(ops: tuple[str, ...], impl: str) -> str | None:
+    """Why ``impl`` is not timed here, or None."""
+    if impl == "triton":
+        if not set(ops) <= dispatch.TRITON_OPS:
+            return "triton: this version has no Triton kernel for it"
+        if DEVICE.type != "cuda":
+            return "triton: needs a CUDA device, this machine has none"
+    if impl == "compile" and DEVICE.type != "cuda":
+        return "compile: torch.compile is timed on CUDA only; on a CPU it needs a C++ compiler and minutes to compile"
+    return None
+
+
+def eager_call(run: Run, impl: str) -> gate.Call:
+    return partial(run, impl="ref" if impl == "compile" else impl)
+
+
+def minimal_bytes(args: gate.Args, outputs: tuple[Tensor, ...], both: bool) -> int:
+    """Bytes that no implementation can avoid: every input read once, every output written once.
+
+    The backward reads the inputs and the output gradients and writes a gradient per leaf.
+    """
+
+    def size(value: object) -> int:
+        return sum(t.numel() * t.element_size() for t in gate.tensors(value))
+
+    moved = size(args) + size(outputs)
+    return 2 * moved + size(gate.leaves(args)) if both else moved
+
+
+def prepare_op(subject: Subject, call: gate.Call, both: bool, ring: int = 1) -> Callable[[], object]:
+    """Inputs in place; the function returned makes one call, on the next set of inputs."""
+    sets = [subject.make(DEVICE, seed) for seed in range(ring)]
+    if not both:
+        turns = cycle([partial(gate.forward, call, args) for args in sets])
+    else:
+        with torch.no_grad():
+            grad_outputs = gate.cotangents(call(sets[0]))
+        turns = cycle([partial(gate.backward, call, args, grad_outputs) for args in sets])
+    return lambda: next(turns)()
+
+
+def _prepare_eager(subject: Subject, impl: str, both: bool) -> Callable[[], object]:
+    return prepare_op(subject, eager_call(subject.run, impl), both)
+
+
+def ring_size(bytes_moved: int) -> int:
+    """How many sets of inputs are needed to overflow the L2 cache twice; 1 on a CPU."""
+    if DEVICE.type != "cuda":
+        return 1
+    cache: int = torch.cuda.get_device_properties(DEVICE).L2_cache_size
+    return min(max(math.ceil(2 * cache / bytes_moved), 1), MAX_RING)
+
+
+def plan_rounds(one_call_s: float, budget_s: float, min_rounds: int) -> tuple[int, int]:
+    """(rounds, calls per round) that fill the budget, within limits."""
+    calls = max(math.ceil(SHORTEST_ROUND_S / max(one_call_s, 1e-9)), 1)
+    rounds = int(budget_s / (one_call_s * calls)) if one_call_s > 0 else MAX_ROUNDS
+    return min(max(rounds, min_rounds), max(MAX_ROUNDS, min_rounds)), calls
+
+
+class Measure:
+    """What the ``measure`` fixture hands to a bench."""
+
+    def __init__(self, benchmark: BenchmarkFixture, config: pytest.Config) -> None:
+        self.benchmark, self.config = benchmark, config
+
+    def __call__(self, subject: Subject, direction: str, impl: str) -> None:
+        """Check, then time, one op by one implementation; skips with a reason."""
+        reason = skip_reason(subject.ops, impl)
+        if reason:
+            pytest.skip(reason)
+        both = direction == "fwd+bwd"
+        run, plain = subject.run, subject.plain or subject.run
+        definition = eager_call(plain, "ref")
+        call = definition if impl == "ref" and plain is run else eager_call(run, impl)
+        if impl == "compile":
+            torch.compiler.reset()
+            call = torch.compile(call, dynamic=False)
+        args = subject.make(DEVICE, 0)
+        error = gate.check(call, definition, args, both=both, exact_form=impl == "ref")
+        moved = minimal_bytes(args, gate.forward(call, args), both)
+        facts = {
+            "op": subject.op,
+            "direction": direction,
+            "shape": subject.shape,
+            "impl": f"{impl} {subject.form}".strip(),
+            "baseline": call is definition,
+            "error": error,
+            "bytes": moved,
+            "flops": subject.flops + (subject.flops_backward if both else 0),
+        }
+        del args
+        if self.benchmark.disabled:  # --benchmark-disable: the gate is what is wanted
+            self.benchmark(lambda: None)
+            return
+        prepare: Prepare = partial(_prepare_eager, subject, impl, both)
+        if impl == "compile":  # compiled code cannot be sent anywhere: measured here, on CUDA
+            prepare = partial(prepare_op, subject, call, both)
+        peak = peak_memory(prepare)
+        self._time(prepare_op(subject, call, both, ring_size(moved)), facts, peak)
+
+    def model(self, prepare: Prepare, check: Callable[[object], None], **facts: Any) -> None:
+        """Time something larger than an op. ``check`` sees what the first call returns, before the clock starts.
+
+        FLOPs are those of products and convolutions, counted during that call.
+        """
+        run = prepare()
+        with FlopCounter() as counter:
+            result = run()
+        check(result)
+        if self.benchmark.disabled:
+            self.benchmark(lambda: None)
+            return
+        facts = {"impl": "auto", "baseline": False, "flops": counter.total, **facts}
+        peak = peak_memory(prepare)
+        self._time(run, facts, peak)
+
+    def _time(self, run: Callable[[], object], facts: dict[str, Any], peak: Peak) -> None:
+        best = ceilings()
+        self.benchmark.group = f"{facts['op']} {facts['direction']} {facts['shape']}"  # what may be compared
+        timing = self._rounds(run)
+        seconds = timing.percentile_ms(50) / 1e3
+        rates = {
+            "GB_per_s": facts["bytes"] / seconds / 1e9 if "bytes" in facts else None,
+            "GFLOP_per_s": facts["flops"] / seconds / 1e9,
+        }
+        info = {
+            **facts,
+            **{f"p{q}_ms": timing.percentile_ms(q) for q in (20, 50, 80)},
+            "rounds": len(timing.seconds),
+            "calls_per_round": timing.calls,
+            **rates,
+            **{f"ceiling_{name}": value for name, value in best._asdict().items()},
+            "share_copy": None if rates["GB_per_s"] is None else rates["GB_per_s"] / best.copy_GB_per_s,
+            "share_matmul": rates["GFLOP_per_s"] / best.matmul_GFLOP_per_s,
+            "peak_mib": peak.total_mib,
+            "peak_before_mib": peak.before_mib,
+            **environment(),
+        }
+        self.benchmark.extra_info.update(info)
+        self.config.stash[ROWS].append(info)
+
+    def _rounds(self, run: Callable[[], object]) -> Timing:
+        run()
+        sync()
+        start = time.perf_counter()
+        run()
+        sync()
+        option = self.config.getoption
+        budget_s, least = float(option("benchmark_max_time")), int(option("benchmark_min_rounds"))
+        one_call_s = time.perf_counter() - start
+        rounds, calls = plan_rounds(one_call_s, budget_s, least)
+        warmup = 3 if one_call_s < LONG_CALL_S else 0  # a long call has warmed up by the two above
+        last = cycle(i == calls - 1 for i in range(calls))
+
+        def timed() -> None:
+            run()
+            if next(last):  # once per round: the device may run ahead in between
+                sync()
+
+        self.benchmark.pedantic(timed, rounds=rounds, iterations=calls, warmup_rounds=warmup)
+        return Timing(list(self.benchmark.stats.stats.data), calls)

@@ -1,0 +1,178 @@
+"""Turn pytest-benchmark's JSON into Markdown: ``python -m bench.report results.json [...]``."""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+COLUMNS = (
+    "op",
+    "shape",
+    "direction",
+    "implementation",
+    "ms p20 / p50 / p80",
+    "times faster than ref",
+    "GB/s",
+    "of copy",
+    "GFLOP/s",
+    "of matmul",
+    "peak MiB",
+    "error",
+)
+LEFT_ALIGNED = 4
+
+
+def render(rows: Sequence[Row], skipped: Mapping[str, Sequence[str]]) -> str:
+    """The whole page: where it was measured, the table, the public implementation beside it, what is missing."""
+    if not rows:
+        return "\n".join(["Nothing was timed.", *_skip_lines(skipped)])
+    lines = [*_machine_lines(rows), "", *_table(rows)]
+    beside = [row for row in rows if row.get("public_implementation_s")]
+    if beside:
+        lines += ["", *_public_table(beside)]
+    return "\n".join([*lines, *_skip_lines(skipped)])
+
+
+def speed_up(row: Row, rows: Sequence[Row]) -> float | None:
+    """How many times faster than the plain reference of the same op, shape and direction; None without one."""
+    group = [other for other in rows if all(other[key] == row[key] for key in ("op", "shape", "direction"))]
+    base = next((other for other in group if other.get("baseline")), None)
+    return None if base is None else base["p50_ms"] / row["p50_ms"]
+
+
+def _machine_lines(rows: Sequence[Row]) -> list[str]:
+    """One paragraph per machine: rows of several runs may be mixed."""
+    lines = []
+    for machine in dict.fromkeys(_machine(row) for row in rows):
+        row = next(r for r in rows if _machine(r) == machine)
+        lines.append(f"{machine}.")
+        matmul = f"float32 products {_number(row.get('ceiling_matmul_GFLOP_per_s'))} GFLOP/s"
+        if row.get("ceiling_matmul_bf16_GFLOP_per_s"):
+            matmul += f", bfloat16 products {_number(row['ceiling_matmul_bf16_GFLOP_per_s'])} GFLOP/s"
+        lines.append(f"Ceilings, same run: copy {_number(row.get('ceiling_copy_GB_per_s'))} GB/s, {matmul}.")
+    return lines
+
+
+def _machine(row: Row) -> str:
+    facts = [f"Measured on {row.get('device')}", f"{row.get('threads')} threads", f"torch {row.get('torch')}"]
+    facts.append(f"triton {row['triton']}" if row.get("triton") else "no triton")
+    if row.get("tf32"):
+        facts.append(f"TF32 {row['tf32']}")
+    return ", ".join([*facts, f"commit {row.get('commit') or 'unknown'}"])
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    return _markdown(COLUMNS, [_cells(row, rows) for row in rows], LEFT_ALIGNED)
+
+
+def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
+    times = speed_up(row, rows)
+    error = row.get("error")
+    return [
+        row["op"],
+        row["shape"],
+        row["direction"],
+        row["impl"],
+        " / ".join(_number(row[f"p{q}_ms"]) for q in (20, 50, 80)),
+        "" if times is None else f"{times:.2f}",
+        _number(row.get("GB_per_s")),
+        _percent(row.get("share_copy")),
+        _number(row.get("GFLOP_per_s")),
+        _percent(row.get("share_matmul")),
+        _peak(row),
+        "" if error is None else f"{error:.0e}",
+    ]
+
+
+def _peak(row: Row) -> str:
+    total, before = row.get("peak_mib"), row.get("peak_before_mib")
+    if total is None:
+        return ""
+    return f"{total:.0f}" if before is None else f"{total:.0f} (+{max(total - before, 0):.0f})"
+
+
+def _public_table(rows: Sequence[Row]) -> list[str]:
+    note = rows[0].get("public_implementation_note", "measured elsewhere")
+    body = [
+        [
+            f"{row['op']} {row['shape']} {row['direction']}",
+            _number(row["p50_ms"] / 1e3),
+            _number(row["public_implementation_s"]),
+            f"{row['public_implementation_s'] / (row['p50_ms'] / 1e3):.2f}",
+            _peak(row),
+        ]
+        for row in rows
+    ]
+    head = ("", "s here", "s public implementation", "ratio", "peak MiB here")
+    return [f"Beside the public implementation ({note}):", "", *_markdown(head, body, 1)]
+
+
+def _markdown(head: Sequence[str], body: Sequence[Sequence[str]], left: int) -> list[str]:
+    """A Markdown table, padded so that it also reads well in a terminal."""
+    widths = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return [line(head), line(rule), *(line(cells) for cells in body)]
+
+
+def _skip_lines(skipped: Mapping[str, Sequence[str]]) -> list[str]:
+    if not skipped:
+        return ["", "Nothing was skipped."]
+    lines = ["", "Not timed:", ""]
+    for reason, names in skipped.items():
+        counts = Counter(name.split("[")[0] for name in names)
+        lines.append(f"* {reason}: {', '.join(f'{name} ({count})' for name, count in counts.items())}")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    """Three significant digits, no exponent."""
+    if value is None:
+        return ""
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.2g}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.0f} %"
+
+
+def load(path: Path) -> tuple[list[Row], dict[str, list[str]]]:
+    """Rows and skips of one file. Raises: ValueError naming the file, what was wanted and what came."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: wanted pytest-benchmark's JSON, got: {error.strerror}") from None
+    except ValueError:
+        raise ValueError(f"{path}: wanted pytest-benchmark's JSON, got something that is no JSON") from None
+    if not isinstance(data, dict) or "benchmarks" not in data:
+        raise ValueError(f"{path}: wanted pytest-benchmark's JSON, got JSON without 'benchmarks'")
+    rows = [bench["extra_info"] for bench in data["benchmarks"]]
+    if any("p50_ms" not in row for row in rows):
+        raise ValueError(f"{path}: wanted results of `pytest bench/`, got benches without p50_ms in extra_info")
+    return rows, data.get("skipped", {})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    parser.add_argument("results", nargs="+", type=Path, help="written by pytest bench/ --benchmark-json=FILE")
+    try:
+        pages = [render(*load(path)) for path in parser.parse_args(argv).results]
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n\n".join(pages))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Pictures and figures of a generator: sizes, repeatability, and figures whose value is known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from engine.data import ProceduralScenes
+from engine.monitor import Monitor
+from engine.step import TrainState
+from engine.trainer import open_training_data
+from models.camera import Camera
+from models.generator import Generator
+from tests.picture_files import some_pngs, write_folder
+from tests.test_checkpoint import assert_state_equal
+from tests.tiny import CPU, tiny_config
+
+PAD = 2  # white pixels around every picture of a sheet
+FIGURES = {"Metric/swd", "Metric/view_difference", "Metric/view_residual", "Metric/view_overlap"}
+
+
+def monitored(folder: Path, *overrides: str) -> tuple[Monitor, Generator]:
+    """A monitor and an untrained average, at the full resolution unless ``overrides`` let it grow."""
+    cfg = tiny_config("growth.enabled=false", "monitor.grid_images=5", "monitor.turn_frames=3", *overrides)
+    data = open_training_data(cfg, print)
+    return Monitor(cfg, data, folder, CPU), TrainState.create(cfg, data.label_dim, CPU).average
+
+
+def sheet(columns: int, rows: int, edge: int) -> tuple[int, int]:
+    return columns * (edge + PAD) + PAD, rows * (edge + PAD) + PAD
+
+
+def sizes(folder: Path) -> dict[str, tuple[int, int]]:
+    return {path.name: Image.open(path).size for path in folder.iterdir()}
+
+
+def test_pictures_have_the_expected_sizes(tmp_path: Path) -> None:
+    monitor, g = monitored(tmp_path / "images")
+    paths = [monitor.reals(), *monitor.pictures(g, 12345)]
+    # 5 pictures fill 3 columns and 2 rows; four latents turn through 3 frames; depth has 8 px and is shown at 16
+    assert sizes(tmp_path / "images") == {
+        "reals.png": sheet(3, 2, 16),
+        "samples-00012345.png": sheet(3, 2, 16),
+        "turn-00012345.png": sheet(3, 4, 16),
+        "depth-00012345.png": sheet(3, 4, 16),
+    }
+    assert {path.name for path in paths} == set(sizes(tmp_path / "images"))
+
+
+def test_pictures_during_growth(tmp_path: Path) -> None:
+    monitor, g = monitored(tmp_path, "growth.enabled=true", "monitor.turn_frames=1", "monitor.grid_images=1")
+    monitor.pictures(g, 0)
+    assert sizes(tmp_path) == {
+        "samples-00000000.png": sheet(1, 1, 8),
+        "turn-00000000.png": sheet(1, 1, 8),
+        "depth-00000000.png": sheet(1, 1, 16),
+    }
+
+
+def test_real_sheet_shows_the_first_images_of_training(tmp_path: Path) -> None:
+    monitor, _ = monitored(tmp_path)
+    pixels = torch.tensor(bytearray(Image.open(monitor.reals()).tobytes()), dtype=torch.uint8).view(38, 56, 3)
+    first = monitor.data.batch(0, 0, 1, 16).images[0].permute(1, 2, 0)
+    assert torch.equal(pixels[PAD : PAD + 16, PAD : PAD + 16], first)
+
+
+def test_figures_are_finite_and_the_same_every_time(tmp_path: Path) -> None:
+    monitor, g = monitored(tmp_path)
+    before = {name: part.clone() for name, part in g.state_dict().items()}
+    random_state = torch.get_rng_state()
+    figures = monitor.figures(g)
+    assert set(figures) == FIGURES | {"Metric/depth_correlation"}
+    assert all(math.isfinite(value) for value in figures.values())
+    assert monitor.figures(g) == figures
+    assert monitored(tmp_path)[0].figures(g) == figures  # and nothing of it was remembered from the first time
+    assert_state_equal(dict(g.state_dict()), before)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_pictures_are_the_same_every_time(tmp_path: Path) -> None:
+    monitor, g = monitored(tmp_path)
+    first = [path.read_bytes() for path in monitor.pictures(g, 1)]
+    assert [path.read_bytes() for path in monitor.pictures(g, 2)] == first
+    assert len(set(first)) == 3
+
+
+def test_figures_tell_generators_apart(tmp_path: Path) -> None:
+    monitor, g = monitored(tmp_path)
+    other = TrainState.create(tiny_config("growth.enabled=false", "train.seed=5"), 0, CPU).average
+    one, two = monitor.figures(g), monitor.figures(other)
+    assert [name for name in one if one[name] == two[name]] == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "left_out"),
+    [(["monitor.swd_images=0"], "Metric/swd"), (["monitor.depth_scenes=0"], "Metric/depth_correlation")],
+)
+def test_figures_can_be_turned_off(overrides: list[str], left_out: str, tmp_path: Path) -> None:
+    monitor, g = monitored(tmp_path, *overrides)
+    assert set(monitor.figures(g)) == (FIGURES | {"Metric/depth_correlation"}) - {left_out}
+
+
+def test_photographs_have_no_true_depth(tmp_path: Path) -> None:
+    photos = write_folder(tmp_path / "photos", some_pngs(3))
+    monitor, g = monitored(tmp_path / "images", f"data.path={photos}")
+    assert set(monitor.figures(g)) == FIGURES
+
+
+@pytest.mark.parametrize(
+    "overrides", [["data.labels=true"], ["generator.background.kind=none"]], ids=["labels", "no_background"]
+)
+def test_other_kinds_of_generator(overrides: list[str], tmp_path: Path) -> None:
+    monitor, g = monitored(tmp_path, *overrides)
+    monitor.pictures(g, 0)
+    assert all(math.isfinite(value) for value in monitor.figures(g).values())
+
+
+def test_more_scenes_wanted_than_there_are(tmp_path: Path) -> None:
+    monitor, g = monitored(tmp_path, "data.scenes=3", "monitor.depth_scenes=8")
+    assert -1 <= monitor.figures(g)["Metric/depth_correlation"] <= 1
+
+
+def test_size_of_the_batches_does_not_matter(tmp_path: Path) -> None:
+    (one, g), (many, _) = monitored(tmp_path, "monitor.batch=1"), monitored(tmp_path, "monitor.batch=7")
+    torch.testing.assert_close(one.turning(g).image, many.turning(g).image, rtol=1e-4, atol=1e-4)
+
+
+def test_turning_changes_the_camera_alone(tmp_path: Path) -> None:
+    """Without a range to turn through, a latent's frames are one picture; two latents' are not."""
+    monitor, g = monitored(tmp_path, "camera.yaw=[0.2, 0.2]", "monitor.batch=3")
+    images = monitor.turning(g).image.unflatten(0, (4, 3))
+    torch.testing.assert_close(images[:, 1:], images[:, :1].expand(-1, 2, -1, -1, -1), rtol=1e-4, atol=1e-4)
+    assert (images[0, 0] - images[1, 0]).abs().max() > 0.01
+    turned, g = monitored(tmp_path)
+    images = turned.turning(g).image.unflatten(0, (4, 3))
+    assert (images[:, 0] - images[:, 2]).abs().amax(dim=(1, 2, 3)).min() > 0.01
+
+
+def test_views_from_one_place_agree(tmp_path: Path) -> None:
+    monitor, g = monitored(tmp_path, "camera.yaw=[0.2, 0.2]")
+    figures = monitor.figures(g)
+    assert figures["Metric/view_difference"] == pytest.approx(0, abs=1e-5)
+    assert figures["Metric/view_residual"] == pytest.approx(0, abs=1e-3)
+    assert figures["Metric/view_overlap"] > 0.95
+
+
+def replace_rendering(monitor: Monitor, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> None:
+    """Let ``_render`` give ``parts``, each a function of (purpose, count, camera)."""
+
+    def render(g: Generator, purpose: str, count: int, camera: Camera, *, repeat: int = 1) -> SimpleNamespace:
+        return SimpleNamespace(**{name: make(purpose, count, camera) for name, make in parts.items()})
+
+    monkeypatch.setattr(monitor, "_render", render)
+
+
+@pytest.mark.parametrize(("gain", "want"), [(1.0, 1.0), (0.2, 1.0), (-1.0, -1.0)])
+def test_true_depth_correlates_with_itself(
+    gain: float, want: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor, g = monitored(tmp_path, "monitor.depth_scenes=6")
+    scenes = monitor.truth
+    assert isinstance(scenes, ProceduralScenes)
+
+    def depth(purpose: str, count: int, camera: Camera) -> Tensor:
+        assert (purpose, count) == ("depth", 6)
+        true = torch.stack([torch.tensor(scenes.view(k, 8, camera[k]).depth) for k in range(count)])
+        return 2 + gain * true.clamp(max=monitor.cfg.generator.field.far)
+
+    replace_rendering(monitor, monkeypatch, depth=depth)
+    assert monitor._depth_correlation(g, scenes) == pytest.approx(want, abs=1e-5)
+
+
+def test_distance_of_the_data_from_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor, g = monitored(tmp_path, "monitor.swd_images=16")
+    reals = monitor.data.batch(monitor.cfg.train.seed, 0, 16, 16).images / 127.5 - 1
+    replace_rendering(monitor, monkeypatch, image=lambda *_: reals)
+    assert monitor._sliced_wasserstein(g) == pytest.approx(0, abs=1e-2)
+    replace_rendering(monitor, monkeypatch, image=lambda *_: reals.roll(5, dims=2).flip(1))
+    assert monitor._sliced_wasserstein(g) > 10
+
+
+def test_growth_gets_a_distance_of_its_own(tmp_path: Path) -> None:
+    """At each resolution the data are compared at that resolution."""
+    monitor, g = monitored(tmp_path, "growth.enabled=true")
+    monitor.figures(g)
+    g.synthesis.alpha.fill_(1.0)
+    monitor.figures(g)
+    assert list(monitor._swd) == [8, 16]
