@@ -15,7 +15,8 @@ CASES = {"256 ch, 128 px": (256, 128), "64 ch, 512 px": (64, 512)}
 
 
 def activate(args: Args, *, impl: Any) -> tuple[Tensor, ...]:
-    return (bias_act(*args, act="lrelu", clamp=256.0, impl=impl),)
+    x, bias = args
+    return (bias_act(x, bias, act="lrelu", clamp=256.0, impl=impl),)
 
 
 def subject(shape: str) -> Subject:

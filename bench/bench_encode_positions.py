@@ -16,7 +16,8 @@ CASES = {"FFHQ 32x32 rays x 28 samples": POINTS}
 
 
 def encode(args: Args, *, impl: Any) -> tuple[Tensor, ...]:
-    return (encode_positions(*args, num_freqs=shapes.OCTAVES, impl=impl),)
+    (points,) = args
+    return (encode_positions(points, shapes.OCTAVES, impl=impl),)
 
 
 def subject(shape: str) -> Subject:

@@ -21,7 +21,9 @@ PUBLIC_S = {
     "fp16": {256: 0.56, 512: 1.03, 1024: 1.91},
     "fp32": {256: 0.57, 512: 1.25, 1024: 2.67},
 }
-PUBLIC_NOTE = "its figures were measured elsewhere: a 2-core CPU, 2 threads, medians; they compare with such a machine only"
+PUBLIC_NOTE = (
+    "its figures were measured elsewhere: a 2-core CPU, 2 threads, medians; they compare with such a machine only"
+)
 HALF_TOLERANCE = 1e-2  # mean |fp16 - fp32| over the image's standard deviation
 
 

@@ -42,11 +42,11 @@ SMALL_FFHQ = (
 )
 CASES = {
     "quickstart 64 px, batch 8": Case("quickstart"),
-    "FFHQ 64 px, batch 4": Case(
-        "ffhq256", SMALL_FFHQ, {"G main": 12.4, "path length": 3.8, "D main": 2.9, "R1": 2.0}
-    ),
+    "FFHQ 64 px, batch 4": Case("ffhq256", SMALL_FFHQ, {"G main": 12.4, "path length": 3.8, "D main": 2.9, "R1": 2.0}),
 }
-PUBLIC_NOTE = "its figures were measured elsewhere: a 2-core CPU, 2 threads, +-30 %; they compare with such a machine only"
+PUBLIC_NOTE = (
+    "its figures were measured elsewhere: a 2-core CPU, 2 threads, +-30 %; they compare with such a machine only"
+)
 SLOW = {"FFHQ 64 px, batch 4"}
 STEPS = [
     pytest.param(shape, phase, marks=[pytest.mark.slow] if shape in SLOW else [])
@@ -81,5 +81,7 @@ def check(result: object) -> None:
 @pytest.mark.parametrize(("shape", "phase"), STEPS)
 def test_train_step(measure: Measure, shape: str, phase: str) -> None:
     public = CASES[shape].public_s
-    facts = {} if public is None else {"public_implementation_s": public[phase], "public_implementation_note": PUBLIC_NOTE}
+    facts = (
+        {} if public is None else {"public_implementation_s": public[phase], "public_implementation_note": PUBLIC_NOTE}
+    )
     measure.model(partial(prepare, shape, phase), check, op="train step", direction=phase, shape=shape, **facts)

@@ -24,8 +24,9 @@ CASES: dict[str, tuple[Kind, int, int]] = {
 def resample(args: Args, *, impl: Any, kind: Kind) -> tuple[Tensor, ...]:
     (x,) = args
     f = setup_filter([1, 3, 3, 1], device=x.device)
-    op = {"blur": filter2d, "up 2": upsample2d, "down 2": downsample2d}[kind]
-    return (op(x, f, impl=impl),)
+    if kind == "blur":
+        return (filter2d(x, f, impl=impl),)
+    return (upsample2d(x, f, impl=impl) if kind == "up 2" else downsample2d(x, f, impl=impl),)
 
 
 def subject(shape: str) -> Subject:

@@ -21,6 +21,7 @@ CASES = {  # channels, edge before enlarging
     "64 ch -> 512 px": (64, 256),
     "32 ch -> 1024 px": (32, 512),
 }
+CHECKED_EDGE = 128  # on a CPU: the gate's float64 takes minutes at the largest stages, and tells no more there
 ON_CPU = {"256 ch -> 128 px", "64 ch -> 512 px", "32 ch -> 1024 px"}
 SLOW = {("32 ch -> 1024 px", "fwd+bwd")}
 STAGES = [
@@ -39,6 +40,7 @@ def enlarge(args: Args, *, impl: Any, form: Form) -> tuple[Tensor, ...]:
 def subject(shape: str, form: Form) -> Subject:
     channels, edge = CASES[shape]
     narrow, small, large = channels // 4, edge**2, 4 * edge**2
+    checked = min(edge, CHECKED_EDGE) if DEVICE.type == "cpu" else edge
     # Counted for the cheapest form known (commuted), whatever runs, so that GFLOP/s compare as speeds do:
     matmuls = narrow * 2 * channels * small + channels * narrow * large  # both adapter layers
     blurs = 16 * narrow * large + 6.25 * channels * large  # 4x4 taps on C/4; 2 or 3 taps per axis (2.5^2) on C
@@ -52,6 +54,7 @@ def subject(shape: str, form: Form) -> Subject:
         flops_backward=2 * (2 * matmuls + blurs),  # two gradients per product, one per filter
         form=form,
         plain=None if form == "plain" else partial(enlarge, form="plain"),
+        check_make=partial(shapes.enlarged, channels=channels, edge=checked),
     )
 
 

@@ -40,8 +40,9 @@ def skips(config: pytest.Config) -> dict[str, list[str]]:
         reason = str(report.longrepr[2]).removeprefix("Skipped: ") if report.longrepr else "skipped"
         found.setdefault(reason, []).append(report.nodeid.split("::")[-1].removeprefix("test_"))
     if config.stash[UNSELECTED]:
-        chosen = config.getoption("markexpr") or config.getoption("keyword") or "the selection"
-        found[f"left out by -m/-k {chosen!r}"] = config.stash[UNSELECTED]
+        options = {"-m": config.getoption("markexpr"), "-k": config.getoption("keyword")}
+        chosen = " ".join(f"{flag} {value!r}" for flag, value in options.items() if value)
+        found[f"not selected by {chosen or 'the command line'}"] = config.stash[UNSELECTED]
     return found
 
 

@@ -1,9 +1,9 @@
 """How a bench runs: skip with a reason, check, measure memory, time, and note down everything beside the figure.
 
-A bench file describes an op as a :class:`Subject` and hands it to the ``measure`` fixture, which does the rest. Times are
-per call, device work finished (sync inside), inputs built outside. Calls shorter than 100 us are timed many at a time. On
-CUDA several sets of inputs, together larger than the L2 cache, take turns, so that no call finds its inputs in it; on a
-CPU one set is used, and what fits its caches stays there.
+A bench file describes an op as a :class:`Subject` and hands it to the ``measure`` fixture, which does the rest. Times
+are per call, device work finished (sync inside), inputs built outside. Calls shorter than 100 us are timed many at a
+time. On CUDA several sets of inputs, together larger than the L2 cache, take turns, so that no call finds its inputs in
+it; on a CPU one set is used, and what fits its caches stays there.
 """
 
 import math
@@ -57,6 +57,7 @@ class Subject:
         flops, flops_backward: floating-point operations of a forward call and of the backward alone.
         form: name of this form of the formula, where there are several.
         plain: the form that defines the result; None if ``run`` is it.
+        check_make: smaller inputs for the gate, where float64 at full size would take longer than the timing.
     """
 
     op: str
@@ -68,6 +69,7 @@ class Subject:
     flops_backward: float = 0.0
     form: str = ""
     plain: Run | None = None
+    check_make: Make | None = None
 
 
 @dataclass(frozen=True)
@@ -135,10 +137,11 @@ def ring_size(bytes_moved: int) -> int:
 
 
 def plan_rounds(one_call_s: float, budget_s: float, min_rounds: int) -> tuple[int, int]:
-    """(rounds, calls per round) that fill the budget, within limits."""
-    calls = max(math.ceil(SHORTEST_ROUND_S / max(one_call_s, 1e-9)), 1)
-    rounds = int(budget_s / (one_call_s * calls)) if one_call_s > 0 else MAX_ROUNDS
-    return min(max(rounds, min_rounds), max(MAX_ROUNDS, min_rounds)), calls
+    """(rounds, calls per round) that fill the budget, but at least ``min_rounds``; 3 where one call fills it."""
+    one_call_s = max(one_call_s, 1e-9)
+    calls = max(math.ceil(SHORTEST_ROUND_S / one_call_s), 1)
+    least = min(min_rounds, 3) if one_call_s > budget_s else min_rounds
+    return max(min(int(budget_s / (one_call_s * calls)), MAX_ROUNDS), least), calls
 
 
 class Measure:
@@ -159,8 +162,9 @@ class Measure:
         if impl == "compile":
             torch.compiler.reset()
             call = torch.compile(call, dynamic=False)
+        checked = (subject.check_make or subject.make)(DEVICE, 0)
+        error = gate.check(call, definition, checked, both=both, exact_form=impl == "ref")
         args = subject.make(DEVICE, 0)
-        error = gate.check(call, definition, args, both=both, exact_form=impl == "ref")
         moved = minimal_bytes(args, gate.forward(call, args), both)
         facts = {
             "op": subject.op,
@@ -172,7 +176,7 @@ class Measure:
             "bytes": moved,
             "flops": subject.flops + (subject.flops_backward if both else 0),
         }
-        del args
+        del args, checked  # or they would count in the peak
         if self.benchmark.disabled:  # --benchmark-disable: the gate is what is wanted
             self.benchmark(lambda: None)
             return
@@ -187,16 +191,15 @@ class Measure:
 
         FLOPs are those of products and convolutions, counted during that call.
         """
+        peak = None if self.benchmark.disabled else peak_memory(prepare)  # first: two models would share the figure
         run = prepare()
         with FlopCounter() as counter:
             result = run()
         check(result)
-        if self.benchmark.disabled:
+        if peak is None:
             self.benchmark(lambda: None)
             return
-        facts = {"impl": "auto", "baseline": False, "flops": counter.total, **facts}
-        peak = peak_memory(prepare)
-        self._time(run, facts, peak)
+        self._time(run, {"impl": "auto", "baseline": False, "flops": counter.total, **facts}, peak)
 
     def _time(self, run: Callable[[], object], facts: dict[str, Any], peak: Peak) -> None:
         best = ceilings()
@@ -224,16 +227,15 @@ class Measure:
         self.config.stash[ROWS].append(info)
 
     def _rounds(self, run: Callable[[], object]) -> Timing:
-        run()
-        sync()
         start = time.perf_counter()
         run()
         sync()
-        option = self.config.getoption
-        budget_s, least = float(option("benchmark_max_time")), int(option("benchmark_min_rounds"))
         one_call_s = time.perf_counter() - start
-        rounds, calls = plan_rounds(one_call_s, budget_s, least)
-        warmup = 3 if one_call_s < LONG_CALL_S else 0  # a long call has warmed up by the two above
+        option = self.config.getoption
+        rounds, calls = plan_rounds(
+            one_call_s, float(option("benchmark_max_time")), int(option("benchmark_min_rounds"))
+        )
+        warmup = 3 if one_call_s < LONG_CALL_S else 0  # a long call has warmed up by the one above and by the check
         last = cycle(i == calls - 1 for i in range(calls))
 
         def timed() -> None:

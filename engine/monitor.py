@@ -92,9 +92,7 @@ class Monitor:
         for i in range(2):
             camera = Camera(sweep.cam2world[i].repeat(count, 1, 1), sweep.tan_half_fov[i].repeat(count, 1))
             out = self._render(g, "views", count, camera)
-            size = out.image.shape[-2:]
-            depth = torch.nn.functional.interpolate(out.depth[:, None], size=size, mode="bilinear")[:, 0]
-            views.append((out.image.clamp(-1, 1), depth, camera))
+            views.append((out.image.clamp(-1, 1), self._surface(out), camera))
         field = self.cfg.generator.field
         result = reproject(*views[0], *views[1], occlusion_tolerance=(field.far - field.near) / 10)
         return {
@@ -102,6 +100,13 @@ class Monitor:
             "Metric/view_residual": result.residual,
             "Metric/view_overlap": result.valid.float().mean().item(),
         }
+
+    def _surface(self, out: Rendered) -> Tensor:
+        """Depth of what is solid at the image's resolution [B, R, R]; infinite where one mostly sees through."""
+        far, size = self.cfg.generator.field.far, out.image.shape[-2:]
+        maps = torch.stack([out.depth - (1 - out.opacity) * far, out.opacity], dim=1)
+        weighted, opacity = torch.nn.functional.interpolate(maps, size=size, mode="bilinear").unbind(1)
+        return torch.where(opacity > 0.5, weighted / opacity, torch.inf)
 
     def _depth_correlation(self, g: Generator, scenes: ProceduralScenes) -> float:
         count = self.cfg.monitor.depth_scenes

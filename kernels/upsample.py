@@ -51,19 +51,21 @@ def upsample_features(
     """Double height and width of x.
 
     Args:
-        x:       [N, C, H, W] float64|float32|float16|bfloat16; channels_last stays channels_last.
+        x:       [N, C, H, W] float64|float32|float16|bfloat16.
         mode:    one of nn_cat, pixelshuffle, bilinear, bilinear_ada, bicubic, nearest.
         adapter: weights of nn_cat, pixelshuffle and bilinear_ada; cast to the dtype of x.
         filter:  taps of the blur, [kh, kw] or [k] as ``upfirdn2d`` takes them; None = no blur. Ignored by the
                  bilinear and bicubic modes.
         form:    "plain" is the definition above, "commuted" the cheaper order of the same operations.
-    Returns: [N, C, 2H, 2W], dtype of x.
+    Returns: [N, C, 2H, 2W], dtype of x; channels_last where x is, and in the commuted form with an adapter.
     Differentiable: any order in x and the adapter ("ref").
     Raises: ValueError on mode, form, shapes, a missing or an unwanted adapter; TypeError on dtype.
     Source: StyleNeRF (arXiv 2110.08985), eq. 6 and appendix.
     """
     C = check_shapes(x=(x, "N C H W"))["C"]
     check_dtypes(FLOATS, x=x)
+    if 0 in x.shape[1:]:
+        raise ValueError(f"x must have at least one pixel, got {list(x.shape)}")
     check_choice("mode", mode, UPSAMPLE_MODES)
     check_choice("form", form, UPSAMPLE_FORMS)
     _check_adapter(mode, adapter, C)

@@ -50,7 +50,9 @@ def test_a_bin_of_next_to_no_probability_is_not_interpolated() -> None:
     pdf = (weights + 1e-5) / (weights + 1e-5).sum()  # the middle bin's is 5e-6, below 1e-5
     u = pdf[0] + pdf[1] / 2
     got = importance_sample(double(0, 1, 2, 3), weights, u[None])
-    assert got.item() == pytest.approx(1 + pdf[1].item() / 2, abs=1e-12)  # the step counts as 1, so hardly past the edge
+    assert got.item() == pytest.approx(
+        1 + pdf[1].item() / 2, abs=1e-12
+    )  # the step counts as 1, so hardly past the edge
 
 
 @pytest.mark.parametrize("case", ["det", "random"])

@@ -87,10 +87,18 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[], Tensor]]] = {
     "rank of x": (ValueError, r"x must be \[B, N, D\] or \[N, D\], got \[3\]", lambda: mlp(X[0, 0], [W], [B])),
     "gain": (ValueError, "gain must be positive, got 0", lambda: modulated_mlp(X, [W], [B], gain=0.0)),
     "biases": (ValueError, r"biases must have one entry per layer \(2\), got 1", lambda: mlp(X, [W, W], [B])),
-    "width": (ValueError, r"weights\[1\] must be \[O, 4\] or \[2, O, 4\], got \[4, 3\]", lambda: mlp(X, [W, W], [B, B])),
+    "width": (
+        ValueError,
+        r"weights\[1\] must be \[O, 4\] or \[2, O, 4\], got \[4, 3\]",
+        lambda: mlp(X, [W, W], [B, B]),
+    ),
     "images": (ValueError, r"weights\[0\] must be .* got \[3, 4, 3\]", lambda: mlp(X, [W.expand(3, 4, 3)], [B])),
     "bias": (ValueError, r"biases\[0\] must be \[4\] or \[2, 4\], got \[3\]", lambda: mlp(X, [W], [B[:3]])),
-    "dtype": (TypeError, r"weights\[0\] must be one of .*float32.* got torch.float64", lambda: mlp(X, [W.double()], [B])),
+    "dtype": (
+        TypeError,
+        r"weights\[0\] must be one of .*float32.* got torch.float64",
+        lambda: mlp(X, [W.double()], [B]),
+    ),
     "integers": (TypeError, "x must be one of .* got torch.int64", lambda: mlp(X.long(), [W], [B])),
 }
 

@@ -169,12 +169,12 @@ def test_channels_last_stays_and_nothing_is_overwritten(B: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, (x, weight, styles)))
 
 
-@pytest.mark.parametrize("B", [0, 1])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("B", [0, 1, 2])
 @pytest.mark.parametrize("k, up", [(1, 1), (3, 2)])
-def test_empty_batch(B: int, k: int, up: int) -> None:
-    y = modulated_conv(
-        torch.zeros(0, 2, 4, 5), torch.ones(3, 2, k, k), torch.ones(B, 2), up=up, padding=k // 2, filter=F1331
-    )
+def test_empty_batch(k: int, up: int, B: int, form: Form) -> None:
+    x, weight, styles = torch.zeros(0, 2, 4, 5), torch.ones(3, 2, k, k), torch.ones(B, 2)
+    y = modulated_conv(x, weight, styles, up=up, padding=k // 2, filter=F1331, form=form)
     assert y.shape == (0, 3, 4 * up, 5 * up)
 
 

@@ -287,19 +287,6 @@ def test_overrides_take_effect_on_resume(copy: Path) -> None:
     assert "Loss/r1" not in read_stats(copy / "stats.jsonl")[-1]
 
 
-def test_full_disk_for_the_configuration(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = digests(copy)
-    monkeypatch.setattr(
-        Path, "write_text", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
-    assert train_here("--resume", copy) == 2
-    wanted = f"error: {copy}/config.json: cannot write the configuration: No space left on device\n"
-    assert capsys.readouterr().err == wanted
-    assert digests(copy) == before
-
-
 @pytest.mark.parametrize(("batch", "images", "wanted"), [(4, 14, 16), (4, 1, 4), (8, 16, 16)])
 def test_length_is_rounded_up_to_whole_steps(batch: int, images: int, wanted: int, tmp_path: Path) -> None:
     run = fresh(tmp_path / "run", *total(images), "--set", f"train.batch={batch}", "--set", "monitor.swd_images=0")

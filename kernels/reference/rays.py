@@ -101,7 +101,7 @@ def render_points_ref(
 ) -> RayFeatures:
     B, R, S, D = points.shape
     hidden, density = evaluate_field_ref(points.reshape(B, R * S, D), field)
-    hidden, density = hidden.view(B, R, S, -1), density.view(B, R, S)
+    hidden, density = hidden.view(B, R, S, hidden.shape[-1]), density.view(B, R, S)
     if noise is not None:
         density = density + noise
     weights, trans = volume_weights_ref(density, depths, None, opaque_end)
@@ -126,7 +126,7 @@ def render_rays_ref(
         points = origins[:, :, None] + t[..., None] * directions[:, :, None]
         hidden, density = evaluate_field_ref(points.flatten(1, 2), field)
         density = density.view_as(t)
-        return hidden.view(*t.shape, -1), density if noise is None else density + noise
+        return hidden.view(*t.shape, hidden.shape[-1]), density if noise is None else density + noise
 
     def integrate(density: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return volume_weights_ref(density, t, norm, span.far_end == "opaque")
