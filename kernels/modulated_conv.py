@@ -44,6 +44,7 @@ def modulated_conv(
     *,
     demodulate: bool = True,
     input_gain: Tensor | float | None = None,
+    bias: Tensor | None = None,
     noise: Tensor | None = None,
     up: int = 1,
     padding: Ints = 0,
@@ -63,12 +64,13 @@ def modulated_conv(
                      demodulation cancels, so that nothing overflows.
         input_gain:  one number, or a tensor of one, that x is multiplied with; demodulation does not see it, and it
                      costs no pass over x.
+        bias:        [O], added to the result; on a CPU free of cost for 1x1 kernels and one style row.
         noise:       broadcastable to the output, added to it; None = none.
         up, padding, filter, flip_weight: as in ``conv2d_resample``.
         form:        "weights" (1x1 without up: a matrix product per image), "activations", or "auto": weights where one
                      style serves all or the kernel is 1x1, else activations.
     Returns: [N, O, H*up + y0 + y1 - kh + 1, likewise in x], dtype of x.
-    Differentiable: any order in x, weight, styles, input_gain and noise ("ref").
+    Differentiable: any order in x, weight, styles, input_gain, bias and noise ("ref").
     Raises: ValueError on shapes, factors and form; TypeError on dtype.
     Source: StyleGAN2 (arXiv 1912.04958), eq. 1 to 3.
     """
@@ -84,6 +86,8 @@ def modulated_conv(
     shape = [N, weight.shape[0], *output_size(x, weight, up, 1, pads)]
     if noise is not None and not _fits(noise, shape):
         raise ValueError(f"noise must broadcast to the output {shape}, got {list(noise.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must be [O] with O={weight.shape[0]}, got {list(bias.shape)}")
     if isinstance(input_gain, Tensor) and input_gain.numel() != 1:
         raise ValueError(f"input_gain must be one number, got {list(input_gain.shape)}")
     resolve("modulated_conv", impl, x)
@@ -94,7 +98,7 @@ def modulated_conv(
     taps = x.new_ones(1, 1) if filter is None else filter
     pads = centre_filters(filter, up, 1, pads)
     gain = input_gain.reshape(()) if isinstance(input_gain, Tensor) else input_gain
-    return modulated_conv_ref(x, weight, styles, demodulate, gain, noise, up, pads, taps, flip_weight, form, EPS)
+    return modulated_conv_ref(x, weight, styles, demodulate, gain, bias, noise, up, pads, taps, flip_weight, form, EPS)
 
 
 def _fits(t: Tensor, shape: list[int]) -> bool:

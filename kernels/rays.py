@@ -106,9 +106,9 @@ def render_rays(
 ) -> RayFeatures:
     """Sample a field along rays and aggregate its hidden features.
 
-    Points are o + t d with t from ``fractions`` by ``span``. With ``draws.fine_u`` the pass is hierarchical: the coarse
-    weights become a distribution over the mid-points, fine positions are drawn from it, both sets are merged in depth
-    order and weighted anew; all samples take part in the sum.
+    Points are o + t d with t from ``fractions`` by ``span``, contracted if it says so. With ``draws.fine_u`` the pass
+    is hierarchical: the coarse weights become a distribution over the mid-points, fine positions are drawn from it,
+    both sets are merged in depth order and weighted anew; all samples take part in the sum.
 
     Args:
         origins, directions: [B, R, 3] float32|float64; directions need not be normalised, intervals count |d|.
@@ -136,6 +136,8 @@ def render_rays(
         raise ValueError(f"fractions must have S >= 3 for a hierarchical pass, got S={fractions.shape[-1]}")
     if not 0 < span.near < span.far:
         raise ValueError(f"span must have 0 < near < far, got near={span.near}, far={span.far}")
+    if not span.density_scale > 0:
+        raise ValueError(f"span.density_scale must be positive, got {span.density_scale}")
     check_choice("span.warp", span.warp, ("linear", "inverse", "log"))
     check_choice("span.far_end", span.far_end, ("open", "opaque"))
     _check_emit(emit, origins.shape[1])

@@ -60,7 +60,7 @@ def upsample_features(
     Returns: [N, C, 2H, 2W], dtype of x; channels_last where x is, and in the commuted form with an adapter.
     Differentiable: any order in x and the adapter ("ref").
     Raises: ValueError on mode, form, shapes, a missing or an unwanted adapter; TypeError on dtype.
-    Source: StyleNeRF (arXiv 2110.08985), eq. 6 and appendix.
+    Source: StyleNeRF (arXiv 2110.08985), section 3.3; nn_cat is what its released weights expect.
     """
     C = check_shapes(x=(x, "N C H W"))["C"]
     check_dtypes(FLOATS, x=x)

@@ -79,11 +79,11 @@ def look_at(position: Tensor) -> Tensor:
 
 
 def rotation_from_6d(six: Tensor) -> Tensor:
-    """Rotations [..., 3, 3] from two free 3-vectors [..., 6] by Gram-Schmidt; they become the first two columns."""
+    """Rotations [..., 3, 3] from two free 3-vectors [..., 6] by Gram-Schmidt; they become the first two rows."""
     first = torch.nn.functional.normalize(six[..., :3], dim=-1)
     second = six[..., 3:6] - (first * six[..., 3:6]).sum(-1, keepdim=True) * first
     second = torch.nn.functional.normalize(second, dim=-1)
-    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
+    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-2)
 
 
 def orbit_position(pitch_rad: Tensor, yaw_rad: Tensor, radius: Tensor) -> Tensor:

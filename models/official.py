@@ -189,7 +189,8 @@ def _skips(state: Mapping[str, Tensor] | None) -> tuple[int, ...]:
 def _field_config(
     camera: dict[str, Any], renderer: dict[str, Any], fg: dict[str, Any], skips: tuple[int, ...]
 ) -> FieldConfig:
-    warps = {None: "linear", "InverseWarp": "inverse", "LogWarp": "log"}
+    # the public LogWarp also bends space about a point that its arguments do not name
+    warps = {None: "linear", "InverseWarp": "inverse"}
     transform = camera.pop("depth_transform", None)
     if transform not in warps:
         raise ValueError(f"camera_kwargs.depth_transform: wanted one of {list(warps)}, got {transform!r}")
@@ -205,6 +206,7 @@ def _field_config(
         near=near,
         far=far,
         warp=warps[transform],  # type: ignore[arg-type]
+        contract=transform == "InverseWarp",
         align_corners=camera.pop("ray_align_corner", True),
     )
 

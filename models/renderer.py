@@ -134,7 +134,7 @@ class VolumeRenderer(nn.Module):
         emit: int,
     ) -> RayFeatures:
         cfg = self.cfg.field
-        span = RaySpan(cfg.near, cfg.far, cfg.warp, end, cfg.density_scale)
+        span = RaySpan(cfg.near, cfg.far, cfg.warp, end, cfg.density_scale, cfg.contract)
         count = samples or cfg.samples
         line = torch.linspace(0, 1, count, device=ws.device).expand(*origins.shape[:2], count)
         fractions = line if draws.coarse_jitter is None else stratify(line, draws.coarse_jitter)

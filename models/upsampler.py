@@ -69,7 +69,8 @@ class SynthesisLayer(nn.Module):
         if self.decay is not None:
             x = x * self._follow_magnitude(x).rsqrt().to(x.dtype)
         noise = self._noise(x, options)
-        learned = self.up and options.enlarge and self.mode == "default"
+        enlarge = self.up and options.enlarge
+        learned = enlarge and self.mode == "default"
         y = modulated_conv(
             x,
             self.weight,
@@ -78,9 +79,10 @@ class SynthesisLayer(nn.Module):
             up=2 if learned else 1,
             padding=self.padding,
             filter=self.blur if learned else None,
-            flip_weight=not learned,
+            # the public weights of an enlarging 3x3 layer are laid out for a true convolution, in every mode
+            flip_weight=not enlarge,
         )
-        if self.up and options.enlarge and not learned:
+        if enlarge and not learned:
             adapter = None
             if self.adapter is not None:
                 first, second = cast(list[AdapterLayer], list(self.adapter))

@@ -1,5 +1,6 @@
 """Inputs that tests and benches share: fields, rays, images and whole networks of small named sizes, from a seed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -159,18 +160,19 @@ def tiny_discriminator_config(**changes: Any) -> DiscriminatorConfig:
     return replace(base, **changes)
 
 
-def seeded(module: Network, seed: int = 0) -> Network:
-    """Give every parameter random values around its own, and every running average a value other than 1 or 0."""
-    g = source(seed)
-    with torch.no_grad():
+def seeded(make: Callable[[], Network], seed: int = 0) -> Network:
+    """Make a network that is the same every time, no parameter and no running average at its initial constant."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        module = make()
         for p in module.parameters():
-            spread = p.std() if p.numel() > 1 and p.std() > 0 else torch.tensor(1.0)
-            p.add_(0.3 * spread * torch.randn(p.shape, generator=g))
+            spread = p.std() if p.numel() > 1 and p.std() > 0 else torch.ones(())
+            p.add_(0.3 * spread * torch.randn(p.shape))
         for name, b in module.named_buffers():
             if name.endswith("magnitude"):
-                b.fill_(0.5 + torch.rand((), generator=g))
+                b.fill_(0.5 + torch.rand(()))
             elif name.endswith("w_avg"):
-                b.copy_(torch.randn(b.shape, generator=g))
+                b.copy_(torch.randn(b.shape))
     return module
 
 

@@ -64,8 +64,9 @@ def test_by_hand() -> None:
     x = torch.tensor([10.0, 20.0]).reshape(1, 2, 1, 1)
     weight, styles = torch.tensor([3.0, 2.0]).reshape(1, 2, 1, 1), torch.tensor([[1.0, 2.0]])
     assert_relative("demodulated", modulated_conv(x, weight, styles), torch.full((1, 1, 1, 1), 22.0), tol=1e-6)
-    plain = modulated_conv(x, weight, styles, demodulate=False, input_gain=0.5, noise=torch.tensor(1.0))
-    assert plain.item() == 56.0  # (30 + 80) / 2 + 1
+    both: dict[str, Any] = {"noise": torch.tensor(1.0), "bias": torch.tensor([2.0])}
+    plain = modulated_conv(x, weight, styles, demodulate=False, input_gain=0.5, **both)
+    assert plain.item() == 58.0  # (30 + 80) / 2 + 1 + 2
 
 
 def test_modulate_weights_by_hand() -> None:
@@ -100,8 +101,9 @@ def test_matches_definition(data: st.DataObject) -> None:
     w = modulate_weights(weight, styles, demodulate=demodulate)
     images = [conv2d_resample(x[n : n + 1], w[n // repeat], f, **options) for n in range(B * repeat)]
     noise = random(B * repeat, 1, *images[0].shape[2:], seed=3)
-    want = 0.7 * torch.cat(images) + noise
-    options |= {"demodulate": demodulate, "noise": noise, "input_gain": 0.7, "filter": f}
+    bias = random(3, seed=4)
+    want = 0.7 * torch.cat(images) + noise + bias[:, None, None]
+    options |= {"demodulate": demodulate, "noise": noise, "bias": bias, "input_gain": 0.7, "filter": f}
     for form in FORMS:
         got = modulated_conv(x.contiguous(memory_format=layout), weight, styles, form=form, **options)
         assert_relative(form, got, want, tol=1e-12)
@@ -122,14 +124,15 @@ def test_style_rows_repeat_blockwise() -> None:
 @pytest.mark.parametrize("B", [1, 2])
 def test_gradients(form: Form, k: int, up: int, B: int) -> None:
     args = [random(2, 2, 3, 2), random(2, 2, k, k, seed=1), random(B, 2, seed=2), random(2, 1, 1, 1, seed=3)]
-    args = [a.requires_grad_() for a in [*args, torch.tensor(0.7, dtype=torch.float64)]]
+    args = [a.requires_grad_() for a in [*args, random(2, seed=4), torch.tensor(0.7, dtype=torch.float64)]]
 
-    def op(x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor, gain: Tensor) -> Tensor:
+    def op(x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor, bias: Tensor, gain: Tensor) -> Tensor:
         return modulated_conv(
             x,
             weight,
             styles,
             noise=noise,
+            bias=bias,
             input_gain=gain,
             up=up,
             padding=k // 2,
@@ -199,6 +202,7 @@ BAD: dict[str, tuple[dict, type[Exception], str]] = {
         ValueError,
         r"noise must broadcast to the output \[4, 3, 3, 3\], got",
     ),
+    "bias": ({"bias": torch.ones(2)}, ValueError, r"bias must be \[O\] with O=3, got \[2\]"),
     "gain": ({"input_gain": torch.ones(2)}, ValueError, r"input_gain must be one number, got \[2\]"),
     "kernel": ({"padding": -2}, ValueError, "padding must leave at least one pixel"),
     "filter": ({"filter": torch.ones(1, 1, 1)}, ValueError, r"f must be \[k\] or \[kh, kw\]"),

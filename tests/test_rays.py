@@ -22,6 +22,7 @@ from kernels.rays import (
     render_points,
     render_rays,
 )
+from kernels.reference.rays import contract_ref
 from kernels.volume import composite, volume_weights
 from tests.inputs import (
     FIELD_CASES,
@@ -70,6 +71,9 @@ def rays_by_ops(
 
     def evaluate(fractions: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         points = origins[:, :, None] + depth_from_fraction(fractions, span)[..., None] * directions[:, :, None]
+        if span.contract:
+            far = points.norm(dim=-1, keepdim=True)
+            points = torch.where(far > 1, points / far * (2 - 1 / far), points)
         hidden, density = field_by_ops(points, field)
         return hidden, density if noise is None else density + noise
 
@@ -124,6 +128,15 @@ def test_fog_hand_computed(warp: Any, fine: int, scale: float) -> None:
     assert out.weights.shape == (1, 1, 4 + fine) and (out.depths.diff(dim=-1) > 0).all()
 
 
+def test_contraction_hand_computed() -> None:
+    # |x| = 1/2 and 1 stay; |x| = 5 goes to 2 - 1/5 along its direction
+    points = torch.tensor([[0.3, 0.4, 0], [0, 0.6, 0.8], [3, 4, 0], [0, 0, 0]], dtype=torch.float64)
+    want = torch.tensor([[0.3, 0.4, 0], [0, 0.6, 0.8], [1.08, 1.44, 0], [0, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(contract_ref(points.requires_grad_()), want)
+    contract_ref(points).sum().backward()
+    assert points.grad is not None and torch.isfinite(points.grad).all()
+
+
 def test_opaque_end_takes_the_rest() -> None:
     out = render_points(
         torch.zeros(1, 1, 2, 3, dtype=torch.float64),
@@ -165,7 +178,7 @@ def drawn(case: FieldCase, kind: str) -> RayDraws:
     return draws if kind.endswith("noisy") else replace(draws, coarse_noise=None, fine_noise=None)
 
 
-@pytest.mark.parametrize("span", [SPAN, RaySpan(0.5, 3.0, "inverse", "opaque", 2.0)], ids=["linear", "inverse"])
+@pytest.mark.parametrize("span", [SPAN, RaySpan(0.5, 3.0, "inverse", "opaque", 2.0, True)], ids=["linear", "inverse"])
 @pytest.mark.parametrize("kind", PASSES)
 @pytest.mark.parametrize("case", FIELD_CASES)
 def test_rays_equal_single_ops(case: str, kind: str, span: RaySpan) -> None:
@@ -344,6 +357,11 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
         ValueError,
         "span must have 0 < near < far, got near=1.2, far=0.8",
         lambda: render(span=RaySpan(1.2, 0.8)),
+    ),
+    "scale": (
+        ValueError,
+        "span.density_scale must be positive, got 0",
+        lambda: render(span=replace(SPAN, density_scale=0)),
     ),
     "warp": (ValueError, "span.warp must be one of", lambda: render(span=replace(SPAN, warp="cubic"))),
     "far end": (ValueError, "span.far_end must be one of", lambda: render(span=replace(SPAN, far_end="shut"))),

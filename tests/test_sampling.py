@@ -140,7 +140,7 @@ def test_lattice_reference_numbers() -> None:
 def test_lattice_stays_inside(count: int, edge: int, u: float) -> None:
     indices = path_pixels(torch.full((2, 2), u), count, edge)
     assert indices.shape == (2, count * count) and indices.unique().numel() == count * count
-    assert 0 <= indices.min() and indices.max() < edge * edge
+    assert indices.min() >= 0 and indices.max() < edge * edge
 
 
 def draws(seed: int = 0, *, path: bool = True, hierarchical: bool = True, background: int = 3) -> StepDraws:

@@ -45,6 +45,20 @@ def test_every_place_has_its_own_seed() -> None:
     assert seeds(*places) == seeds(*places)
 
 
+def test_steps_phases_and_rounds_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    stepper, used = build(tiny_config()), []
+    draw = stepper._rng
+
+    def spy(phase: str, number: int) -> torch.Generator:
+        rng = draw(phase, number)
+        used.append(rng.initial_seed())
+        return rng
+
+    monkeypatch.setattr(stepper, "_rng", spy)
+    run(stepper, 2)
+    assert len(used) == len(set(used)) == 2 * 3 + 2 * 2  # two rounds of G, path length and D, then of G and D
+
+
 def run(stepper: Stepper, steps: int) -> Stepper:
     for _ in range(steps):
         stepper.run()

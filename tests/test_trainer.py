@@ -18,6 +18,7 @@ from engine.checkpoint import latest_checkpoint, read_checkpoint
 from engine.config import Config
 from engine.config_io import from_dict
 from engine.stats import read_stats
+from engine.step import Stepper
 from engine.trainer import _crossed
 from tests.conftest import ROOT
 from tests.runs import (
@@ -115,6 +116,27 @@ def test_interruption_of_a_real_process(number: signal.Signals, tmp_path: Path) 
     end = total(meta["images_shown"] + 8)
     assert train_here(*shlex.split(advice)[2:], *end) == 0
     assert_same_run(stopped, fresh(tmp_path / "whole", *end))
+
+
+@pytest.mark.parametrize("step", [1, 5, 8])
+def test_interruption_in_a_chosen_step(
+    step: int, tmp_path: Path, reference: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the first, between two rows of statistics (whose means are half gathered then), and in the last."""
+    real = Stepper.run
+
+    def run(self: Stepper) -> None:
+        if self.state.step == step - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "run", run)
+        assert train_here("--config", config_file(tmp_path), "--out", tmp_path / "run") == 130
+    assert outcome(tmp_path / "run").meta["images_shown"] == 4 * step
+    assert "go on with: python train.py --resume" in capsys.readouterr().out
+    assert train_here("--resume", tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", reference)
 
 
 # One process imports torch and forks two children per stage: a run that is killed for real where the stage says, and

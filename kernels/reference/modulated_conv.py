@@ -1,6 +1,7 @@
 """Plain torch form of modulated_conv: a convolution whose input channels are scaled per image."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .conv_resample import conv2d_resample_ref
@@ -36,6 +37,7 @@ def modulated_conv_ref(
     styles: Tensor,
     demodulate: bool,
     input_gain: Scale | None,
+    bias: Tensor | None,
     noise: Tensor | None,
     up: int,
     padding: Pads,
@@ -48,19 +50,21 @@ def modulated_conv_ref(
     if demodulate and x.dtype == torch.float16:
         weight, styles = prenormalize_ref(weight, styles)
     repeat = x.shape[0] // max(styles.shape[0], 1)
+    bias = None if bias is None else bias.to(x.dtype)
     if form == "activations":
         scale = styles if input_gain is None else styles * input_gain
         y = x * _per_image(scale, repeat, x.dtype)
         y = conv2d_resample_ref(y, weight, filter, up, 1, padding, 1, flip_weight, False)
         if demodulate:
             y = y * _per_image(demodulation_ref(weight, styles, eps), repeat, x.dtype)
+        y = _add_bias(y, bias)
     else:
         w = modulate_weights_ref(weight, styles, demodulate, eps)
         w = (w if input_gain is None else w * input_gain).to(x.dtype)
         if up == 1 and w.shape[3:] == (1, 1) and padding == (0, 0, 0, 0):
-            y = _matmul(x, w[..., 0, 0], repeat)
+            y = _pointwise(x, w[..., 0, 0], bias, repeat)
         else:
-            y = _grouped(x, w, repeat, up, padding, filter, flip_weight)
+            y = _add_bias(_grouped(x, w, repeat, up, padding, filter, flip_weight), bias)
     return y if noise is None else y + noise.to(y.dtype)
 
 
@@ -69,18 +73,22 @@ def _per_image(scale: Tensor, repeat: int, dtype: torch.dtype) -> Tensor:
     return scale.to(dtype).repeat_interleave(repeat, 0)[:, :, None, None]
 
 
-def _matmul(x: Tensor, w: Tensor, repeat: int) -> Tensor:
-    """1x1 convolution with weights [B, O, I] as one matrix product per style row, in the memory format of x."""
+def _add_bias(y: Tensor, bias: Tensor | None) -> Tensor:
+    return y if bias is None else y + bias[:, None, None]
+
+
+def _pointwise(x: Tensor, w: Tensor, bias: Tensor | None, repeat: int) -> Tensor:
+    """1x1 convolution with weights [B, O, I], one matrix product per style row, in the memory format of x."""
     N, fan_in, H, W = x.shape
     B, out_channels, _ = w.shape
+    if B == 1:
+        return F.conv2d(x, w[0, :, :, None, None], bias)
     if not x.is_contiguous(memory_format=torch.channels_last):
-        flat = x.reshape(N, fan_in, H * W)
-        return torch.bmm(w.repeat_interleave(repeat, 0), flat).reshape(N, out_channels, H, W)
-    rows = x.permute(0, 2, 3, 1).reshape(B, repeat * H * W, fan_in)
-    if B == 1:  # one large product is shared among threads by rows, a batch of one is not
-        y = torch.mm(rows[0], w[0].t())
-    else:
-        y = torch.bmm(rows, w.transpose(1, 2))
+        w, rows = w.repeat_interleave(repeat, 0), x.reshape(N, fan_in, H * W)
+        y = torch.bmm(w, rows) if bias is None else torch.baddbmm(bias[:, None], w, rows)
+        return y.reshape(N, out_channels, H, W)
+    w, rows = w.transpose(1, 2), x.permute(0, 2, 3, 1).reshape(B, repeat * H * W, fan_in)
+    y = torch.bmm(rows, w) if bias is None else torch.baddbmm(bias, rows, w)
     return y.reshape(N, H, W, out_channels).permute(0, 3, 1, 2)
 
 

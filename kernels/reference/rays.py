@@ -45,6 +45,8 @@ class RaySpan:
 
     ``far_end``: "open" if something lies behind (the last interval is 0), "opaque" if nothing does.
     ``density_scale``: unit of the density, alpha = 1 - exp(-relu(sigma) density_scale delta).
+    ``contract``: the field sees a point x outside the unit sphere at x / |x| (2 - 1 / |x|), so that all space fits into
+    a ball of radius 2 (mip-NeRF 360, eq. 10); intervals are those of the ray itself.
     """
 
     near: float
@@ -52,6 +54,7 @@ class RaySpan:
     warp: DepthWarp = "linear"
     far_end: Literal["open", "opaque"] = "open"
     density_scale: float = 1.0
+    contract: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,11 @@ def depth_from_fraction(fractions: Tensor, span: RaySpan) -> Tensor:
         low, high = torch.log(torch.tensor([span.near, span.far], dtype=torch.float64)).tolist()
         return torch.exp(low * (1 - fractions) + high * fractions)
     return span.near * (1 - fractions) + span.far * fractions
+
+
+def contract_ref(points: Tensor) -> Tensor:
+    norm = points.norm(dim=-1, keepdim=True).clamp_min(1)
+    return points * ((2 - 1 / norm) / norm)
 
 
 def evaluate_field_ref(points: Tensor, field: FieldWeights) -> tuple[Tensor, Tensor]:
@@ -124,6 +132,8 @@ def render_rays_ref(
 
     def evaluate(t: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         points = origins[:, :, None] + t[..., None] * directions[:, :, None]
+        if span.contract:
+            points = contract_ref(points)
         hidden, density = evaluate_field_ref(points.flatten(1, 2), field)
         density = density.view_as(t)
         return hidden.view(*t.shape, hidden.shape[-1]), density if noise is None else density + noise
