@@ -106,7 +106,7 @@ def render_rays(
 ) -> RayFeatures:
     """Sample a field along rays and aggregate its hidden features.
 
-    Points are o + t d with t from ``fractions`` by ``span``, contracted if it says so. With ``draws.fine_u`` the pass
+    Points are o + t d with t from ``fractions`` by ``span``, bent if it says so. With ``draws.fine_u`` the pass
     is hierarchical: the coarse weights become a distribution over the mid-points, fine positions are drawn from it,
     both sets are merged in depth order and weighted anew; all samples take part in the sum.
 
@@ -139,6 +139,7 @@ def render_rays(
     if not span.density_scale > 0:
         raise ValueError(f"span.density_scale must be positive, got {span.density_scale}")
     check_choice("span.warp", span.warp, ("linear", "inverse", "log"))
+    check_choice("span.space", span.space, ("plain", "contracted", "radial"))
     check_choice("span.far_end", span.far_end, ("open", "opaque"))
     _check_emit(emit, origins.shape[1])
     _check_field(origins.shape[0], 3, field, origins=origins, directions=directions, fractions=fractions, **drawn)

@@ -21,8 +21,9 @@ class FieldConfig:
     hidden x depth trunk, num_freqs octaves; samples per pass (twice that with hierarchical sampling) between the depths
     near and far, counted along the optical axis and spread linearly, in 1/t ("inverse") or in log t ("log").
     density_scale is the unit that density is counted in, per world unit: at 1 (as released) a short stretch of ray
-    begins as thin fog, at 10 to 50 as something solid, which short trainings need. contract brings all space into a
-    ball of radius 2 before it is encoded, for scenes that reach beyond the unit sphere.
+    begins as thin fog, at 10 to 50 as something solid, which short trainings need. ``space``
+    bends space before it is encoded, for scenes that reach beyond the unit sphere (see ``kernels.rays.RaySpan``):
+    "contracted" brings it into a ball of radius 2, "radial" thins it out about ``centre``.
     """
 
     hidden: int = 128
@@ -37,7 +38,8 @@ class FieldConfig:
     warp: Literal["linear", "inverse", "log"] = "linear"
     align_corners: bool = False
     density_scale: float = 1.0
-    contract: bool = False
+    space: Literal["plain", "contracted", "radial"] = "plain"
+    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         _at_least("", 1, hidden=self.hidden, depth=self.depth, num_freqs=self.num_freqs)

@@ -189,12 +189,13 @@ def _skips(state: Mapping[str, Tensor] | None) -> tuple[int, ...]:
 def _field_config(
     camera: dict[str, Any], renderer: dict[str, Any], fg: dict[str, Any], skips: tuple[int, ...]
 ) -> FieldConfig:
-    # the public LogWarp also bends space about a point that its arguments do not name
-    warps = {None: "linear", "InverseWarp": "inverse"}
+    warps = {None: "linear", "InverseWarp": "inverse", "LogWarp": "log"}
+    spaces = {None: "plain", "InverseWarp": "contracted", "LogWarp": "radial"}
     transform = camera.pop("depth_transform", None)
     if transform not in warps:
         raise ValueError(f"camera_kwargs.depth_transform: wanted one of {list(warps)}, got {transform!r}")
     near, far = camera.pop("depth_range", (0.5, 6.0))
+    middle = _prior(camera).at(0.5, 0.5).position[0].double().round(decimals=6) + 0.0  # no -0.0
     return FieldConfig(
         hidden=fg.pop("hidden_size", 128),
         depth=fg.pop("n_blocks", 8),
@@ -206,7 +207,8 @@ def _field_config(
         near=near,
         far=far,
         warp=warps[transform],  # type: ignore[arg-type]
-        contract=transform == "InverseWarp",
+        space=spaces[transform],  # type: ignore[arg-type]
+        centre=tuple(middle.tolist()) if transform == "LogWarp" else (0.0, 0.0, 0.0),
         align_corners=camera.pop("ray_align_corner", True),
     )
 
@@ -251,8 +253,10 @@ def _upsampler_config(syn: dict[str, Any], ups: dict[str, Any]) -> UpsamplerConf
 
 def camera_prior_from_official(init_kwargs: Mapping[str, Any], *, init_args: tuple[Any, ...] = ()) -> CameraPrior:
     """The pose prior in ``synthesis_kwargs.camera_kwargs``: u is our yaw, v our pitch."""
-    camera = (_by_name(init_kwargs, init_args).get("synthesis_kwargs") or {}).get("camera_kwargs") or {}
+    return _prior((_by_name(init_kwargs, init_args).get("synthesis_kwargs") or {}).get("camera_kwargs") or {})
 
+
+def _prior(camera: Mapping[str, Any]) -> CameraPrior:
     def pair(name: str, default: tuple[float, float]) -> tuple[float, float]:
         low, high = camera.get(name, default)
         return float(low), float(high)

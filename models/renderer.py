@@ -104,6 +104,9 @@ class VolumeRenderer(nn.Module):
         if roll_rad is not None:
             pixels = roll_pixels(pixels, roll_rad)
         rays = camera.rays(pixels)
+        if draws.coarse_jitter is not None and draws.coarse_jitter.shape[:2] != rays.directions.shape[:2]:
+            wanted, got = list(rays.directions.shape[:2]), list(draws.coarse_jitter.shape[:2])
+            raise ValueError(f"draws must be for B images of R rays {wanted}, got {got}: drawn with or without path?")
         emit = 0 if indices is None else indices.shape[1]
 
         if parts == "foreground" and self.background is None:
@@ -134,7 +137,7 @@ class VolumeRenderer(nn.Module):
         emit: int,
     ) -> RayFeatures:
         cfg = self.cfg.field
-        span = RaySpan(cfg.near, cfg.far, cfg.warp, end, cfg.density_scale, cfg.contract)
+        span = RaySpan(cfg.near, cfg.far, cfg.warp, end, cfg.density_scale, cfg.space, cfg.centre)
         count = samples or cfg.samples
         line = torch.linspace(0, 1, count, device=ws.device).expand(*origins.shape[:2], count)
         fractions = line if draws.coarse_jitter is None else stratify(line, draws.coarse_jitter)

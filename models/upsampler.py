@@ -66,8 +66,7 @@ class SynthesisLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, options: BlockOptions, *, gain: float = 1.0) -> Tensor:
         styles = self.affine(w)
-        if self.decay is not None:
-            x = x * self._follow_magnitude(x).rsqrt().to(x.dtype)
+        input_gain = None if self.decay is None else self._follow_magnitude(x).rsqrt()
         noise = self._noise(x, options)
         enlarge = self.up and options.enlarge
         learned = enlarge and self.mode == "default"
@@ -75,6 +74,7 @@ class SynthesisLayer(nn.Module):
             x,
             self.weight,
             styles,
+            input_gain=input_gain,
             noise=noise if self.mode == "default" else None,
             up=2 if learned else 1,
             padding=self.padding,
@@ -91,7 +91,8 @@ class SynthesisLayer(nn.Module):
         if noise is not None and self.mode != "default":
             y = y + noise
         clamp = None if self.clamp is None else self.clamp * gain
-        return bias_act(y, self.bias.to(y.dtype), act="lrelu", gain=math.sqrt(2.0) * gain, clamp=clamp)
+        gain *= math.sqrt(2.0)
+        return bias_act(y, self.bias.to(y.dtype), act="lrelu", gain=gain, clamp=clamp, inplace=True)
 
     def _follow_magnitude(self, x: Tensor) -> Tensor:
         if self.training:
@@ -149,7 +150,7 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         y = modulated_conv(x, self.weight, self.affine(w) * self.weight_gain, demodulate=False)
-        return bias_act(y, self.bias.to(y.dtype), clamp=self.clamp)
+        return bias_act(y, self.bias.to(y.dtype), clamp=self.clamp, inplace=True)
 
 
 class SynthesisBlock(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels.rays import RaySpan, depth_from_fraction
-from kernels.reference.rays import contract_ref
+from kernels.reference.rays import bend_ref
 from models.camera import Camera, CameraPrior, look_at, orbit_position, pixel_grid, roll_pixels, rotation_from_6d
 from tests.closeness import assert_relative
 from tests.conftest import Fixture, load_fixture
@@ -23,6 +23,7 @@ FOVS = ("fov12", "fov16", "fov49.13")
 PRIORS = ("ffhq_gauss", "ffhq_unif", "cars_unif", "nonangular", "nonangular_gauss")
 RAYS = ("noalign", "align", "noalign_margin2", "noalign_theta", "align_full", "noalign_res6")
 POINTS = {"none": "linear", "inverse": "inverse", "log": "log"}
+SPACES = {"none": "plain", "inverse": "contracted", "log": "radial"}
 RAY_FIELDS = (
     "params", "camera_mat", "world_mat", "vol_pixels", "tgt_pixels", "pixels_world", "camera_world", "ray_vector",
 )  # fmt: skip
@@ -175,10 +176,9 @@ def test_points_along_rays(case: str) -> None:
     assert_relative("depth", depth, f[f"points/{case}/depth"])
     points = rays.origins[:, :, None] + depth[..., None] * rays.directions[:, :, None]
     assert_relative("rays", rays.directions[:, :, None].expand_as(points), f[f"points/{case}/rays"])
-    if case == "inverse":
-        points = contract_ref(points)
-    if case != "log":  # bends space in a way of its own, which the loader of public models refuses
-        assert_relative("points", points, f[f"points/{case}/points"])
+    # the radial space is centred where the prior's middle camera stands: level, in front
+    bent = bend_ref(points, RaySpan(near, far, space=SPACES[case], centre=(1.0, 0.0, 0.0)))  # type: ignore[arg-type]
+    assert_relative("points", bent, f[f"points/{case}/points"])
 
 
 def test_projection_undoes_rays() -> None:

@@ -22,7 +22,7 @@ from kernels.rays import (
     render_points,
     render_rays,
 )
-from kernels.reference.rays import contract_ref
+from kernels.reference.rays import bend_ref
 from kernels.volume import composite, volume_weights
 from tests.inputs import (
     FIELD_CASES,
@@ -71,7 +71,7 @@ def rays_by_ops(
 
     def evaluate(fractions: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         points = origins[:, :, None] + depth_from_fraction(fractions, span)[..., None] * directions[:, :, None]
-        if span.contract:
+        if span.space == "contracted":
             far = points.norm(dim=-1, keepdim=True)
             points = torch.where(far > 1, points / far * (2 - 1 / far), points)
         hidden, density = field_by_ops(points, field)
@@ -132,8 +132,19 @@ def test_contraction_hand_computed() -> None:
     # |x| = 1/2 and 1 stay; |x| = 5 goes to 2 - 1/5 along its direction
     points = torch.tensor([[0.3, 0.4, 0], [0, 0.6, 0.8], [3, 4, 0], [0, 0, 0]], dtype=torch.float64)
     want = torch.tensor([[0.3, 0.4, 0], [0, 0.6, 0.8], [1.08, 1.44, 0], [0, 0, 0]], dtype=torch.float64)
-    torch.testing.assert_close(contract_ref(points.requires_grad_()), want)
-    contract_ref(points).sum().backward()
+    span = RaySpan(0.5, 6.0, space="contracted")
+    torch.testing.assert_close(bend_ref(points.requires_grad_(), span), want)
+    bend_ref(points, span).sum().backward()
+    assert points.grad is not None and torch.isfinite(points.grad).all()
+
+
+def test_radial_space_hand_computed() -> None:
+    # x - c = (0, 0.36, 0.48), |x - c| = 0.6, far 2.4: divided by sqrt(1.44) = 1.2
+    span = RaySpan(0.5, 2.4, "log", space="radial", centre=(1.0, 0.0, 0.0))
+    points = torch.tensor([[1.0, 0.36, 0.48], [1.0, 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    want = torch.tensor([[0.0, 0.3, 0.4], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(bend_ref(points, span), want)
+    bend_ref(points, span).sum().backward()
     assert points.grad is not None and torch.isfinite(points.grad).all()
 
 
@@ -178,7 +189,7 @@ def drawn(case: FieldCase, kind: str) -> RayDraws:
     return draws if kind.endswith("noisy") else replace(draws, coarse_noise=None, fine_noise=None)
 
 
-@pytest.mark.parametrize("span", [SPAN, RaySpan(0.5, 3.0, "inverse", "opaque", 2.0, True)], ids=["linear", "inverse"])
+@pytest.mark.parametrize("span", [SPAN, RaySpan(0.5, 3.0, "inverse", "opaque", 2.0, "contracted")], ids=["linear", "inverse"])
 @pytest.mark.parametrize("kind", PASSES)
 @pytest.mark.parametrize("case", FIELD_CASES)
 def test_rays_equal_single_ops(case: str, kind: str, span: RaySpan) -> None:

@@ -12,6 +12,7 @@ from .mlp import linear_ref
 from .volume import composite_ref, volume_weights_ref
 
 DepthWarp = Literal["linear", "inverse", "log"]
+Space = Literal["plain", "contracted", "radial"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class RaySpan:
 
     ``far_end``: "open" if something lies behind (the last interval is 0), "opaque" if nothing does.
     ``density_scale``: unit of the density, alpha = 1 - exp(-relu(sigma) density_scale delta).
-    ``contract``: the field sees a point x outside the unit sphere at x / |x| (2 - 1 / |x|), so that all space fits into
-    a ball of radius 2 (mip-NeRF 360, eq. 10); intervals are those of the ray itself.
+    ``space``: where the field sees a point x; intervals are those of the ray itself. "plain": at x. "contracted": outside
+    the unit sphere at x / |x| (2 - 1 / |x|), so that all space fits into a ball of radius 2 (mip-NeRF 360, eq. 10).
+    "radial": at (x - centre) / sqrt(far |x - centre|), denser with distance (DONeRF, section 4).
     """
 
     near: float
@@ -54,7 +56,8 @@ class RaySpan:
     warp: DepthWarp = "linear"
     far_end: Literal["open", "opaque"] = "open"
     density_scale: float = 1.0
-    contract: bool = False
+    space: Space = "plain"
+    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,15 @@ def depth_from_fraction(fractions: Tensor, span: RaySpan) -> Tensor:
     return span.near * (1 - fractions) + span.far * fractions
 
 
-def contract_ref(points: Tensor) -> Tensor:
-    norm = points.norm(dim=-1, keepdim=True).clamp_min(1)
-    return points * ((2 - 1 / norm) / norm)
+def bend_ref(points: Tensor, span: RaySpan) -> Tensor:
+    """Where the field sees the points [..., 3]."""
+    if span.space == "contracted":
+        norm = points.norm(dim=-1, keepdim=True).clamp_min(1)
+        return points * ((2 - 1 / norm) / norm)
+    if span.space == "radial":
+        points = points - points.new_tensor(span.centre)
+        return points / (span.far * points.norm(dim=-1, keepdim=True).clamp_min(1e-12)).sqrt()
+    return points
 
 
 def evaluate_field_ref(points: Tensor, field: FieldWeights) -> tuple[Tensor, Tensor]:
@@ -131,9 +140,7 @@ def render_rays_ref(
     image = origins.shape[1] - emit
 
     def evaluate(t: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        points = origins[:, :, None] + t[..., None] * directions[:, :, None]
-        if span.contract:
-            points = contract_ref(points)
+        points = bend_ref(origins[:, :, None] + t[..., None] * directions[:, :, None], span)
         hidden, density = evaluate_field_ref(points.flatten(1, 2), field)
         density = density.view_as(t)
         return hidden.view(*t.shape, hidden.shape[-1]), density if noise is None else density + noise
