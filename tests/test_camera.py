@@ -37,7 +37,7 @@ COMPARED = {
         *(f"rays/{case}/{field}" for case in RAYS for field in RAY_FIELDS),
         *(f"points/{case}/{field}" for case in POINTS
           for field in ("params", "di", "depth", "rays", "camera_mat", "world_mat")),
-        *("points/none/points", "points/inverse/points"),
+        *(f"points/{case}/points" for case in POINTS),
     ]
 }  # fmt: skip
 Q = math.pi / 2
