@@ -23,7 +23,7 @@ from tests.conftest import ROOT, load_fixture
 MODULES = (test_camera, test_discriminator, test_encode, test_field, test_generator, test_importance, test_layers,
            test_mapping, test_sampling, test_upsampler, test_volume)  # fmt: skip
 
-# read by the tests of the 2-D ops and of the losses, which name these groups in their own text
+# read by the tests of the 2-D ops and of training, which name these groups in their own text
 ELSEWHERE = {
     "units.npz": {
         "biasact/": "test_bias_act.py",
@@ -34,7 +34,7 @@ ELSEWHERE = {
         "setup_filter/": "test_upfirdn2d.py",
         "filter_": "test_upfirdn2d.py",
     },
-    "disc_tiny.npz": {"softplus/": "test_losses.py"},
+    "disc_tiny.npz": {"softplus/": "test_train_phases.py"},
     "gen_ffhq_tiny.npz": {},
 }
 EXCUSED = {

@@ -315,6 +315,17 @@ def test_gradients_in_evaluation_mode() -> None:
     assert pose.grad is not None and torch.isfinite(pose.grad).all() and pose.grad.abs().max() > 0
 
 
+def test_space_is_the_field_configurations() -> None:
+    def image(**changes: Any) -> Tensor:
+        g = tiny(field=replace(tiny_generator_config().field, **changes))
+        return g.synthesis(styles(g), cameras(2), z_bg=Z_BG).image
+
+    plain = image()  # every sample lies inside the unit sphere
+    torch.testing.assert_close(image(space="contracted"), plain)
+    radial = [image(space="radial", centre=centre) for centre in ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0))]
+    assert not torch.allclose(radial[0], plain) and not torch.allclose(*radial)
+
+
 def test_draws_make_a_step_repeatable() -> None:
     g = tiny()
     draws = [g.synthesis.draw(2, source(seed)) for seed in (5, 5, 6)]

@@ -8,7 +8,7 @@ import torch
 from models.layers import Conv2d, FullyConnected, normalize_second_moment
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
-from tests.inputs import make_image
+from tests.inputs import IMAGE_CASES, make_image
 
 FULLY_CONNECTED = {"linear": {}, "lrelu_lr001": {"activation": "lrelu", "lr_multiplier": 0.01}}
 CONVOLUTIONS = {
@@ -97,6 +97,14 @@ def test_convolution_reference_numbers(case: str) -> None:
 def test_convolution_follows_the_dtype_of_its_input(options: dict[str, int], size: int, dtype: torch.dtype) -> None:
     y = Conv2d(3, 5, 3, **options)(make_image((2, 3, 8, 8), dtype=dtype))
     assert y.shape == (2, 5, size, size) and y.dtype == dtype
+
+
+@pytest.mark.parametrize("case", IMAGE_CASES)
+def test_convolution_equals_torch(case: str) -> None:
+    x = make_image(case, dtype=torch.float64)
+    layer = Conv2d(x.shape[1], 5, 3).double()
+    want = torch.nn.functional.conv2d(x, layer.weight / math.sqrt(9 * x.shape[1]), layer.bias, padding=1)
+    torch.testing.assert_close(layer(x), want)
 
 
 def test_convolution_keeps_the_variance() -> None:

@@ -74,6 +74,9 @@ def rays_by_ops(
         if span.space == "contracted":
             far = points.norm(dim=-1, keepdim=True)
             points = torch.where(far > 1, points / far * (2 - 1 / far), points)
+        if span.space == "radial":
+            points = points - double(*span.centre)
+            points = points * (span.far * points.norm(dim=-1, keepdim=True)) ** -0.5
         hidden, density = field_by_ops(points, field)
         return hidden, density if noise is None else density + noise
 
@@ -189,7 +192,14 @@ def drawn(case: FieldCase, kind: str) -> RayDraws:
     return draws if kind.endswith("noisy") else replace(draws, coarse_noise=None, fine_noise=None)
 
 
-@pytest.mark.parametrize("span", [SPAN, RaySpan(0.5, 3.0, "inverse", "opaque", 2.0, "contracted")], ids=["linear", "inverse"])
+SPANS = {
+    "linear": SPAN,
+    "inverse": RaySpan(0.5, 3.0, "inverse", "opaque", 2.0, "contracted"),
+    "log": RaySpan(0.5, 3.0, "log", space="radial", centre=(0.1, 0.2, 0.9)),
+}
+
+
+@pytest.mark.parametrize("span", SPANS.values(), ids=list(SPANS))
 @pytest.mark.parametrize("kind", PASSES)
 @pytest.mark.parametrize("case", FIELD_CASES)
 def test_rays_equal_single_ops(case: str, kind: str, span: RaySpan) -> None:
@@ -375,6 +385,7 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
         lambda: render(span=replace(SPAN, density_scale=0)),
     ),
     "warp": (ValueError, "span.warp must be one of", lambda: render(span=replace(SPAN, warp="cubic"))),
+    "space": (ValueError, "span.space must be one of", lambda: render(span=replace(SPAN, space="round"))),
     "far end": (ValueError, "span.far_end must be one of", lambda: render(span=replace(SPAN, far_end="shut"))),
     "half": (TypeError, "origins must be one of .* got torch.float16", lambda: render(origins=ORIGINS.half())),
     "mixed": (TypeError, "directions must be one of .*float64", lambda: render(directions=DIRECTIONS.float())),

@@ -46,9 +46,9 @@ class RaySpan:
 
     ``far_end``: "open" if something lies behind (the last interval is 0), "opaque" if nothing does.
     ``density_scale``: unit of the density, alpha = 1 - exp(-relu(sigma) density_scale delta).
-    ``space``: where the field sees a point x; intervals are those of the ray itself. "plain": at x. "contracted": outside
-    the unit sphere at x / |x| (2 - 1 / |x|), so that all space fits into a ball of radius 2 (mip-NeRF 360, eq. 10).
-    "radial": at (x - centre) / sqrt(far |x - centre|), denser with distance (DONeRF, section 4).
+    ``space``: where the field sees a point x; intervals are those of the ray itself. "plain": at x. "contracted":
+    outside the unit sphere at x / |x| (2 - 1 / |x|), so that all space fits into a ball of radius 2 (mip-NeRF 360,
+    eq. 10). "radial": at (x - centre) / sqrt(far |x - centre|), denser with distance (DONeRF, section 4).
     """
 
     near: float
