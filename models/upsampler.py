@@ -149,8 +149,8 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        y = modulated_conv(x, self.weight, self.affine(w) * self.weight_gain, demodulate=False)
-        return bias_act(y, self.bias.to(y.dtype), clamp=self.clamp, inplace=True)
+        y = modulated_conv(x, self.weight, self.affine(w) * self.weight_gain, demodulate=False, bias=self.bias)
+        return bias_act(y, clamp=self.clamp, inplace=True)
 
 
 class SynthesisBlock(nn.Module):

@@ -218,14 +218,16 @@ def test_kill_9_at_a_chosen_moment(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["os:fsync", "os:replace", "engine.step:Stepper._follow"])
-def test_kill_9_at_every_moment(place: str, tmp_path: Path, reference: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "at_least"), [("os:fsync", 30), ("os:replace", 15), ("engine.step:Stepper._follow", 8)]
+)
+def test_kill_9_at_every_moment(place: str, at_least: int, tmp_path: Path, reference: Path) -> None:
     """Before the first checkpoint there is nothing to resume; from then on, every kill is made good."""
-    stages = [f"{place} {number} before" for number in range(1, 60)]
+    stages = [f"{place} {number} before" for number in range(1, at_least + 8)]
     codes = killed_and_resumed(tmp_path, stages)
     died = [stage for stage in stages if codes[stage][0] == -signal.SIGKILL]
-    assert len(died) >= 12
-    assert {codes[stage][0] for stage in stages} == {-signal.SIGKILL, 0}
+    assert len(died) >= at_least
+    assert {codes[stage][0] for stage in stages} == {-signal.SIGKILL, 0}  # the last ones are beyond the run's end
     resumed = [stage for stage in died if codes[stage][1] == 0]
     assert {codes[stage][1] for stage in died if stage not in resumed} <= {2}
     assert resumed == died[-len(resumed) :]
