@@ -188,7 +188,8 @@ class Trainer:
             "accumulator": self.stats.state_dict(),
             "first_figures": self.first_figures,
         }
-        path = write_checkpoint(self.run_dir, self.state.images_shown, state, {"config": to_dict(self.cfg)})
+        meta = {"config": to_dict(self.cfg), "label_dim": self.data.label_dim}
+        path = write_checkpoint(self.run_dir, self.state.images_shown, state, meta)
         self.saved_at = self.state.images_shown
         return path
 

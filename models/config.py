@@ -91,6 +91,10 @@ class UpsamplerConfig:
     def __post_init__(self) -> None:
         if self.mode not in SYNTHESIS_MODES:
             raise ValueError(f"mode must be one of {list(SYNTHESIS_MODES)}, got {self.mode!r}")
+        if self.magnitude_decay is not None and not 0 <= self.magnitude_decay < 1:
+            raise ValueError(f"magnitude_decay must be in [0, 1) or null, got {self.magnitude_decay}")
+        if self.clamp is not None and not self.clamp > 0:
+            raise ValueError(f"clamp must be positive or null, got {self.clamp}")
         _at_least("", 1, channel_max=self.channel_max)
 
     def channels(self, resolution: int) -> int:

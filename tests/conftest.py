@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+torch.set_num_threads(1)  # the tests' tensors are small, and several threads on a busy machine wait for each other
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -53,5 +55,7 @@ def load_fixture(file: str) -> Fixture:
     """Open ``file`` of the fixtures folder, or skip the calling test or module, saying why."""
     path = fixtures_dir() / file
     if not path.is_file():
-        pytest.skip(f"fixture {file} is absent: looked in {path.parent} (set STYLENERF_FIXTURES)", allow_module_level=True)
+        pytest.skip(
+            f"fixture {file} is absent: looked in {path.parent} (set STYLENERF_FIXTURES)", allow_module_level=True
+        )
     return Fixture(path)

@@ -45,14 +45,15 @@ def test_empty_ray_is_sampled_evenly() -> None:
     torch.testing.assert_close(got, torch.linspace(0, 3, 7, dtype=torch.float64), atol=1e-9, rtol=0)
 
 
-def test_a_bin_of_next_to_no_probability_is_not_interpolated() -> None:
+@pytest.mark.parametrize("part", [0.5, 1.0])
+def test_a_bin_of_next_to_no_probability_is_not_interpolated(part: float) -> None:
     weights = double(1, 0, 1)
     pdf = (weights + 1e-5) / (weights + 1e-5).sum()  # the middle bin's is 5e-6, below 1e-5
-    u = pdf[0] + pdf[1] / 2
+    cdf = pdf.cumsum(0)
+    u = cdf[0] + part * (cdf[1] - cdf[0])
+    # its step counts as 1, so hardly past its first edge, and its very end still belongs to it
     got = importance_sample(double(0, 1, 2, 3), weights, u[None])
-    assert got.item() == pytest.approx(
-        1 + pdf[1].item() / 2, abs=1e-12
-    )  # the step counts as 1, so hardly past the edge
+    assert got.item() == pytest.approx(1 + part * pdf[1].item(), abs=1e-12)
 
 
 @pytest.mark.parametrize("case", ["det", "random"])

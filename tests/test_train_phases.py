@@ -102,7 +102,9 @@ def check_rendering(out: Rendered, case: str) -> None:
         B, S, n, _ = f[f"{case}/rand_probs"].shape
         probs = f[f"{case}/rand_probs"].flatten(2).transpose(1, 2)  # [B, P, S]
         assert_image_close("rand_probs", out.path.weights, probs)
-        tiled = f[f"{case}/rand_img_samples"].view(B, 3, S // 8, n, 8, n).permute(0, 1, 2, 4, 3, 5).reshape(B, 3, S, n * n)
+        tiled = (
+            f[f"{case}/rand_img_samples"].view(B, 3, S // 8, n, 8, n).permute(0, 1, 2, 4, 3, 5).reshape(B, 3, S, n * n)
+        )
         assert_image_close("rand_img_samples", out.path.samples, tiled)
 
 
