@@ -25,7 +25,7 @@ def poison_empty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Fixture:
-    """One npz of reference numbers: ``f["name"]`` a tensor, ``f.keys(prefix)`` names, ``f.state(prefix)`` a state dict."""
+    """One npz of numbers: ``f["name"]`` is a tensor, ``f.keys(prefix)`` lists, ``f.state(prefix)`` a state dict."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self._npz = np.load(path)
