@@ -176,7 +176,8 @@ class Trainer:
         self.writer.write({**tick, **figures, "Time/snapshot_s": time.monotonic() - start_s})
         self.writer.flush()
         self.save()
-        shown = ", ".join(f"{name.removeprefix('Metric/')} {value:.3g}" for name, value in figures.items())
+        known = {name: value for name, value in figures.items() if math.isfinite(value)}
+        shown = ", ".join(f"{name.removeprefix('Metric/')} {value:.3g}" for name, value in known.items())
         self.report(f"{self.state.images_shown / 1000:8.1f} kimg  {shown}")
 
     def save(self) -> Path | None:
