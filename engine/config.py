@@ -197,9 +197,8 @@ class Config:
         self._check_discriminator()
         self._check_clamps()
         upsampler = self.generator.upsampler
-        pointwise = upsampler.kernel_size == 1 and upsampler.mode != "default" and upsampler.architecture != "resnet"
         weight = self.loss.nerf_path_weight
-        if weight > 0 and self.generator.block_resolutions and not pointwise:
+        if weight > 0 and self.generator.block_resolutions and not upsampler.pointwise:
             raise ValueError(
                 "loss.nerf_path_weight must be 0 unless the upsampler is made of 1x1 layers "
                 f"(generator.upsampler.kernel_size 1, not mode 'default', not 'resnet'), got {weight}"

@@ -97,6 +97,11 @@ class UpsamplerConfig:
             raise ValueError(f"clamp must be positive or null, got {self.clamp}")
         _at_least("", 1, channel_max=self.channel_max)
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether every layer acts on single pixels once nothing is enlarged, as the NeRF path needs."""
+        return self.kernel_size == 1 and self.mode != "default" and self.architecture != "resnet"
+
     def channels(self, resolution: int) -> int:
         return min(max(int(self.channel_base / resolution), 1), self.channel_max)
 

@@ -149,7 +149,7 @@ class Synthesis(nn.Module):
         """Whether the NeRF path means anything: an upsampler of 1x1 layers at work, and a lattice that fits."""
         lattice = self.cfg.path_lattice
         upsampled = growth.level > 0 and growth.resolution > self.cfg.volume_resolution
-        return upsampled and self.upsampler.one_by_one and 0 < lattice <= growth.resolution
+        return upsampled and self.upsampler.pointwise and 0 < lattice <= growth.resolution
 
     def draw(
         self, batch: int, generator: torch.Generator, *, alpha: float | None = None, path: bool = False
@@ -185,7 +185,7 @@ class Synthesis(nn.Module):
             raise ValueError(f"ws must be [B, {wanted[0]}, {wanted[1]}], got {list(ws.shape)}")
         if len(camera) != len(ws):
             raise ValueError(f"camera must hold B={len(ws)} cameras, got {len(camera)}")
-        if options.path and not self.upsampler.one_by_one and self.cfg.block_resolutions:
+        if options.path and not self.upsampler.pointwise and self.cfg.block_resolutions:
             raise ValueError("options.path needs an upsampler of 1x1 layers (kernel_size 1, any mode but 'default')")
 
     def _path(

@@ -210,7 +210,7 @@ class Upsampler(nn.Module):
     def __init__(self, in_channels: int, w_dim: int, resolutions: Sequence[int], cfg: UpsamplerConfig) -> None:
         super().__init__()
         self.image_skip = cfg.image_skip
-        self.one_by_one = cfg.kernel_size == 1 and cfg.mode != "default" and cfg.architecture != "resnet"
+        self.pointwise = cfg.pointwise
         widths = [in_channels] + [cfg.channels(r) for r in resolutions]
         self.blocks = nn.ModuleDict(
             {

@@ -255,8 +255,8 @@ def test_no_image_skip_leaves_the_volume_out() -> None:
 
 @pytest.mark.parametrize("options, wanted", [({}, True), ({"kernel_size": 3}, False), ({"mode": "default"}, False),
                                              ({"architecture": "resnet"}, False)])  # fmt: skip
-def test_one_by_one(options: dict[str, Any], wanted: bool) -> None:
-    assert chain(**options).one_by_one is wanted
+def test_pointwise(options: dict[str, Any], wanted: bool) -> None:
+    assert chain(**options).pointwise is wanted
 
 
 def test_errors() -> None:
