@@ -6,8 +6,13 @@ import pathlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)  # the tests' tensors are small, and several threads on a busy machine wait for each other
+
+# the same examples every time: a commit either passes or fails
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
