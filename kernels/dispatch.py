@@ -1,7 +1,8 @@
 """The only place that decides which implementation runs an op."""
 
 import os
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -10,16 +11,27 @@ Impl = Literal["auto", "triton", "ref"]
 TRITON_OPS: frozenset[str] = frozenset()  # names of the ops that have a Triton kernel
 
 
-def resolve(op: str, impl: Impl, x: Tensor) -> Literal["triton", "ref"]:
-    """'auto' follows the device of ``x``; an explicit request is obeyed or refused, never replaced."""
+def resolve(op: str, impl: Impl, x: Tensor, *, unsupported: str | None = None) -> Literal["triton", "ref"]:
+    """'auto' follows the device of ``x``; an explicit request is obeyed or refused, never replaced.
+
+    ``unsupported`` says why the kernel does not cover this call (a dtype, a width), None if it does: "auto" then takes
+    the plain form, "triton" refuses with that reason.
+    """
     if impl == "ref":
         return "ref"
     if impl == "auto":
-        return "triton" if x.is_cuda and op in TRITON_OPS else "ref"
+        return "triton" if x.is_cuda and op in TRITON_OPS and unsupported is None else "ref"
     if impl != "triton":
         raise ValueError(f"{op}: impl must be 'auto', 'triton' or 'ref', got {impl!r}")
     if op not in TRITON_OPS:
         raise RuntimeError(f"{op}: impl='triton' is not available, this op has a plain torch form only; use impl='ref'")
     if not (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
         raise RuntimeError(f"{op}: impl='triton' needs CUDA tensors, got device {x.device}")
+    if unsupported is not None:
+        raise RuntimeError(f"{op}: impl='triton' does not cover {unsupported}; use impl='ref'")
     return "triton"
+
+
+def fused(module: str) -> Any:
+    """A module of ``fused/``, imported when first needed: the plain forms run where Triton is not installed."""
+    return import_module(f".fused.{module}", __package__)

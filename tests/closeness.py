@@ -22,3 +22,25 @@ def assert_image_close(name: str, got: Tensor, want: Tensor, mean_tol: float = 5
     assert torch.isfinite(err).all(), f"{name}: not finite"
     assert err.mean() < mean_tol, f"{name}: mean error {err.mean():.3e} >= {mean_tol:g}"
     assert err.max() < max_tol, f"{name}: max error {err.max():.3e} >= {max_tol:g}"
+
+
+FLOOR = {torch.float32: 1e-6, torch.float16: 1e-4, torch.bfloat16: 1e-3}
+
+
+def assert_no_worse_than_torch(
+    name: str, got: Tensor, same_dtype: Tensor, exact: Tensor, factor: float = 2.0, floor: float | None = None
+) -> None:
+    """The kernel may err at most ``factor`` times what plain torch errs in the same dtype, both against float64.
+
+    ``floor`` is allowed on top, relative to max(1, max |exact|).
+    """
+    assert got.shape == exact.shape, f"{name}: shape {tuple(got.shape)} != {tuple(exact.shape)}"
+    assert got.dtype == same_dtype.dtype, f"{name}: dtype {got.dtype} != {same_dtype.dtype}"
+    assert torch.isfinite(got).all(), f"{name}: not finite"
+    if got.numel() == 0:
+        return
+    scale = max(1.0, exact.abs().max().item())
+    err = (got.double() - exact).abs().max().item()
+    plain = (same_dtype.double() - exact).abs().max().item()
+    allowed = factor * plain + (FLOOR[got.dtype] if floor is None else floor) * scale
+    assert err <= allowed, f"{name}: max error {err:.3e} > allowed {allowed:.3e} (plain torch {plain:.3e})"

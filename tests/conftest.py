@@ -8,6 +8,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated
+
 torch.set_num_threads(1)  # the tests' tensors are small, and several threads on a busy machine wait for each other
 
 # the same examples every time: a commit either passes or fails

@@ -11,7 +11,19 @@ import pytest
 from tests.conftest import ROOT
 
 SOURCES = sorted((ROOT / "kernels").rglob("*.py"))
-ALLOWED = {"torch", "triton", "math", "os", "typing", "collections", "dataclasses", "enum", "functools"}
+ALLOWED = {
+    "torch",
+    "triton",
+    "math",
+    "os",
+    "typing",
+    "collections",
+    "dataclasses",
+    "enum",
+    "functools",
+    "importlib",
+    "contextlib",
+}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
