@@ -12,7 +12,7 @@ from .modulated_conv import modulate_weights, modulated_conv
 from .rays import FieldWeights, RayDraws, RayFeatures, RaySpan, evaluate_field, render_points, render_rays
 from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 from .upsample import Adapter, upsample_features
-from .volume import VolumeWeights, composite, volume_weights
+from .volume import VolumeRendering, VolumeWeights, composite, render_volume, volume_weights
 
 __all__ = [
     "Adapter",
@@ -20,6 +20,7 @@ __all__ = [
     "RayDraws",
     "RayFeatures",
     "RaySpan",
+    "VolumeRendering",
     "VolumeWeights",
     "bias_act",
     "composite",
@@ -34,6 +35,7 @@ __all__ = [
     "modulated_mlp",
     "render_points",
     "render_rays",
+    "render_volume",
     "setup_filter",
     "upfirdn2d",
     "upsample2d",

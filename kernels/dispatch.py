@@ -8,7 +8,7 @@ from torch import Tensor
 
 Impl = Literal["auto", "triton", "ref"]
 
-TRITON_OPS: frozenset[str] = frozenset()  # names of the ops that have a Triton kernel
+TRITON_OPS: frozenset[str] = frozenset({"composite", "volume_weights"})  # names of the ops that have a Triton kernel
 
 
 def resolve(op: str, impl: Impl, x: Tensor, *, unsupported: str | None = None) -> Literal["triton", "ref"]:

@@ -1,6 +1,6 @@
-"""Weights along rays and the weighted sum over a ray's samples, for rays of one length or of many (packed).
+"""Weights along rays, of one length or of a length each (packed).
 
-    x_i = relu(sigma_i) (t_{i+1} - t_i) |d|,  T_i = exp(-sum_{j<i} x_j),  w_i = T_i (1 - exp(-x_i)),  out = sum_i w_i f_i
+    x_i = relu(sigma_i) (t_{i+1} - t_i) |d|,  T_i = exp(-sum_{j<i} x_j),  w_i = T_i (1 - exp(-x_i))
 
 A program takes a few rays and goes along them in chunks. Neighbouring samples are loaded again, not shifted in
 registers: then every sum that decays along the ray is a sum of its own terms, never a difference of two large ones.
@@ -8,16 +8,18 @@ registers: then every sum that decays along the ray is a sum of its own terms, n
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import launch
+from ..reference.volume import volume_weights_ref
+from .common import differentiable_gradients, launch, register
 
 MAX_CHUNK = 128  # samples of a ray that a program holds at a time
-PACKED_CHUNK = 32
+PACKED_CHUNK = 32  # rays differ in length, and a short one should not waste a long chunk
 
 
 @triton.jit
@@ -149,6 +151,11 @@ def _grad_weights_kernel(
         tl.store(grad_ray_norm_ptr + ray, grad_norm, mask=mask_r)
 
 
+def contiguous(x: Any) -> Any:
+    """A tensor in row-major order, or None as it is."""
+    return None if x is None else x.contiguous()
+
+
 def _along(rays: int, samples: int | None) -> dict[str, int | bool]:
     """Sizes and tiles for rays of ``samples`` each, or of a length of their own each (None)."""
     block_s = PACKED_CHUNK if samples is None else min(triton.next_power_of_2(samples), MAX_CHUNK)
@@ -173,7 +180,8 @@ def launch_volume_forward(
 ) -> tuple[Tensor, Tensor]:
     """Weights [..., S] and transmittance [...] of contiguous float32 rays; packed rays [N] with ``offsets`` [R + 1]."""
     shape, sizes = _rays(density, offsets)
-    weights, transmittance = torch.empty_like(density), density.new_empty(shape)
+    weights = torch.empty_like(density)
+    transmittance = torch.empty(shape, dtype=density.dtype, device=density.device)
     launch(
         _weights_kernel,
         (triton.cdiv(sizes["R"], sizes["BLOCK_R"]),),
@@ -201,10 +209,10 @@ def launch_volume_backward(
     offsets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradients of density, and of depths and ray_norm if ``need_positions``; contiguous float32, shapes as forward."""
-    shape, sizes = _rays(density, offsets)
+    _, sizes = _rays(density, offsets)
     grad_density = torch.empty_like(density)
     grad_depths = torch.empty_like(density) if need_positions else None
-    grad_ray_norm = density.new_empty(shape) if need_positions and ray_norm is not None else None
+    grad_ray_norm = torch.empty_like(ray_norm) if need_positions and ray_norm is not None else None
     launch(
         _grad_weights_kernel,
         (triton.cdiv(sizes["R"], sizes["BLOCK_R"]),),
@@ -227,10 +235,53 @@ def launch_volume_backward(
     return grad_density, grad_depths, grad_ray_norm
 
 
+def _volume_weights(
+    density: Tensor, depths: Tensor, ray_norm: Tensor | None, opaque: bool, offsets: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    density, depths, ray_norm, offsets = map(contiguous, (density, depths, ray_norm, offsets))
+    return launch_volume_forward(density, depths, ray_norm, opaque, offsets)
+
+
+def _volume_weights_fake(
+    density: Tensor, depths: Tensor, ray_norm: Tensor | None, opaque: bool, offsets: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    rays = density.shape[:-1] if offsets is None else (offsets.shape[0] - 1,)
+    return density.new_empty(density.shape), density.new_empty(rays)
+
+
+def _save_rays(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    density, depths, ray_norm, ctx.opaque, offsets = inputs
+    ctx.save_for_backward(density, depths, ray_norm, offsets)
+    ctx.set_materialize_grads(False)
+
+
+def _volume_weights_backward(
+    ctx: Any, grad_weights: Tensor | None, grad_transmittance: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():
+        density, depths, ray_norm, offsets = ctx.saved_tensors
+        inputs = (density, depths, ray_norm, ctx.opaque, offsets)
+        return differentiable_gradients(volume_weights_ref, inputs, (grad_weights, grad_transmittance))
+    if grad_weights is None and grad_transmittance is None:
+        return (None,) * 5
+    density, depths, ray_norm, offsets = map(contiguous, ctx.saved_tensors)
+    grad_weights, grad_transmittance = contiguous(grad_weights), contiguous(grad_transmittance)
+    positions = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+    grads = launch_volume_backward(
+        density, depths, ray_norm, grad_weights, grad_transmittance, ctx.opaque, positions, offsets
+    )
+    return (*grads, None, None)
+
+
+volume_weights = register(
+    _volume_weights, fake=_volume_weights_fake, save=_save_rays, backward=_volume_weights_backward
+)
+
+
 def shipped() -> dict[str, Callable[[], None]]:
     """An FFHQ batch at the sample counts of the released models, a long ray, packed rays."""
 
-    def run_weights(samples: int | None, opaque: bool, positions: bool) -> None:
+    def run(samples: int | None, opaque: bool, positions: bool) -> None:
         with torch.device("meta"):
             shape = (4096, samples) if samples else (4096 * 28,)
             density, norm = torch.empty(shape), torch.empty(4096)
@@ -239,4 +290,4 @@ def shipped() -> dict[str, Callable[[], None]]:
         launch_volume_backward(density, density, norm, density, norm, opaque, positions, offsets)
 
     lengths: tuple[int | None, ...] = (4, 14, 28, 48, 128, 192, None)
-    return {f"weights S={s or 'packed'}": partial(run_weights, s, s == 4, s != 14) for s in lengths}
+    return {f"weights S{s or ' packed'}": partial(run, s, s == 4, s != 14) for s in lengths}
