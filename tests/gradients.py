@@ -1,0 +1,56 @@
+"""Outputs and gradients of one op by two implementations, side by side."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tests.closeness import assert_no_worse_than_torch
+from tests.inputs import source
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where kernels run; interpreted on a CPU
+Op = Callable[..., Tensor | tuple[Tensor, ...]]
+
+
+def leaves(inputs: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """The inputs as leaves of a new graph, strides kept."""
+    return {name: x.detach().to(dtype or x.dtype).requires_grad_() for name, x in inputs.items()}
+
+
+def cotangents(outputs: list[Tensor], seed: int) -> list[Tensor]:
+    """Random, and the same for every dtype and device up to rounding."""
+    drawn = [torch.randn(o.shape, generator=source(seed + i), dtype=torch.float64) for i, o in enumerate(outputs)]
+    return [c.to(o) for c, o in zip(drawn, outputs)]
+
+
+def outputs_and_gradients(op: Op, inputs: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """What ``op(*inputs)`` returns, and the gradient of every input for random cotangents."""
+    args = leaves(inputs, dtype)
+    result = op(*args.values())
+    outputs = [result] if isinstance(result, Tensor) else list(result)
+    grads = torch.autograd.grad(
+        outputs, list(args.values()), cotangents(outputs, 100), allow_unused=True, materialize_grads=True
+    )
+    named = {f"output {i}": o.detach() for i, o in enumerate(outputs)}
+    return named | {f"gradient of {name}": g for name, g in zip(args, grads)}
+
+
+def second_order(op: Op, inputs: dict[str, Tensor]) -> list[Tensor]:
+    """Gradient of a random projection of the first gradients."""
+    args = list(leaves(inputs).values())
+    result = op(*args)
+    outputs = [result] if isinstance(result, Tensor) else list(result)
+    grads = torch.autograd.grad(outputs, args, cotangents(outputs, 100), create_graph=True)
+    return list(
+        torch.autograd.grad(grads, args, cotangents(list(grads), 200), allow_unused=True, materialize_grads=True)
+    )
+
+
+def assert_kernel_matches(kernel: Op, reference: Op, inputs: dict[str, Tensor]) -> None:
+    """Outputs and every gradient of ``kernel`` are as near to the reference in float64 as plain torch is."""
+    got = outputs_and_gradients(kernel, inputs)
+    plain = outputs_and_gradients(reference, inputs)
+    exact = outputs_and_gradients(reference, inputs, torch.float64)
+    assert got.keys() == exact.keys()
+    for name in exact:
+        assert_no_worse_than_torch(name, got[name], plain[name], exact[name])
