@@ -9,7 +9,16 @@ from .encode import encode_positions
 from .importance import importance_sample
 from .mlp import modulated_mlp
 from .modulated_conv import modulate_weights, modulated_conv
-from .rays import FieldWeights, RayDraws, RayFeatures, RaySpan, evaluate_field, render_points, render_rays
+from .rays import (
+    FieldWeights,
+    RayDraws,
+    RayFeatures,
+    RaySpan,
+    evaluate_density,
+    evaluate_field,
+    render_points,
+    render_rays,
+)
 from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 from .upsample import Adapter, upsample_features
 from .volume import VolumeRendering, VolumeWeights, composite, render_volume, volume_weights
@@ -27,6 +36,7 @@ __all__ = [
     "conv2d_resample",
     "downsample2d",
     "encode_positions",
+    "evaluate_density",
     "evaluate_field",
     "filter2d",
     "importance_sample",

@@ -7,8 +7,21 @@ from typing import Any, Literal
 from torch import Tensor
 
 Impl = Literal["auto", "triton", "ref"]
+Precision = Literal["fp16", "bf16", "tf32", "fp32"]
+PRECISIONS = ("fp16", "bf16", "tf32", "fp32")  # of matrix operands; accumulators are float32
 
-TRITON_OPS: frozenset[str] = frozenset({"composite", "volume_weights"})  # names of the ops that have a Triton kernel
+TRITON_OPS: frozenset[str] = frozenset(
+    {
+        "composite",
+        "encode_positions",
+        "evaluate_density",
+        "evaluate_field",
+        "importance_sample",
+        "render_points",
+        "render_rays",
+        "volume_weights",
+    }
+)  # names of the ops that have a Triton kernel
 
 
 def resolve(op: str, impl: Impl, x: Tensor, *, unsupported: str | None = None) -> Literal["triton", "ref"]:
@@ -25,11 +38,16 @@ def resolve(op: str, impl: Impl, x: Tensor, *, unsupported: str | None = None) -
         raise ValueError(f"{op}: impl must be 'auto', 'triton' or 'ref', got {impl!r}")
     if op not in TRITON_OPS:
         raise RuntimeError(f"{op}: impl='triton' is not available, this op has a plain torch form only; use impl='ref'")
-    if not (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
+    if not may_launch(x):
         raise RuntimeError(f"{op}: impl='triton' needs CUDA tensors, got device {x.device}")
     if unsupported is not None:
         raise RuntimeError(f"{op}: impl='triton' does not cover {unsupported}; use impl='ref'")
     return "triton"
+
+
+def may_launch(x: Tensor) -> bool:
+    """Whether a kernel could run on ``x``: on CUDA, or anywhere under Triton's interpreter."""
+    return x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def fused(module: str) -> Any:

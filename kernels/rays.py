@@ -2,15 +2,15 @@
 
 Early aggregation (StyleNeRF eq. 5-6): the linear colour and feature heads commute with the weighted sum, so the pass
 returns the aggregated *hidden* features sum_i w_i h_i and the heads run once per ray instead of once per sample; their
-biases then carry the factor sum_i w_i. Fused, a ray costs 3 + 3 + S numbers in and H + 2 S out; the plain form here
-also writes and reads every sample's encoding and every layer's activations.
+biases then carry the factor sum_i w_i. Fused, a ray costs 3 + 3 + S numbers in and H + 2 S out; the plain form also
+writes and reads every sample's encoding and every layer's activations.
 """
 
 import torch
 from torch import Tensor
 
 from .checks import check_choice, check_dtypes, check_shapes
-from .dispatch import Impl, resolve
+from .dispatch import PRECISIONS, Impl, Precision, fused, may_launch, resolve
 from .mlp import check_layers
 from .reference.rays import (
     FieldWeights,
@@ -29,6 +29,7 @@ __all__ = [
     "RayFeatures",
     "RaySpan",
     "depth_from_fraction",
+    "evaluate_density",
     "evaluate_field",
     "render_points",
     "render_rays",
@@ -37,7 +38,9 @@ __all__ = [
 DTYPES = (torch.float32, torch.float64)
 
 
-def evaluate_field(points: Tensor, field: FieldWeights, *, impl: Impl = "auto") -> tuple[Tensor, Tensor]:
+def evaluate_field(
+    points: Tensor, field: FieldWeights, *, precision: Precision = "fp16", impl: Impl = "auto"
+) -> tuple[Tensor, Tensor]:
     """Hidden features and raw density of a field at points.
 
     h = trunk(gamma(p)), sigma = <v, h> + c, see :class:`FieldWeights`.
@@ -45,15 +48,48 @@ def evaluate_field(points: Tensor, field: FieldWeights, *, impl: Impl = "auto") 
     Args:
         points: [B, N, D] float32|float64, D = 3 or 4.
         field: modulated weights of the same dtype.
+        precision: of the matrix operands, see :func:`render_rays`.
     Returns: hidden [B, N, H] and density [B, N].
     Differentiable: any order.
-    Raises: ValueError on shapes, TypeError on dtypes.
+    Raises: ValueError on shapes, TypeError on dtypes, RuntimeError where impl="triton" does not cover the case.
     Source: StyleNeRF, eq. 3.
     """
-    check_shapes(points=(points, "B N D"))
-    _check_field(points.shape[0], points.shape[-1], field, points=points)
-    resolve("evaluate_field", impl, points)
+    if _values_by_kernel("evaluate_field", points, field, precision, impl):
+        return _values(points, field, precision, True)
     return evaluate_field_ref(points, field)
+
+
+def evaluate_density(
+    points: Tensor, field: FieldWeights, *, precision: Precision = "fp16", impl: Impl = "auto"
+) -> Tensor:
+    """Raw density [B, N] of a field at points [B, N, D]; as :func:`evaluate_field`, without writing the features."""
+    if _values_by_kernel("evaluate_density", points, field, precision, impl):
+        return _values(points, field, precision, False)[1]
+    return evaluate_field_ref(points, field)[1]
+
+
+def _values_by_kernel(op: str, points: Tensor, field: FieldWeights, precision: Precision, impl: Impl) -> bool:
+    check_shapes(points=(points, "B N D"))
+    check_choice("precision", precision, PRECISIONS)
+    _check_field(points.shape[0], points.shape[-1], field, points=points)
+    _, N, D = points.shape
+    return resolve(op, impl, points, unsupported=_unsupported(field, points, D, N)) == "triton"
+
+
+def _values(points: Tensor, field: FieldWeights, precision: Precision, keep_hidden: bool) -> tuple[Tensor, Tensor]:
+    packed = fused("field").pack(field, points.shape[-1])
+    hidden, density = fused("render").field_values(
+        points.contiguous(), *packed, field.num_freqs, field.negative_slope, precision, keep_hidden
+    )
+    return hidden[..., : field.width] if keep_hidden else hidden, density
+
+
+def _unsupported(field: FieldWeights, x: Tensor, dims: int, count: int) -> str | None:
+    """Why no kernel covers ``count`` points per image like ``x``; asked only where Triton could run."""
+    if not may_launch(x):
+        return None
+    reason: str | None = fused("field").unsupported(field, dims, x.dtype, count)
+    return reason
 
 
 def render_points(
@@ -64,6 +100,7 @@ def render_points(
     far_end: str = "opaque",
     noise: Tensor | None = None,
     emit: int = 0,
+    precision: Precision = "fp16",
     impl: Impl = "auto",
 ) -> RayFeatures:
     """Composite a field over samples whose points are given: one pass, no resampling.
@@ -77,9 +114,11 @@ def render_points(
         far_end: "opaque" or "open", see :func:`kernels.volume_weights`.
         noise: [B, R, S] added to the raw density, or None.
         emit: the last ``emit`` rays return each sample's hidden features instead of their sum.
+        precision: of the matrix operands, see :func:`render_rays`.
     Returns: :class:`RayFeatures`; ``fractions`` are the depths.
     Differentiable: any order.
-    Raises: ValueError on shapes or options, TypeError on dtypes.
+    Raises: ValueError on shapes or options, TypeError on dtypes, RuntimeError where impl="triton" does not cover the
+        case. A NaN makes NaN of its own ray and of no other.
     Source: StyleNeRF, eq. 4-6; NeRF++.
     """
     drawn = _tensors(noise=noise)
@@ -89,8 +128,19 @@ def render_points(
     check_choice("far_end", far_end, ("open", "opaque"))
     _check_emit(emit, points.shape[1])
     _check_field(points.shape[0], points.shape[-1], field, points=points, depths=depths, **drawn)
-    resolve("render_points", impl, points)
-    return render_points_ref(points, depths, field, far_end == "opaque", noise, emit)
+    check_choice("precision", precision, PRECISIONS)
+    _, R, S, D = points.shape
+    if resolve("render_points", impl, points, unsupported=_unsupported(field, points, D, R * S)) == "ref":
+        return render_points_ref(points, depths, field, far_end == "opaque", noise, emit)
+    packed = fused("field").pack(field, points.shape[-1])
+    hidden, weights, density, trans, emitted = fused("render").single_pass(
+        points.contiguous(), None, None, depths.contiguous(), _contiguous(noise), *packed,
+        field.num_freqs, field.negative_slope, precision, emit, far_end == "opaque", 1.0, "plain", 1.0, [0.0, 0.0, 0.0],
+    )  # fmt: skip
+    H = field.width
+    return RayFeatures(
+        hidden[..., :H], weights, depths, depths, density, trans, emitted[..., :H] if emit else None
+    )  # fmt: skip
 
 
 def render_rays(
@@ -102,6 +152,7 @@ def render_rays(
     *,
     draws: RayDraws | None = None,
     emit: int = 0,
+    precision: Precision = "fp16",
     impl: Impl = "auto",
 ) -> RayFeatures:
     """Sample a field along rays and aggregate its hidden features.
@@ -117,9 +168,14 @@ def render_rays(
         span: near, far, warp and far end.
         draws: fine positions and density noise, all optional.
         emit: the last ``emit`` rays return each sample's hidden features instead of their sum.
+        precision: of the matrix operands of the kernels: "fp16" (default; as accurate as "tf32"), "bf16", "tf32" or
+            "fp32". Everything else is float32. The plain form ignores it.
     Returns: :class:`RayFeatures`.
-    Differentiable: any order in field, origins, directions, fractions; where fine positions fall carries no gradient.
-    Raises: ValueError on shapes or options, TypeError on dtypes.
+    Differentiable: any order in field, origins, directions, fractions and noise; where fine positions fall carries no
+        gradient. A backward under create_graph runs the plain form at the forward's sample positions.
+    Raises: ValueError on shapes or options, TypeError on dtypes, RuntimeError where impl="triton" does not cover the
+        case: float64, fields with skips or wider than 256. Fractions out of order give the plain form's result in a
+        single pass and an undefined one in a hierarchical pass. A NaN makes NaN of its own ray and of no other.
     Source: StyleNeRF, eq. 3-6; NeRF, section 5.2.
     """
     draws = draws or RayDraws()
@@ -143,8 +199,49 @@ def render_rays(
     check_choice("span.far_end", span.far_end, ("open", "opaque"))
     _check_emit(emit, origins.shape[1])
     _check_field(origins.shape[0], 3, field, origins=origins, directions=directions, fractions=fractions, **drawn)
-    resolve("render_rays", impl, origins)
-    return render_rays_ref(origins, directions, fractions, field, span, draws, emit)
+    check_choice("precision", precision, PRECISIONS)
+    samples = fractions.shape[2] + (0 if draws.fine_u is None else draws.fine_u.shape[2])
+    reason = _unsupported(field, origins, 3, origins.shape[1] * samples)
+    if resolve("render_rays", impl, origins, unsupported=reason) == "ref":
+        return render_rays_ref(origins, directions, fractions, field, span, draws, emit)
+    return _fused_rays(origins, directions, fractions, field, span, draws, emit, precision)
+
+
+def _fused_rays(
+    origins: Tensor,
+    directions: Tensor,
+    fractions: Tensor,
+    field: FieldWeights,
+    span: RaySpan,
+    draws: RayDraws,
+    emit: int,
+    precision: Precision,
+) -> RayFeatures:
+    packed = fused("field").pack(field, 3)
+    rays = origins.contiguous(), directions.contiguous()
+    setting = (
+        field.num_freqs, field.negative_slope, precision, emit, span.far_end == "opaque", span.density_scale,
+        span.space, span.far, list(span.centre),
+    )  # fmt: skip
+    noise = _contiguous(draws.coarse_noise)
+    if draws.fine_u is None:
+        depths = depth_from_fraction(fractions, span).contiguous()
+        out = fused("render").single_pass(None, *rays, depths, noise, *packed, *setting)
+    else:
+        *out, fractions, _ = fused("render").hierarchical_pass(
+            *rays, fractions.contiguous(), draws.fine_u.contiguous(), noise, _contiguous(draws.fine_noise),
+            *packed, *setting, span.near, span.warp,
+        )  # fmt: skip
+        depths = depth_from_fraction(fractions, span)
+    hidden, weights, density, trans, emitted = out
+    H = field.width
+    return RayFeatures(
+        hidden[..., :H], weights, depths, fractions, density, trans, emitted[..., :H] if emit else None
+    )  # fmt: skip
+
+
+def _contiguous(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.contiguous()
 
 
 def _tensors(**args: Tensor | None) -> dict[str, Tensor]:

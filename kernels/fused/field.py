@@ -10,15 +10,15 @@ the left operand in registers.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..reference.rays import FieldWeights
-from .common import OPERANDS, PI, compute_capability, dot, launch, leaky_relu, sin_cos_pi, to_operand
+from ..reference.rays import FieldWeights, RaySpan
+from .common import OPERANDS, compute_capability, dot, launch, leaky_relu, sin_cos_pi, to_operand
 
 WIDTHS = (32, 64, 128, 256)  # others are padded with zeros, which changes nothing
 MAX_ENCODED = 64  # octaves times coordinates
@@ -45,9 +45,13 @@ class Space(NamedTuple):
     far: float = 1.0
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
+    def span(self) -> RaySpan:
+        """For ``bend_ref``; no more than the bending is in it."""
+        return RaySpan(0.0, self.far, space=self.kind, centre=self.centre)  # type: ignore[arg-type]
 
-def unsupported(field: FieldWeights, dims: int, dtype: torch.dtype) -> str | None:
-    """Why the kernels cannot evaluate this field, or None."""
+
+def unsupported(field: FieldWeights, dims: int, dtype: torch.dtype, count: int) -> str | None:
+    """Why the kernels cannot evaluate this field at ``count`` points per image, or None."""
     if dtype != torch.float32:
         return f"{dtype}"
     if field.skips:
@@ -57,7 +61,11 @@ def unsupported(field: FieldWeights, dims: int, dtype: torch.dtype) -> str | Non
     if dims > 4 or dims * field.num_freqs > MAX_ENCODED:
         return f"{dims} coordinates with {field.num_freqs} octaves (at most 4, and {MAX_ENCODED} as a product)"
     width = max(weight.shape[-2] for weight in field.weights)
-    return f"width {width} above {WIDTHS[-1]}" if width > WIDTHS[-1] else None
+    if width > WIDTHS[-1]:
+        return f"width {width} above {WIDTHS[-1]}"
+    if count * padded_width(field) >= 2**31:
+        return f"{count} samples per image of width {width} (offsets within an image have 32 bits)"
+    return None
 
 
 def padded_width(field: FieldWeights) -> int:
@@ -245,7 +253,7 @@ def _field_kernel(
     if HIDDEN == 2:
         tl.store(hidden_ptr + (L - 1) * plane + offs_save, a, mask=mask_m[:, None])
     elif HIDDEN == 1:
-        tl.store(hidden_ptr + offs_save, a.to(tl.float32), mask=mask_m[:, None])
+        tl.store(hidden_ptr + offs_save, a.to(hidden_ptr.dtype.element_ty), mask=mask_m[:, None])
     if DENSITY:
         sigma = density(a, head_ptr + b * stride_head_b, head_bias_ptr, H, DT)
         tl.store(density_ptr + b * N + offs_m, sigma, mask=mask_m)
@@ -276,7 +284,7 @@ class Samples(NamedTuple):
         return 3 if self.points is None else self.points.shape[-1]
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """Samples per image."""
         if self.points is not None:
             return self.points.shape[1]
@@ -289,7 +297,7 @@ class Samples(NamedTuple):
         assert t is not None
         return t.device
 
-    def arguments(self) -> dict[str, object]:
+    def arguments(self) -> dict[str, Any]:
         """Kernel arguments that tell where the points are."""
         rays = self.points is None
         return {
@@ -334,7 +342,7 @@ class Operand(NamedTuple):
         cut = [t if t.shape[0] == 1 else t[start:stop] for t in self[:4]]
         return self._replace(first=cut[0], rest=cut[1], bias=cut[2], head=cut[3])
 
-    def arguments(self) -> dict[str, object]:
+    def arguments(self) -> dict[str, Any]:
         operands = OPERANDS[self.precision]
         return {
             "first_ptr": self.first,
@@ -387,7 +395,7 @@ def launch_field(
     """Evaluate a ``chained`` field and fill what is given.
 
     Args:
-        hidden: [B, N, H] float32, or [L, B, N, H] in the operand type for every layer's activations.
+        hidden: [B, N, H] of any float dtype, or [L, B, N, H] in the operand type for every layer's activations.
         density: [B, N] float32, raw.
         dots: [B, N] float32, <grad_hidden of the sample's ray, its hidden features>; zero beyond grad_hidden's rays.
         grad_hidden: [B, R_image, H] float32, contiguous.
@@ -397,13 +405,13 @@ def launch_field(
     depths = samples.depths
     launch(
         _field_kernel,
-        (triton.cdiv(samples.count, tile.rows), samples.batch),
+        (triton.cdiv(samples.total, tile.rows), samples.batch),
         hidden_ptr=hidden,
         density_ptr=density,
         dots_ptr=dots,
         grad_hidden_ptr=grad_hidden,
         plane=hidden.stride(0) if hidden is not None and every else 0,
-        N=samples.count,
+        N=samples.total,
         R=1 if depths is None else depths.shape[1],
         S=1 if depths is None else depths.shape[2],
         R_image=0 if grad_hidden is None else grad_hidden.shape[1],

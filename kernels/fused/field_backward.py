@@ -149,8 +149,8 @@ def _first_kernel(
             first = first_ptr + b * stride_first_b + offs_w
             grad_sin = dot(grad_z, tl.load(first), zero, INPUT_PRECISION)
             grad_cos = dot(grad_z, tl.load(first + H * P), zero, INPUT_PRECISION)
-            grad = (grad_sin * cos - grad_cos * sin) * (PI * tl.exp2((offs_p // D).to(tl.float32)))[None, :]
-            grad = grad / tl.load(scale_ptr)
+            octave = tl.exp2((offs_p // D).to(tl.float32))[None, :]
+            grad = (grad_sin * cos - grad_cos * sin) * octave * PI / tl.load(scale_ptr)
             for d in tl.static_range(D):
                 part = tl.sum(tl.where(coordinate == d, grad, 0.0), axis=1)
                 tl.store(grad_points_ptr + (b * N + offs_m) * D + d, part, mask=mask_m)
@@ -195,7 +195,7 @@ def launch_trunk_backward(
     device = activations.device
     scale = gradient_scale(grads, field)
     grad_z = torch.empty_like(activations[0])
-    head, head_bias = _backward_head(grad_z, activations[L - 1], field, grads, scale, N)
+    head, head_bias = backward_head(grad_z, activations[L - 1], field, grads, scale)
     rest = torch.empty(B, L - 1, H, H, device=device)
     bias = torch.empty(B, L, H, device=device)
     block = 16 if field.precision == "fp32" else 64  # products without tensor cores take many registers
@@ -230,11 +230,11 @@ def launch_trunk_backward(
     return PackedField(first / scale, rest.div_(scale), bias.div_(scale), head, head_bias), points
 
 
-def _backward_head(
-    grad_z: Tensor, hidden: Tensor, field: Operand, grads: HeadGradients, scale: Tensor, N: int
+def backward_head(
+    grad_z: Tensor, hidden: Tensor, field: Operand, grads: HeadGradients, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Fill grad_z of the last layer; gradients of the density head."""
-    B, _, H = hidden.shape
+    """Fill grad_z of the last layer, times ``scale``; return the gradients of the density head, unscaled."""
+    B, N, H = hidden.shape
     block = 32
     programs, tiles = shares(B, N, block)
     part = torch.empty(programs, B, H, device=hidden.device)
@@ -268,7 +268,7 @@ def _backward_head(
         EMITTED=emitted > 0,
         DT=OPERANDS[field.precision].triton,
         BLOCK_M=block,
-        num_warps=4,
+        num_warps=4 if H <= 128 else 8,
     )
     return part.sum(0), part_bias.sum().reshape(1)
 

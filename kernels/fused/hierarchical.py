@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .common import OPERANDS, compute_capability, launch
 from .field import SPACES, Operand, Samples, Space, Tile, bend, chained, density, meta_field, trunk
-from .rays import Rendered, aggregate, ray_norm, relu
+from .rays import Rendered, aggregate, ray_norm
+from .volume import relu
 
 SLOTS = 16  # samples per pass
 WARPS = {"linear": 0, "inverse": 1, "log": 2}
@@ -42,7 +43,8 @@ def resample(fractions, following, weights, u, inside, S, R: tl.constexpr, N: tl
     s = tl.arange(0, N)[None, :]
     inner = (s >= 1) & (s <= S - 2)
     pdf = tl.where(inside & inner, weights + PDF_FLOOR, 0.0)
-    cdf = tl.cumsum(pdf, axis=1) / tl.sum(pdf, axis=1)[:, None]  # at edge s, the mid-point behind sample s
+    total = tl.sum(pdf, axis=1)[:, None]
+    cdf = tl.cumsum(pdf, axis=1) / tl.where(total == 0, 1.0, total)  # at edge s, the mid-point behind sample s
     edges = 0.5 * (fractions + following)
     last = S - 2
     below = (tl.reshape(cdf, [R, 1, N]) < tl.reshape(u, [R, N, 1])) & (tl.arange(0, N)[None, None, :] <= last)
@@ -139,7 +141,7 @@ def _hierarchical_kernel(
     rank = tl.sum(front.to(tl.int32), axis=2)
     behind = (t_j > t_i) | ((t_j == t_i) & (slot_j > slot_i))
     end = tl.min(tl.where(behind, t_j, BEYOND), axis=2)
-    x = tl.where(inside & (end < BEYOND), relu(sigma) * (end - t) * norm, 0.0)
+    x = relu(sigma) * tl.where(inside & (end < BEYOND), end - t, 0.0) * norm
     reached = tl.exp(-tl.sum(tl.where(front, tl.reshape(x, [BLOCK_R, 1, BOTH]), 0.0), axis=2))
     weights = reached * (1.0 - tl.exp(-x))
     if OPAQUE:
@@ -278,7 +280,7 @@ def shipped() -> dict[str, Callable[[], None]]:
             out = Rendered.empty(samples, width, (1280, 28), 256 if train else 0)
             noise = line if train else None
             launch_hierarchical(
-                out, out.weights, torch.empty(2, 1280, 28, dtype=torch.uint8), (rays, rays, line), (line, noise, noise),
+                out, out.weights, torch.empty(2, 1280, 28, dtype=torch.int16), (rays, rays, line), (line, noise, noise),
                 field, span=(0.88, 1.12, "linear"), space=Space(), opaque=False, density_scale=1.0,
             )  # fmt: skip
 

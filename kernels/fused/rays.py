@@ -1,6 +1,6 @@
 """The single pass: a tile of whole rays goes through the trunk, is composited and aggregated without leaving the chip.
 
-    w_i = T_i (1 - exp(-x_i)),  x_i = relu(sigma_i) (t_{i+1} - t_i) |d|,  T_i = exp(-sum_{j<i} x_j),  hidden = sum_i w_i a_i
+    x_i = relu(sigma_i) (t_{i+1} - t_i) |d|,  T_i = exp(-sum_{j<i} x_j),  w_i = T_i (1 - exp(-x_i)),  sum_i w_i a_i
 
 A ray reads 24 bytes and S depths and writes H features and 2 S + 1 numbers. The sum over samples is a product with the
 block-diagonal matrix of the weights, whose rounding error rides along in further columns.
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .common import OPERANDS, compute_capability, dot, launch, to_operand
 from .field import Operand, Samples, Tile, along_rays, bend, coordinates, density, meta_field, trunk
+from .volume import relu
 
 MAX_SAMPLES = 128  # per ray, all passes together
 
@@ -35,12 +36,6 @@ class Rendered(NamedTuple):
         R, S = rays
         B, new = samples.batch, partial(torch.empty, dtype=torch.float32, device=samples.device)
         return cls(new(B, R - emit, width), new(B, R, S), new(B, R, S), new(B, R), new(B, emit, S, width))
-
-
-@triton.jit
-def relu(sigma):
-    """max(sigma, 0) that lets NaN through."""
-    return tl.where(sigma < 0, 0.0, sigma)
 
 
 @triton.jit

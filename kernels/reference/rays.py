@@ -39,6 +39,11 @@ class FieldWeights:
     negative_slope: float = 0.2
     skips: tuple[int, ...] = ()
 
+    @property
+    def width(self) -> int:
+        """Of the hidden features."""
+        return self.weights[-1].shape[-2]
+
 
 @dataclass(frozen=True)
 class RaySpan:
@@ -79,6 +84,16 @@ class RayFeatures(NamedTuple):
     density: Tensor  # [B, R, S'] raw, noise included
     transmittance: Tensor  # [B, R]
     emitted: Tensor | None  # [B, E, S', H] hidden features of each sample of the last E rays
+
+    @property
+    def opacity(self) -> Tensor:
+        """[B, R] sum_i w_i."""
+        return self.weights.sum(-1)
+
+    @property
+    def expected_depth(self) -> Tensor:
+        """[B, R] sum_i w_i t_i; what passes the last sample counts nothing."""
+        return (self.weights * self.depths).sum(-1)
 
 
 def depth_from_fraction(fractions: Tensor, span: RaySpan) -> Tensor:
