@@ -25,7 +25,8 @@ class RenderOptions:
         parts: "all", "foreground" (nothing behind it) or "background".
         samples: ray samples per pass; None takes the configured number.
         roll_rad: turn about the optical axis, one number for the batch or [B].
-        precision: of the upsampler's blocks after the first; the volume is always float32.
+        precision: of the upsampler's blocks after the first, and of the ray pass's matrix operands where it runs as a
+            kernel; everything else of the volume is float32.
         noise: where the upsampler's noise comes from, if it has any.
         path: also render the samples that the NeRF-path regularisation compares.
         blend_path: blend the path's colours during growth like the image's.
@@ -129,6 +130,7 @@ class Synthesis(nn.Module):
             roll_rad=roll,
             draws=draws,
             path_resolution=growth.resolution,
+            precision=options.precision,
         )
         features = _to_map(volume.features, edge)
         raw = _to_map(volume.colours, edge)

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kernels.dispatch import Precision
 from kernels.rays import RayDraws, RayFeatures, RaySpan, render_points, render_rays
 from kernels.volume import FarEnd
 
@@ -82,6 +83,7 @@ class VolumeRenderer(nn.Module):
         roll_rad: Tensor | None = None,
         draws: StepDraws | None = None,
         path_resolution: int | None = None,
+        precision: Precision = "fp32",
     ) -> VolumeOutput:
         """Render ``resolution`` squared rays per image, and the NeRF path's rays where ``draws.path_offset`` is given.
 
@@ -92,6 +94,7 @@ class VolumeRenderer(nn.Module):
             roll_rad: [B] turns of the image about the optical axis.
             draws: random numbers; None renders deterministically.
             path_resolution: edge of the image that path pixels are counted in.
+            precision: of the matrix operands in the fused ray pass; plain torch ignores it.
         """
         draws = draws or StepDraws()
         pixels = self._pixels(resolution, ws.device)
@@ -115,9 +118,9 @@ class VolumeRenderer(nn.Module):
         fore = back = None
         if parts != "background":
             end: FarEnd = "opaque" if behind is None else "open"
-            fore = self._foreground(ws, rays.origins, rays.directions, samples, end, draws, emit)
+            fore = self._foreground(ws, rays.origins, rays.directions, samples, end, draws, emit, precision)
         if behind is not None:
-            back = self._background(behind, ws, z_bg, rays.origins, rays.directions, draws, emit)
+            back = self._background(behind, ws, z_bg, rays.origins, rays.directions, draws, emit, precision)
         elif fore is None:
             raise ValueError("parts='background' needs a generator with a background, this one has none")
         return self._join(ws, fore, back, indices)
@@ -135,6 +138,7 @@ class VolumeRenderer(nn.Module):
         end: FarEnd,
         draws: StepDraws,
         emit: int,
+        precision: Precision,
     ) -> RayFeatures:
         cfg = self.cfg.field
         span = RaySpan(cfg.near, cfg.far, cfg.warp, end, cfg.density_scale, cfg.space, cfg.centre)
@@ -152,6 +156,7 @@ class VolumeRenderer(nn.Module):
             span,
             draws=RayDraws(fine_u, draws.coarse_noise, draws.fine_noise if cfg.hierarchical else None),
             emit=emit,
+            precision=precision,
         )
 
     def _background(
@@ -163,6 +168,7 @@ class VolumeRenderer(nn.Module):
         directions: Tensor,
         draws: StepDraws,
         emit: int,
+        precision: Precision,
     ) -> RayFeatures:
         cfg = self.cfg.background
         line = torch.linspace(-1, 0, cfg.samples, device=ws.device) * cfg.start
@@ -171,7 +177,8 @@ class VolumeRenderer(nn.Module):
             depths = stratify(depths, draws.background_jitter)
         points = inverted_sphere_points(origins, torch.nn.functional.normalize(directions, dim=-1), -depths)
         trunk = field.trunk(ws, z_bg)
-        return render_points(points, depths, trunk, far_end="opaque", noise=draws.background_noise, emit=emit)
+        noise = draws.background_noise
+        return render_points(points, depths, trunk, far_end="opaque", noise=noise, emit=emit, precision=precision)
 
     def _join(
         self, ws: Tensor, fore: RayFeatures | None, back: RayFeatures | None, indices: Tensor | None
@@ -186,15 +193,14 @@ class VolumeRenderer(nn.Module):
         shared = self.foreground.colour
         assert shared is not None
         if fore is not None:
-            opacity = fore.weights[:, :image].sum(-1)
+            opacity = fore.opacity[:, :image]
             features = self.foreground.features(fore.hidden, opacity, ws)
             colours = shared(features, opacity)
             scale = fore.transmittance[:, :image, None]
-            expected = (fore.weights[:, :image] * fore.depths[:, :image]).sum(-1)
-            depth = expected + (1 - opacity) * self.cfg.field.far
+            depth = fore.expected_depth[:, :image] + (1 - opacity) * self.cfg.field.far
         if back is not None:
             assert self.background is not None
-            total = back.weights[:, :image].sum(-1)
+            total = back.opacity[:, :image]
             behind = self.background.features(back.hidden, total, ws)
             colours = colours + scale * (self.background.colour or shared)(behind, total)
             features = features + scale * behind
