@@ -19,8 +19,8 @@ from torch import Tensor
 
 from .common import OPERANDS, PI, dot, launch, sin_cos_pi, to_operand
 from .field import Operand, PackedField, Samples, along_rays, bend, coordinates, meta_field, octave_phase
+from .linear import shares
 
-SHARES = 132  # programs that split the samples of all images; fixed, so that results do not depend on the device
 GRADIENT_RANGE = 256.0  # float16 gradients are scaled to this magnitude: room of 2^8 above, of 2^22 below
 
 
@@ -173,14 +173,6 @@ def gradient_scale(grads: HeadGradients, field: Operand) -> Tensor:
     return torch.where(torch.isfinite(scale) & (scale > 0), scale, 1.0)
 
 
-def shares(batch: int, rows: int, block: int) -> tuple[int, int]:
-    """(programs per image, tiles per program)."""
-    tiles = triton.cdiv(rows, block)
-    programs = max(min(SHARES // max(batch, 1), tiles), 1)
-    per_program = triton.cdiv(tiles, programs)
-    return triton.cdiv(tiles, per_program) if tiles else 1, per_program
-
-
 def launch_trunk_backward(
     samples: Samples, activations: Tensor, field: Operand, grads: HeadGradients, *, need_points: bool
 ) -> tuple[PackedField, Tensor | None]:
@@ -199,7 +191,7 @@ def launch_trunk_backward(
     rest = torch.empty(B, L - 1, H, H, device=device)
     bias = torch.empty(B, L, H, device=device)
     block = 16 if field.precision == "fp32" else 64  # products without tensor cores take many registers
-    programs, tiles = shares(B, N, block)
+    programs, tiles = shares(B, N, 1, block)
     part_weight = torch.empty(programs, B, H, H, device=device)
     part_bias = torch.empty(programs, B, H, device=device)
     for layer in range(L - 1, 0, -1):
@@ -236,7 +228,7 @@ def backward_head(
     """Fill grad_z of the last layer, times ``scale``; return the gradients of the density head, unscaled."""
     B, N, H = hidden.shape
     block = 32
-    programs, tiles = shares(B, N, block)
+    programs, tiles = shares(B, N, 1, block)
     part = torch.empty(programs, B, H, device=hidden.device)
     part_bias = torch.empty(programs, B, device=hidden.device)
     rays = 0 if grads.hidden is None else grads.hidden.shape[1]
@@ -280,7 +272,7 @@ def _backward_first(
     B, N, H = grad_z.shape
     P = field.first.shape[3]
     block = 16 if grad_z.dtype == torch.float32 else 32
-    programs, tiles = shares(B, N, block)
+    programs, tiles = shares(B, N, 1, block)
     part = torch.empty(programs, B, 2, H, P, device=grad_z.device)
     part_bias = torch.empty(programs, B, H, device=grad_z.device)
     points = torch.empty(B, N, samples.dims, device=grad_z.device) if need_points else None
