@@ -3,10 +3,11 @@
 Moves D numbers in and 2 F D numbers out per point; the ray pass fuses it away.
 """
 
+import torch
 from torch import Tensor
 
 from .checks import FLOATS, check_dtypes
-from .dispatch import Impl, resolve
+from .dispatch import Impl, fused, resolve
 from .reference.encode import encode_positions_ref
 
 
@@ -21,13 +22,20 @@ def encode_positions(
         points: [..., D], any float dtype, in the field's units (period 2 at the lowest octave).
         num_freqs: number of octaves F, at least 1.
         include_input: append ``points`` itself at the end.
-    Returns: [..., 2 F D (+ D)], dtype of ``points``.
+    Returns: [..., 2 F D (+ D)], dtype of ``points``. The kernel computes in float32, without rounding 2^i pi p.
     Differentiable: any order.
-    Raises: ValueError for num_freqs < 1, TypeError for a dtype that is not floating.
+    Raises: ValueError for num_freqs < 1, TypeError for a dtype that is not floating, RuntimeError if impl="triton" has
+        no GPU or gets float64 or more than 128 octaves.
     Source: NeRF, eq. 4; StyleNeRF, eq. 2; no raw input unless asked for.
     """
     check_dtypes(FLOATS, points=points)
     if num_freqs < 1:
         raise ValueError(f"num_freqs must be at least 1, got {num_freqs}")
-    resolve("encode_positions", impl, points)
+    unsupported = None
+    if points.dtype == torch.float64:
+        unsupported = "float64"
+    elif num_freqs > 128:
+        unsupported = f"{num_freqs} octaves, at most 128"
+    if resolve("encode_positions", impl, points, unsupported=unsupported) == "triton":
+        return fused("encode").encode_positions(points, num_freqs, include_input)
     return encode_positions_ref(points, num_freqs, include_input)

@@ -17,19 +17,20 @@ def leaves(inputs: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[
     return {name: x.detach().to(dtype or x.dtype).requires_grad_() for name, x in inputs.items()}
 
 
-def cotangents(outputs: list[Tensor], seed: int) -> list[Tensor]:
-    """Random, and the same for every dtype and device up to rounding."""
+def cotangents(outputs: list[Tensor], dtype: torch.dtype, seed: int) -> list[Tensor]:
+    """Random numbers of ``dtype``, the same whatever the outputs are computed in."""
     drawn = [torch.randn(o.shape, generator=source(seed + i), dtype=torch.float64) for i, o in enumerate(outputs)]
-    return [c.to(o) for c, o in zip(drawn, outputs)]
+    return [c.to(dtype).to(o) for c, o in zip(drawn, outputs)]
 
 
 def outputs_and_gradients(op: Op, inputs: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """What ``op(*inputs)`` returns, and the gradient of every input for random cotangents."""
     args = leaves(inputs, dtype)
+    drawn_in = next(iter(inputs.values())).dtype
     result = op(*args.values())
     outputs = [result] if isinstance(result, Tensor) else list(result)
     grads = torch.autograd.grad(
-        outputs, list(args.values()), cotangents(outputs, 100), allow_unused=True, materialize_grads=True
+        outputs, list(args.values()), cotangents(outputs, drawn_in, 100), allow_unused=True, materialize_grads=True
     )
     named = {f"output {i}": o.detach() for i, o in enumerate(outputs)}
     return named | {f"gradient of {name}": g for name, g in zip(args, grads)}
@@ -38,11 +39,12 @@ def outputs_and_gradients(op: Op, inputs: dict[str, Tensor], dtype: torch.dtype 
 def second_order(op: Op, inputs: dict[str, Tensor]) -> list[Tensor]:
     """Gradient of a random projection of the first gradients."""
     args = list(leaves(inputs).values())
+    dtype = args[0].dtype
     result = op(*args)
     outputs = [result] if isinstance(result, Tensor) else list(result)
-    grads = torch.autograd.grad(outputs, args, cotangents(outputs, 100), create_graph=True)
+    grads = torch.autograd.grad(outputs, args, cotangents(outputs, dtype, 100), create_graph=True)
     return list(
-        torch.autograd.grad(grads, args, cotangents(list(grads), 200), allow_unused=True, materialize_grads=True)
+        torch.autograd.grad(grads, args, cotangents(list(grads), dtype, 200), allow_unused=True, materialize_grads=True)
     )
 
 
