@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .checks import FLOATS, check_dtypes
-from .dispatch import Impl, resolve
+from .dispatch import Impl, fused, resolve
 from .reference.importance import importance_sample_ref
 
 
@@ -23,7 +23,8 @@ def importance_sample(edges: Tensor, weights: Tensor, u: Tensor, *, impl: Impl =
         u: [..., N] same dtype, in [0, 1]; ascending u give ascending positions.
     Returns: [..., N] positions between the first and the last edge.
     Differentiable: no; the result carries no gradient.
-    Raises: ValueError on shapes, TypeError on dtypes.
+    Raises: ValueError on shapes, TypeError on dtypes, RuntimeError if impl="triton" has no GPU or gets float64 or more
+        than 129 edges.
     Source: NeRF, section 5.2.
     """
     check_dtypes(FLOATS[:2], edges=edges)
@@ -34,6 +35,12 @@ def importance_sample(edges: Tensor, weights: Tensor, u: Tensor, *, impl: Impl =
         )
     if u.shape[:-1] != edges.shape[:-1]:
         raise ValueError(f"u must be {[*edges.shape[:-1], 'N']}, got {list(u.shape)}")
-    resolve("importance_sample", impl, edges)
+    unsupported = None
+    if edges.dtype == torch.float64:
+        unsupported = "float64"
+    elif edges.shape[-1] > 129:
+        unsupported = f"{edges.shape[-1]} edges, at most 129"
     with torch.no_grad():
+        if resolve("importance_sample", impl, edges, unsupported=unsupported) == "triton":
+            return fused("importance").importance_sample(edges, weights, u)
         return importance_sample_ref(edges, weights, u)
