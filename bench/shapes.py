@@ -58,6 +58,18 @@ def volume(device: torch.device, seed: int, *, rays: int, samples: int) -> tuple
     return density, depths, 1 + draw.uniform(1, rays), draw.normal(1, rays, samples, HIDDEN, leaf=True)
 
 
+def packed_volume(device: torch.device, seed: int, *, rays: int, samples: int) -> tuple[Tensor, ...]:
+    """As :func:`volume`, rays of 0 to 2 ``samples`` samples one after the other; their offsets at the end."""
+    draw = Draw(device, seed)
+    lengths = torch.arange(rays) % (2 * samples + 1)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    count = int(offsets[-1])
+    along = torch.arange(count) - offsets[:-1].repeat_interleave(lengths)
+    depths = NEAR + (FAR - NEAR) * (along.to(device) + draw.uniform(count)) / (2 * samples)
+    density = draw.normal(count, scale=30, leaf=True)
+    return density, depths, 1 + draw.uniform(rays), draw.normal(count, HIDDEN, leaf=True), offsets.to(device)
+
+
 def importance(device: torch.device, seed: int, *, rays: int, samples: int) -> tuple[Tensor, Tensor, Tensor]:
     """Edges between the samples, the inner samples' weights, ascending u."""
     draw = Draw(device, seed)

@@ -1,6 +1,7 @@
 """Executable specification of kernels.volume_weights and kernels.composite. Imports torch and nothing else."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-10  # keeps the running product away from zero, as released checkpoints expect
@@ -21,8 +22,8 @@ def volume_weights_ref(
 
 def composite_ref(weights: Tensor, features: Tensor, offsets: Tensor | None = None) -> Tensor:
     if offsets is not None:
-        sample, _ = _slots(offsets, weights.shape[0])
-        weights, features = _spread(weights, sample), _spread(features, sample)
+        inside = _slots(offsets)
+        weights, features = _spread(weights, inside), _spread(features, inside)
     return (weights[..., None, :] @ features).squeeze(-2)
 
 
@@ -33,32 +34,32 @@ def _absorb(density: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     return alpha, torch.cumprod(torch.cat([one, 1 - alpha + EPSILON], dim=-1), dim=-1)
 
 
-def _slots(offsets: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """Packed rays side by side, as long as the longest, L: the sample in each slot [R, L], or N; lengths [R, 1]."""
+def _slots(offsets: Tensor) -> Tensor:
+    """Packed rays side by side, as long as the longest, L: which slots hold a sample, [R, L] bool, in their order."""
     lengths = (offsets[1:] - offsets[:-1])[:, None]
     longest = max(int(lengths.max()), 1) if lengths.numel() else 1
-    slot = torch.arange(longest, device=offsets.device)
-    return torch.where(slot < lengths, offsets[:-1, None] + slot, samples), lengths
+    return torch.arange(longest, device=offsets.device) < lengths
 
 
-def _spread(x: Tensor, sample: Tensor) -> Tensor:
-    """Rows of ``x`` in their slots, zeros in the others."""
-    return torch.cat([x, x.new_zeros(1, *x.shape[1:])])[sample]
+def _spread(x: Tensor, inside: Tensor) -> Tensor:
+    """Samples [N, ...] in their slots [R, L, ...], zeros in the others."""
+    place = inside.flatten().nonzero().squeeze(1)
+    return x.new_zeros(inside.numel(), *x.shape[1:]).index_copy(0, place, x).view(*inside.shape, *x.shape[1:])
 
 
 def _packed_weights(
     density: Tensor, depths: Tensor, ray_norm: Tensor | None, opaque_end: bool, offsets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    sample, lengths = _slots(offsets, density.shape[0])
-    slot = torch.arange(sample.shape[1], device=sample.device)
-    spread = _spread(depths, sample)
-    delta = spread[:, 1:] - spread[:, :-1]
+    inside = _slots(offsets)
+    t = _spread(depths, inside)
+    delta = t[:, 1:] - t[:, :-1]
     if ray_norm is not None:
         delta = delta * ray_norm[:, None]
-    more = slot[1:] < lengths  # the interval ends at a sample of the same ray
+    more = inside[:, 1:]  # the interval ends at a sample of the same ray
     zero = torch.zeros_like(delta)
-    alpha, trans = _absorb(torch.where(more, _spread(density, sample)[:, :-1], zero), torch.where(more, delta, zero))
-    end = (slot == lengths - 1).to(density.dtype) * float(opaque_end)
-    weights = (torch.cat([alpha, torch.zeros_like(end[:, :1])], dim=-1) + end) * trans
-    inside = slot < lengths
-    return weights[inside], trans.gather(1, (lengths - 1).clamp_min(0)).squeeze(1)
+    sigma = torch.where(more, _spread(density, inside)[:, :-1], zero)
+    alpha, trans = _absorb(sigma, torch.where(more, delta, zero))
+    last = inside & ~F.pad(more, (0, 1))
+    alpha = F.pad(alpha, (0, 1)) + last.to(alpha.dtype) * float(opaque_end)
+    length = inside.sum(-1, keepdim=True)
+    return (alpha * trans)[inside], trans.gather(1, (length - 1).clamp_min(0)).squeeze(1)
