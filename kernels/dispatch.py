@@ -10,6 +10,7 @@ Impl = Literal["auto", "triton", "ref"]
 Precision = Literal["fp16", "bf16", "tf32", "fp32"]
 PRECISIONS = ("fp16", "bf16", "tf32", "fp32")  # of matrix operands; accumulators are float32
 
+# names of the ops that have a Triton kernel
 TRITON_OPS: frozenset[str] = frozenset(
     {
         "composite",
@@ -17,11 +18,12 @@ TRITON_OPS: frozenset[str] = frozenset(
         "evaluate_density",
         "evaluate_field",
         "importance_sample",
+        "modulated_mlp",
         "render_points",
         "render_rays",
         "volume_weights",
     }
-)  # names of the ops that have a Triton kernel
+)
 
 
 def resolve(op: str, impl: Impl, x: Tensor, *, unsupported: str | None = None) -> Literal["triton", "ref"]:

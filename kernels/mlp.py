@@ -1,16 +1,18 @@
 """A chain of modulated 1x1 layers: h <- gain * lrelu(W_l h + b_l), W_l already modulated and demodulated per image.
 
-The layers of a style-conditioned radiance field (StyleNeRF eq. 3). Reads D and writes H numbers per point; every
-hidden activation in between is traffic that the fused form saves.
+The layers of a style-conditioned radiance field (StyleNeRF eq. 3). Reads D and writes H numbers per point. The kernels
+take bias and activation into each product and hold hidden activations in the operand type; widths are free. A field
+whose activations never leave the chip is :func:`kernels.evaluate_field`.
 """
 
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from .checks import FLOATS, check_dtypes
-from .dispatch import Impl, resolve
+from .checks import FLOATS, check_choice, check_dtypes
+from .dispatch import PRECISIONS, Impl, Precision, fused, resolve
 from .reference.mlp import modulated_mlp_ref
 
 
@@ -21,6 +23,7 @@ def modulated_mlp(
     *,
     gain: float = math.sqrt(2.0),
     negative_slope: float = 0.2,
+    precision: Precision | None = None,
     impl: Impl = "auto",
 ) -> Tensor:
     """Run points through a chain of layers, h <- gain * lrelu(W h + b).
@@ -31,9 +34,15 @@ def modulated_mlp(
         biases: per layer [O] or [B, O].
         gain: positive factor after the activation.
         negative_slope: of the leaky ReLU; 0 is a plain ReLU.
+        precision: what the kernels round inputs, weights and hidden activations to before each product; sums are
+            float32. None: "bf16" for bfloat16 tensors, else "fp16", whose rounding is that of "tf32" at twice the
+            speed, but which ends at 65504: what is larger becomes infinite. "ref" ignores it and computes in the
+            dtype of ``x``.
     Returns: [B, N, H] or [N, H], dtype of ``x``.
-    Differentiable: any order.
-    Raises: ValueError on shapes or gain <= 0, TypeError on mixed dtypes.
+    Differentiable: any order in x, weights and biases; "triton" rounds first gradients like activations, and takes
+        gradients of gradients from the plain form.
+    Raises: ValueError on shapes, precision or gain <= 0, TypeError on mixed dtypes, RuntimeError if impl="triton" has
+        no GPU, gets float64 or a slope outside 0..1.
     Source: StyleNeRF, eq. 3; StyleGAN2, section 2.2.
     """
     check_dtypes(FLOATS, x=x)
@@ -45,9 +54,24 @@ def modulated_mlp(
         raise ValueError(f"biases must have one entry per layer ({len(weights)}), got {len(biases)}")
     points = x if x.ndim == 3 else x[None]
     check_layers(points.shape[0], points.shape[-1], weights, biases, x)
-    resolve("modulated_mlp", impl, x)
-    out = modulated_mlp_ref(points, weights, biases, gain, negative_slope)
+    check_choice("precision", precision, (None, *PRECISIONS))
+    unsupported = _unsupported(x, len(weights), negative_slope)
+    if resolve("modulated_mlp", impl, x, unsupported=unsupported) == "triton":
+        per_image = [w if w.ndim == 3 else w[None] for w in weights], [b if b.ndim == 2 else b[None] for b in biases]
+        precision = precision or ("bf16" if x.dtype == torch.bfloat16 else "fp16")
+        out = fused("mlp").modulated_mlp(points, *per_image, gain, negative_slope, precision)
+    else:
+        out = modulated_mlp_ref(points, weights, biases, gain, negative_slope)
     return out if x.ndim == 3 else out[0]
+
+
+def _unsupported(x: Tensor, depth: int, negative_slope: float) -> str | None:
+    """Why the kernels do not cover this call, or None."""
+    if x.dtype == torch.float64:
+        return "float64"
+    if not 0 <= negative_slope <= 1:
+        return f"negative_slope {negative_slope} outside 0..1"
+    return None if depth else "a chain without layers"
 
 
 def check_layers(batch: int, width: int, weights: Sequence[Tensor], biases: Sequence[Tensor], x: Tensor) -> int:
