@@ -18,7 +18,8 @@ from torch import Tensor
 from ..reference.volume import volume_weights_ref
 from .common import differentiable_gradients, launch, register
 
-MAX_CHUNK = 128  # samples of a ray that a program holds at a time
+MAX_CHUNK = 128  # samples that a program holds of a ray, if that is all of them
+LONG_CHUNK = 64  # samples of a longer ray that it holds at a time
 PACKED_CHUNK = 32  # rays differ in length, and a short one should not waste a long chunk
 
 
@@ -158,13 +159,19 @@ def contiguous(x: Any) -> Any:
 
 def _along(rays: int, samples: int | None) -> dict[str, int | bool]:
     """Sizes and tiles for rays of ``samples`` each, or of a length of their own each (None)."""
-    block_s = PACKED_CHUNK if samples is None else min(triton.next_power_of_2(samples), MAX_CHUNK)
+    if samples is None:
+        block_r, block_s = 4, PACKED_CHUNK
+    elif samples > MAX_CHUNK:
+        block_r, block_s = 4, LONG_CHUNK
+    else:
+        block_s = triton.next_power_of_2(samples)
+        block_r = 512 // block_s
     return {
         "R": rays,
         "S": samples or 0,
         "PACKED": samples is None,
         "CHUNKED": samples is None or samples > block_s,
-        "BLOCK_R": 512 // block_s if samples is not None else 4,
+        "BLOCK_R": block_r,
         "BLOCK_S": block_s,
     }
 
@@ -289,5 +296,5 @@ def shipped() -> dict[str, Callable[[], None]]:
         launch_volume_forward(density, density, norm, opaque, offsets)
         launch_volume_backward(density, density, norm, density, norm, opaque, positions, offsets)
 
-    lengths: tuple[int | None, ...] = (4, 14, 28, 48, 128, 192, None)
+    lengths: tuple[int | None, ...] = (4, 14, 28, 48, 128, 192, 300, None)
     return {f"weights S{s or ' packed'}": partial(run, s, s == 4, s != 14) for s in lengths}
