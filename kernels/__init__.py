@@ -9,6 +9,7 @@ from .encode import encode_positions
 from .importance import importance_sample
 from .mlp import modulated_mlp
 from .modulated_conv import modulate_weights, modulated_conv
+from .modulated_layer import modulated_layer
 from .rays import (
     FieldWeights,
     RayDraws,
@@ -42,6 +43,7 @@ __all__ = [
     "importance_sample",
     "modulate_weights",
     "modulated_conv",
+    "modulated_layer",
     "modulated_mlp",
     "render_points",
     "render_rays",

@@ -4,12 +4,16 @@ The filter runs once after up (gain up^2) and once before down, each only where 
 moves the convolution to where it is cheapest: it commutes with the filters, and a 1x1 one also with up and down.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from .checks import FLOATS, check_dtypes, check_shapes
 from .dispatch import Impl, resolve
 from .reference.conv_resample import conv2d_resample_ref
-from .upfirdn2d import Ints, Pads, check_filter, filter_size, parse_padding
+from .upfirdn2d import Ints, Pads, check_filter, filter_size, parse_padding, upfirdn2d
+
+Pair = tuple[int, int]
 
 
 def conv2d_resample(
@@ -37,8 +41,9 @@ def conv2d_resample(
         groups:      as in ``torch.nn.functional.conv2d``.
         flip_weight: True = correlation (what torch calls convolution), False = convolution.
         flip_filter: False = convolution, True = correlation with f.
+        impl:        of the filters; the convolution itself is torch's (cuDNN on CUDA), whichever is asked for.
     Returns: [N, O, (H*up + y0 + y1 - kh + 1) // down, likewise in x], dtype of x.
-    Differentiable: any order in x and w ("ref").
+    Differentiable: any order in x and w.
     Raises: ValueError on shapes, factors and channel counts, or if nothing is left of the image; TypeError on dtype.
     Source: StyleGAN2 (arXiv 1912.04958); same argument meaning as the public function of that name.
     """
@@ -53,7 +58,16 @@ def conv2d_resample(
     taps = x.new_ones(1, 1) if f is None else f
     resolve("conv2d_resample", impl, x)
     pads = centre_filters(f, up, down, pads)
-    return conv2d_resample_ref(x, w, taps, up, down, pads, groups, flip_weight, flip_filter)
+    return conv2d_resample_ref(x, w, taps, up, down, pads, groups, flip_weight, flip_filter, filter_by(impl))
+
+
+def filter_by(impl: Impl) -> Callable[..., Tensor]:
+    """``upfirdn2d`` by ``impl``, with the arguments of its plain form."""
+
+    def fir(x: Tensor, f: Tensor, up: Pair, down: Pair, padding: Pads, flip_filter: bool, gain: float) -> Tensor:
+        return upfirdn2d(x, f, up, down, padding, flip_filter, gain, impl=impl)
+
+    return fir
 
 
 def check_factors(**factors: int) -> None:

@@ -18,6 +18,8 @@ TRITON_OPS: frozenset[str] = frozenset(
         "evaluate_density",
         "evaluate_field",
         "importance_sample",
+        "modulated_conv",
+        "modulated_layer",
         "modulated_mlp",
         "render_points",
         "render_rays",

@@ -8,12 +8,13 @@ the same sum in another order.
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from .checks import FLOATS, check_choice, check_dtypes, check_shapes
-from .conv_resample import centre_filters, check_factors, output_size
-from .dispatch import Impl, resolve
-from .reference.modulated_conv import modulate_weights_ref, modulated_conv_ref
+from .conv_resample import centre_filters, check_factors, filter_by, output_size
+from .dispatch import Impl, fused, resolve
+from .reference.modulated_conv import modulate_weights_ref, modulated_conv_ref, prenormalize_ref
 from .upfirdn2d import Ints, check_filter, parse_padding
 
 FORMS = ("auto", "weights", "activations")
@@ -68,41 +69,87 @@ def modulated_conv(
         noise:       broadcastable to the output, added to it; None = none.
         up, padding, filter, flip_weight: as in ``conv2d_resample``.
         form:        "weights" (1x1 without up: a matrix product per image), "activations", or "auto": weights where one
-                     style serves all or the kernel is 1x1, else activations.
+                     style serves all or the kernel is 1x1, else activations. The kernel has one form.
+        impl:        "triton": a 1x1 kernel without up or padding is one product over the pixels, in the type of x
+                     (float32: TF32 where ``torch.backends.cuda.matmul.allow_tf32``), the result channels_last; others
+                     are torch's own convolution (cuDNN), with the filter as a kernel.
     Returns: [N, O, H*up + y0 + y1 - kh + 1, likewise in x], dtype of x.
-    Differentiable: any order in x, weight, styles, input_gain, bias and noise ("ref").
-    Raises: ValueError on shapes, factors and form; TypeError on dtype.
+    Differentiable: any order in x, weight, styles, input_gain, bias and noise.
+    Raises: ValueError on shapes, factors and form; TypeError on dtype; RuntimeError for impl="triton" with float64.
     Source: StyleGAN2 (arXiv 1912.04958), eq. 1 to 3.
     """
     N = check_shapes(x=(x, "N I H W"), weight=(weight, "O I KH KW"))["N"]
     check_dtypes(FLOATS, x=x)
-    B = _check_weights(weight, styles)
-    if (N % B if B else N) != 0:
-        raise ValueError(f"styles must be [B, I] with B dividing the batch N={N}, got {list(styles.shape)}")
+    B = check_modulation(N, weight, styles, bias, input_gain)
     check_factors(up=up)
     check_choice("form", form, FORMS)
     check_filter(filter)
     pads = parse_padding(padding)
     shape = [N, weight.shape[0], *output_size(x, weight, up, 1, pads)]
-    if noise is not None and not _fits(noise, shape):
-        raise ValueError(f"noise must broadcast to the output {shape}, got {list(noise.shape)}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must be [O] with O={weight.shape[0]}, got {list(bias.shape)}")
-    if isinstance(input_gain, Tensor) and input_gain.numel() != 1:
-        raise ValueError(f"input_gain must be one number, got {list(input_gain.shape)}")
-    resolve("modulated_conv", impl, x)
+    check_noise(noise, shape)
+    gain = input_gain.reshape(()) if isinstance(input_gain, Tensor) else input_gain
+    reason = "float64" if x.dtype == torch.float64 else None
+    chosen = resolve("modulated_conv", impl, x, unsupported=reason)
+    if chosen == "triton" and weight.shape[2:] == (1, 1) and up == 1 and pads == (0, 0, 0, 0):
+        y = pointwise(x, weight, styles, demodulate, gain, bias, None, 1.0, None)
+        return y if noise is None else y + noise.to(y.dtype)
     if form == "auto":
         form = "weights" if B == 1 or (up == 1 and weight.shape[2:] == (1, 1)) else "activations"
     if N == 0:
         form = "activations"  # a grouped convolution needs at least one group
     taps = x.new_ones(1, 1) if filter is None else filter
     pads = centre_filters(filter, up, 1, pads)
-    gain = input_gain.reshape(()) if isinstance(input_gain, Tensor) else input_gain
-    return modulated_conv_ref(x, weight, styles, demodulate, gain, bias, noise, up, pads, taps, flip_weight, form, EPS)
+    fir = filter_by(impl)
+    return modulated_conv_ref(
+        x, weight, styles, demodulate, gain, bias, noise, up, pads, taps, flip_weight, form, EPS, fir
+    )
 
 
-def _fits(t: Tensor, shape: list[int]) -> bool:
-    return t.ndim <= len(shape) and all(a in (1, b) for a, b in zip(reversed(t.shape), reversed(shape)))
+def pointwise(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    demodulate: bool,
+    input_gain: Tensor | float | None,
+    bias: Tensor | None,
+    slope: float | None,
+    gain: float,
+    clamp: float | None,
+) -> Tensor:
+    """clamp(gain lrelu(w'' x + b)) by the kernel, channels_last; ``weight`` [O, I, 1, 1], no activation for None."""
+    flat = weight[:, :, 0, 0]
+    if demodulate and x.dtype == torch.float16:
+        flat, styles = prenormalize_ref(flat, styles)
+    w = modulate_weights_ref(flat, styles, demodulate, EPS)
+    w = w if input_gain is None else w * input_gain
+    (N, I, H, W), B = x.shape, styles.shape[0]  # noqa: E741
+    rows = x.permute(0, 2, 3, 1).reshape(B, N // max(B, 1) * H * W, I).contiguous()
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    y: Tensor = fused("modulated_layer").pointwise_layer(rows, w.float(), bias, slope, gain, clamp, tf32)
+    return y.view(N, H, W, w.shape[1]).permute(0, 3, 1, 2)
+
+
+def check_modulation(
+    N: int, weight: Tensor, styles: Tensor, bias: Tensor | None, input_gain: Tensor | float | None
+) -> int:
+    """Check what a modulated layer of N images is made of; return the number of style rows."""
+    B = _check_weights(weight, styles)
+    if (N % B if B else N) != 0:
+        raise ValueError(f"styles must be [B, I] with B dividing the batch N={N}, got {list(styles.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must be [O] with O={weight.shape[0]}, got {list(bias.shape)}")
+    if isinstance(input_gain, Tensor) and input_gain.numel() != 1:
+        raise ValueError(f"input_gain must be one number, got {list(input_gain.shape)}")
+    return B
+
+
+def check_noise(noise: Tensor | None, shape: list[int]) -> None:
+    """Refuse noise that cannot be added to an output of ``shape``."""
+    if noise is None:
+        return
+    fits = noise.ndim <= len(shape) and all(a in (1, b) for a, b in zip(reversed(noise.shape), reversed(shape)))
+    if not fits:
+        raise ValueError(f"noise must broadcast to the output {shape}, got {list(noise.shape)}")
 
 
 def _check_weights(weight: Tensor, styles: Tensor) -> int:

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from .common import OPERANDS, PI, dot, launch, sin_cos_pi, to_operand
 from .field import Operand, PackedField, Samples, along_rays, bend, coordinates, meta_field, octave_phase
+from .gate import scale_of
 from .linear import shares
-
-GRADIENT_RANGE = 256.0  # float16 gradients are scaled to this magnitude: room of 2^8 above, of 2^22 below
 
 
 class HeadGradients(NamedTuple):
@@ -169,8 +168,7 @@ def gradient_scale(grads: HeadGradients, field: Operand) -> Tensor:
         if grad is not None and grad.numel():
             peak = grad.abs().amax()
             largest = torch.maximum(largest, peak if factor is None else peak * factor.abs().amax())
-    scale = torch.exp2(torch.floor(torch.log2(GRADIENT_RANGE / largest)))
-    return torch.where(torch.isfinite(scale) & (scale > 0), scale, 1.0)
+    return scale_of(largest)
 
 
 def launch_trunk_backward(

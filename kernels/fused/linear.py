@@ -43,8 +43,9 @@ def as_operand(x, DT: tl.constexpr):
 @triton.jit
 def _rows_kernel(
     out_ptr, x_ptr, weight_ptr, bias_ptr, gate_ptr, factor_ptr,
-    stride_weight_b, stride_bias_b, N, K, C, tiles_n, tiles_c, slope,
-    TURNED: tl.constexpr, BIAS: tl.constexpr, ACTIVATE: tl.constexpr, GATED: tl.constexpr, SCALED: tl.constexpr,
+    stride_weight_b, stride_bias_b, N, K, C, tiles_n, tiles_c, slope, clamp,
+    TURNED: tl.constexpr, BIAS: tl.constexpr, ACTIVATE: tl.constexpr, CLAMPED: tl.constexpr,
+    GATED: tl.constexpr, SCALED: tl.constexpr,
     ALIGN_K: tl.constexpr, ALIGN_C: tl.constexpr, DT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     STAGES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -78,6 +79,8 @@ def _rows_kernel(
         acc += tl.load(bias_ptr + b * stride_bias_b + offs_c, mask=mask_c, other=0.0)[None, :]
     if ACTIVATE:
         acc = leaky_relu(acc, slope)
+    if CLAMPED:
+        acc = tl.where(acc > clamp, clamp, tl.where(acc < -clamp, -clamp, acc))  # lets NaN through
     offs = offs_n[:, None] * C + offs_c[None, :]
     mask = mask_n[:, None] & mask_c[None, :]
     base = (b * N + first) * C
@@ -165,7 +168,14 @@ def shares(batch: int, rows: int, tiles: int, block: int) -> tuple[int, int]:
 
 
 def launch_linear(
-    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, slope: float | None, precision: str
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    slope: float | None,
+    precision: str,
+    clamp: float | None = None,
 ) -> None:
     """Fill out [B, N, O] with act(x weight^T + bias).
 
@@ -174,8 +184,9 @@ def launch_linear(
         weight: [B, O, I], or [1, O, I] shared by the images, operand type.
         bias: [B, O] or [1, O] float32, or None.
         slope: of the leaky ReLU, 0..1; None leaves the sum as it is.
+        clamp: bound on the magnitude of the result, None = none.
     """
-    _launch_rows(out, x, weight, precision, bias=bias, slope=slope)
+    _launch_rows(out, x, weight, precision, bias=bias, slope=slope, clamp=clamp)
 
 
 def launch_dgrad(
@@ -208,6 +219,7 @@ def _launch_rows(
     bias: Tensor | None = None,
     gate: Tensor | None = None,
     slope: float | None = None,
+    clamp: float | None = None,
     factor: Tensor | None = None,
 ) -> None:
     B, N, K = x.shape
@@ -232,9 +244,11 @@ def _launch_rows(
         tiles_n=tiles_n,
         tiles_c=tiles_c,
         slope=1.0 if slope is None else slope,
+        clamp=0.0 if clamp is None else float(clamp),
         TURNED=turned,
         BIAS=bias is not None,
         ACTIVATE=not turned and slope is not None,
+        CLAMPED=clamp is not None,
         GATED=gate is not None,
         SCALED=factor is not None,
         ALIGN_K=_align(K),

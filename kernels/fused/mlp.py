@@ -11,52 +11,12 @@ from functools import partial
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from ..reference.mlp import modulated_mlp_ref
-from .common import OPERANDS, differentiable_gradients, launch, register, to_operand
+from .common import OPERANDS, differentiable_gradients, register
+from .gate import gradient_scale, launch_gate
 from .linear import launch_dgrad, launch_linear, launch_wgrad
-
-GRADIENT_EXPONENT = 8  # float16 gradients are scaled to 2^8: room of 2^8 above, of 2^22 below
-BLOCK = 1024
-
-
-@triton.jit
-def _gate_kernel(grad_z_ptr, grad_out_ptr, out_ptr, scale_ptr, count, slope, DT: tl.constexpr, BLOCK: tl.constexpr):
-    offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = offs < count
-    grad = tl.load(grad_out_ptr + offs, mask=mask, other=0.0).to(tl.float32)
-    out = tl.load(out_ptr + offs, mask=mask, other=0.0).to(tl.float32)
-    grad = grad * tl.where(out > 0, 1.0, slope) * tl.load(scale_ptr)
-    tl.store(grad_z_ptr + offs, to_operand(grad, DT), mask=mask)
-
-
-def launch_gate(grad_z: Tensor, grad_out: Tensor, out: Tensor, scale: Tensor, *, slope: float, precision: str) -> None:
-    """Fill grad_z, operand type, with grad_out times ``scale`` [], times ``slope`` where ``out`` is not positive."""
-    launch(
-        _gate_kernel,
-        (triton.cdiv(grad_z.numel(), BLOCK),),
-        grad_z_ptr=grad_z,
-        grad_out_ptr=grad_out,
-        out_ptr=out,
-        scale_ptr=scale,
-        count=grad_z.numel(),
-        slope=slope,
-        DT=OPERANDS[precision].triton,
-        BLOCK=BLOCK,
-    )
-
-
-def gradient_scale(grad: Tensor, precision: str) -> Tensor:
-    """[] float32: a power of two that brings float16 gradients into range, else 1. No device sync."""
-    one = torch.ones((), dtype=torch.float32, device=grad.device)
-    if precision != "fp16" or grad.numel() == 0:
-        return one
-    peak = torch.linalg.vector_norm(grad, torch.inf, dtype=torch.float32)
-    exponent = (GRADIENT_EXPONENT - torch.frexp(peak).exponent).clamp(max=126)  # its inverse is a float32, too
-    return torch.where(torch.isfinite(peak) & (peak > 0), torch.exp2(exponent.float()), one)
 
 
 def pack(

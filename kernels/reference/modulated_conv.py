@@ -1,10 +1,13 @@
 """Plain torch form of modulated_conv: a convolution whose input channels are scaled per image."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .conv_resample import conv2d_resample_ref
+from .upfirdn2d import upfirdn2d_ref
 
 Pads = tuple[int, int, int, int]
 Scale = Tensor | float
@@ -45,8 +48,9 @@ def modulated_conv_ref(
     flip_weight: bool,
     form: str,
     eps: float,
+    fir: Callable[..., Tensor] = upfirdn2d_ref,
 ) -> Tensor:
-    """``form`` is "weights" or "activations"; ``padding`` holds the pads of the filter already."""
+    """``form`` is "weights" or "activations"; ``padding`` holds the pads of the filter already; ``fir`` runs it."""
     if demodulate and x.dtype == torch.float16:
         weight, styles = prenormalize_ref(weight, styles)
     repeat = x.shape[0] // max(styles.shape[0], 1)
@@ -54,7 +58,7 @@ def modulated_conv_ref(
     if form == "activations":
         scale = styles if input_gain is None else styles * input_gain
         y = x * _per_image(scale, repeat, x.dtype)
-        y = conv2d_resample_ref(y, weight, filter, up, 1, padding, 1, flip_weight, False)
+        y = conv2d_resample_ref(y, weight, filter, up, 1, padding, 1, flip_weight, False, fir)
         if demodulate:
             y = y * _per_image(demodulation_ref(weight, styles, eps), repeat, x.dtype)
         y = _add_bias(y, bias)
@@ -64,7 +68,7 @@ def modulated_conv_ref(
         if up == 1 and w.shape[3:] == (1, 1) and padding == (0, 0, 0, 0):
             y = _pointwise(x, w[..., 0, 0], bias, repeat)
         else:
-            y = _add_bias(_grouped(x, w, repeat, up, padding, filter, flip_weight), bias)
+            y = _add_bias(_grouped(x, w, repeat, up, padding, filter, flip_weight, fir), bias)
     return y if noise is None else y + noise.to(y.dtype)
 
 
@@ -92,12 +96,21 @@ def _pointwise(x: Tensor, w: Tensor, bias: Tensor | None, repeat: int) -> Tensor
     return y.reshape(N, H, W, out_channels).permute(0, 3, 1, 2)
 
 
-def _grouped(x: Tensor, w: Tensor, repeat: int, up: int, padding: Pads, filter: Tensor, flip_weight: bool) -> Tensor:
+def _grouped(
+    x: Tensor,
+    w: Tensor,
+    repeat: int,
+    up: int,
+    padding: Pads,
+    filter: Tensor,
+    flip_weight: bool,
+    fir: Callable[..., Tensor],
+) -> Tensor:
     """One group of channels per image."""
     N, B, out_channels = x.shape[0], w.shape[0], w.shape[1]
     if B == 1:
-        return conv2d_resample_ref(x, w[0], filter, up, 1, padding, 1, flip_weight, False)
+        return conv2d_resample_ref(x, w[0], filter, up, 1, padding, 1, flip_weight, False, fir)
     w = w.repeat_interleave(repeat, 0).flatten(0, 1)
     x = x.reshape(1, N * x.shape[1], *x.shape[2:])
-    y = conv2d_resample_ref(x, w, filter, up, 1, padding, N, flip_weight, False)
+    y = conv2d_resample_ref(x, w, filter, up, 1, padding, N, flip_weight, False, fir)
     return y.reshape(N, out_channels, *y.shape[2:])
