@@ -206,7 +206,7 @@ BAD: dict[str, tuple[dict, type[Exception], str]] = {
     "gain": ({"input_gain": torch.ones(2)}, ValueError, r"input_gain must be one number, got \[2\]"),
     "kernel": ({"padding": -2}, ValueError, "padding must leave at least one pixel"),
     "filter": ({"filter": torch.ones(1, 1, 1)}, ValueError, r"f must be \[k\] or \[kh, kw\]"),
-    "impl": ({"impl": "triton"}, RuntimeError, "modulated_conv: impl='triton'"),
+    "impl": ({"impl": "fast"}, ValueError, "modulated_conv: impl must be 'auto', 'triton' or 'ref', got 'fast'"),
 }
 
 
