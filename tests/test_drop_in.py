@@ -23,6 +23,16 @@ ALLOWED = {
     "functools",
     "importlib",
     "contextlib",
+    "argparse",
+    "json",
+    "multiprocessing",
+    "pathlib",
+    "pkgutil",
+    "re",
+    "subprocess",
+    "sys",
+    "tempfile",
+    "time",
 }
 
 
