@@ -95,7 +95,7 @@ def render_single(samples: Samples, depths: Tensor, noise: Tensor | None, field:
     density = density.view(B, R, S) if noise is None else density.view(B, R, S) + noise
     norm = norms(samples.directions, depths, setting.density_scale)
     weights, trans = weigh(density, depths, norm, setting.opaque)
-    hidden, image = hidden.view(B, R, S, -1), R - setting.emit
+    hidden, image = hidden.view(B, R, S, field.width), R - setting.emit
     aggregated = launch_composite(weights[:, :image].contiguous(), hidden[:, :image].contiguous())
     return Rendered(aggregated, weights, density, trans, hidden[:, image:].float().contiguous())
 

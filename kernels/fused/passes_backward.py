@@ -184,7 +184,7 @@ def plain_pass(
         points = bend_ref(origins[:, :, None] + depths[..., None] * directions[:, :, None], setting.span)
     field = unpack(PackedField(*packed), setting.num_freqs, points.shape[-1], setting.slope)
     hidden, density = evaluate_field_ref(points.reshape(B, R * S, points.shape[-1]), field)
-    hidden, density = hidden.view(B, R, S, -1), density.view(B, R, S)
+    hidden, density = hidden.view(B, R, S, hidden.shape[-1]), density.view(B, R, S)
     if noise is not None:
         density = density + noise
     norm = None if directions is None else norms(directions, depths, setting.density_scale)
