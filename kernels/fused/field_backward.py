@@ -248,7 +248,7 @@ def backward_head(
         stride_head_b=0 if field.head.shape[0] == 1 else field.head.stride(0),
         N=N,
         S=shape[2] if shape is not None else 1,
-        R_image=(shape[1] if shape is not None else N) - emitted,
+        R_image=rays if grads.hidden is not None else (shape[1] if shape is not None else N) - emitted,
         R_emitted=emitted,
         slope=field.slope,
         tiles=tiles,
