@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .common import OPERANDS, compute_capability, launch
 from .field import SPACES, Operand, Samples, Space, Tile, bend, chained, density, meta_field, trunk
-from .rays import Rendered, aggregate, ray_norm
+from .rays import Rendered, aggregate, ray_norm, sum_in_front
 from .volume import relu
 
 SLOTS = 16  # samples per pass
@@ -25,6 +25,7 @@ WARPS = {"linear": 0, "inverse": 1, "log": 2}
 PDF_FLOOR = tl.constexpr(1e-5)  # as in the plain form of importance_sample
 CDF_FLOOR = tl.constexpr(1e-5)
 BEYOND = tl.constexpr(3.0e38)  # depth of a slot without a sample
+LOST = tl.constexpr(1.0e38)  # where a sample counts as being whose depth is not a finite number
 
 
 @triton.jit
@@ -108,7 +109,7 @@ def _hierarchical_kernel(
     # where its weights are, the fine samples fall
     step = depth_at(following, near, far, WARP) - t_coarse
     x = tl.where(coarse_in & (s + 1 < S), relu(sigma_coarse) * step * norm, 0.0)
-    weights = tl.exp(x - tl.cumsum(x, axis=1)) * (1.0 - tl.exp(-x))
+    weights = tl.exp(-sum_in_front(x, BLOCK_R, BLOCK_S)) * (1.0 - tl.exp(-x))
     u = tl.load(fine_u_ptr + b * R * F + row_f, mask=fine_in, other=0.0)
     finer = resample(fractions, following, weights, u, coarse_in, S, BLOCK_R, BLOCK_S)
     x0, x1, x2 = _points(
@@ -134,6 +135,7 @@ def _hierarchical_kernel(
     slot = tl.arange(0, BOTH)
     inside = tl.reshape(tl.join(coarse_in, fine_in), [BLOCK_R, BOTH])
     t = tl.reshape(tl.join(tl.where(coarse_in, t_coarse, BEYOND), tl.where(fine_in, t_fine, BEYOND)), [BLOCK_R, BOTH])
+    t = tl.where(inside & ~(t < LOST), LOST, t)  # ranks stay a permutation: every output of the ray is written
     sigma = tl.reshape(tl.join(sigma_coarse, sigma_fine), [BLOCK_R, BOTH])
     t_i, t_j = tl.reshape(t, [BLOCK_R, BOTH, 1]), tl.reshape(t, [BLOCK_R, 1, BOTH])
     slot_i, slot_j = slot[None, :, None], slot[None, None, :]
