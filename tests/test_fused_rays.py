@@ -1,0 +1,206 @@
+"""The ray pass as kernels, float32 operands: every output and gradient at each mode, width, sample count and tail."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kernels.fused.hierarchical import SLOTS, hierarchical_tile
+from kernels.fused.rays import ray_tile
+from tests.closeness import assert_no_worse_than_torch
+from tests.gradients import DEVICE, cotangents, outputs_and_gradients
+from tests.inputs import FIELD_CASES, FieldCase
+from tests.ray_runs import OUTPUTS, SPANS, Kind, RayRun, assert_pass_matches, assert_positions_follow
+
+KINDS: tuple[Kind, ...] = ("single", "hierarchical", "points")
+RELEASED = replace(FIELD_CASES["released"], rays=3)
+SMALL = FieldCase(hidden=7, depth=2)  # for cases that are about rays, not about the field
+BACKGROUND = FieldCase(dims=4, samples=4, rays=9, depth=4, num_freqs=10)
+SLOPES = {"relu": 0.0, "linear": 1.0}
+
+CASES: dict[str, RayRun] = {
+    "one": RayRun(FieldCase(batch=1, rays=1, samples=1, hidden=1, depth=1, num_freqs=1)),
+    "odd": RayRun(emit=2),
+    "three images": RayRun(FieldCase(batch=3, rays=3), span=SPANS["log"], emit=1),
+    "shared field": RayRun(FieldCase(per_image=False), span=SPANS["opaque"], noise=False),
+    "shared field, width 40": RayRun(FieldCase(per_image=False, rays=2, hidden=40), "hierarchical"),
+    "one image of a batch of fields": RayRun(FieldCase(batch=1), span=SPANS["inverse"], emit=5),
+    "released": RayRun(replace(RELEASED, samples=28), emit=1),
+    "released, hierarchical": RayRun(RELEASED, "hierarchical", emit=1),
+    "released, no noise": RayRun(RELEASED, "hierarchical", noise=False),
+    "ten layers": RayRun(replace(SMALL, depth=10), span=SPANS["log"]),
+    "ten layers, hierarchical": RayRun(replace(SMALL, depth=10), "hierarchical", SPANS["opaque"], emit=3),
+    "twelve octaves": RayRun(replace(SMALL, num_freqs=12)),
+    "background": RayRun(BACKGROUND, "points", SPANS["opaque"], emit=2),
+    "background, open": RayRun(replace(BACKGROUND, depth=1), "points", noise=False),
+    "background, twelve octaves": RayRun(replace(BACKGROUND, num_freqs=12, hidden=32), "points", emit=9),
+    "background, all columns": RayRun(replace(BACKGROUND, num_freqs=16, depth=2), "points", SPANS["opaque"]),
+    "three-dimensional points": RayRun(FieldCase(rays=3), "points", SPANS["opaque"], emit=1),
+}
+# 32 and narrower in one kernel, the others layer by layer
+WIDTHS: dict[int, Kind] = {
+    1: "hierarchical",
+    7: "points",
+    32: "single",
+    33: "single",
+    64: "hierarchical",
+    100: "points",
+}
+WIDE: dict[int, Kind] = {128: "hierarchical", 200: "points", 256: "single"}
+HIERARCHICAL = ((3, 1), (14, 14), (16, 16), (14, 7), (7, 14), (16, 17))  # 17 is one too many for a single kernel
+SINGLE = (1, 2, 5, 14, 32, 48, 128, 130)  # 128 is the most in a single kernel
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_matches_the_plain_form(name: str) -> None:
+    got = assert_pass_matches(CASES[name])
+    if CASES[name].kind == "hierarchical":
+        assert_positions_follow(CASES[name], "fp32", got)
+
+
+@pytest.mark.parametrize("span", SPANS)
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_matches_along_every_span(kind: Kind, span: str) -> None:
+    run = RayRun(replace(SMALL, rays=3), kind, SPANS[span], emit=1)
+    got = assert_pass_matches(run)
+    if kind == "hierarchical":
+        assert_positions_follow(run, "fp32", got)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_matches_at_width(width: int) -> None:
+    assert_pass_matches(RayRun(FieldCase(rays=2, samples=4, hidden=width, depth=2), WIDTHS[width], emit=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", WIDE)
+def test_matches_at_large_width(width: int) -> None:
+    assert_pass_matches(RayRun(FieldCase(rays=2, samples=4, hidden=width, depth=2), WIDE[width], emit=1))
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_matches_with_slope(name: str) -> None:
+    assert_pass_matches(RayRun(replace(SMALL, gain=1.0, negative_slope=SLOPES[name]), span=SPANS["opaque"], emit=1))
+
+
+@pytest.mark.parametrize("samples", SINGLE)
+def test_matches_with_samples(samples: int) -> None:
+    run = RayRun(replace(SMALL, batch=1, rays=3, samples=samples), span=SPANS["opaque"], emit=1)
+    assert_pass_matches(run)
+
+
+@pytest.mark.parametrize("samples", HIERARCHICAL)
+def test_matches_with_fine_samples(samples: tuple[int, int]) -> None:
+    coarse, fine = samples
+    run = RayRun(replace(SMALL, batch=1, rays=3, samples=coarse, fine=fine), "hierarchical", SPANS["opaque"], emit=1)
+    got = assert_pass_matches(run)
+    assert_positions_follow(run, "fp32", got)
+
+
+def tile_rays(kind: Kind, samples: int, precision: str = "fp32") -> int:
+    """Rays of one program."""
+    if kind == "hierarchical":
+        return hierarchical_tile(32, precision, DEVICE).rows // SLOTS
+    return ray_tile(32, samples, precision, DEVICE).rows // max(4, 1 << (samples - 1).bit_length())
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+@pytest.mark.parametrize("kind, samples", [("single", 3), ("points", 7), ("hierarchical", 5)])
+def test_matches_at_the_edge_of_a_tile(kind: Kind, samples: int, over: int) -> None:
+    tile = tile_rays(kind, samples)
+    rays = 2 * tile + over
+    assert_pass_matches(RayRun(replace(SMALL, batch=1, rays=rays, samples=samples), kind, emit=rays - tile))
+
+
+@pytest.mark.parametrize("over", [-1, 1])
+@pytest.mark.parametrize("kind", ["single", "hierarchical"])
+def test_matches_where_a_tile_is_partly_emitted(kind: Kind, over: int) -> None:
+    tile = tile_rays(kind, 14)
+    run = RayRun(replace(SMALL, batch=1, rays=2 * tile, samples=14), kind, emit=tile + over)
+    assert_pass_matches(run)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    span=st.sampled_from(list(SPANS)),
+    rays=st.integers(1, 4),
+    emitted=st.integers(0, 2),
+    samples=st.integers(3, 20),
+    fine=st.integers(1, 18),
+    hidden=st.integers(1, 40),
+    depth=st.integers(1, 4),
+    num_freqs=st.integers(1, 6),
+    per_image=st.booleans(),
+    noise=st.booleans(),
+)
+def test_matches_at_any_size(kind: Kind, span: str, emitted: int, noise: bool, **shape: Any) -> None:
+    case = FieldCase(dims=4 if kind == "points" else 3, **shape)
+    assert_pass_matches(RayRun(case, kind, SPANS[span], min(emitted, case.rays), noise))
+
+
+@pytest.mark.parametrize("batch, rays", [(0, 3), (2, 0), (0, 0)])
+@pytest.mark.parametrize("hidden", [7, 40])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_in_nothing_out(kind: Kind, hidden: int, batch: int, rays: int) -> None:
+    run = RayRun(FieldCase(batch=batch, rays=rays, hidden=hidden, per_image=batch > 0), kind, emit=rays // 2)
+    got, want = run.results("triton"), run.results("ref")
+    assert {name: t.shape for name, t in got.items()} == {name: t.shape for name, t in want.items()}
+    # no ray, no gradient: zeros, not what stood in memory
+    assert all(torch.equal(got[name], want[name]) for name in want if name.startswith("gradient"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_one_output_alone(output: str, kind: Kind) -> None:
+    run = RayRun(replace(SMALL, batch=1, rays=2, samples=3, fine=2), kind, SPANS["inverse"], emit=1)
+    if kind == "points" and output in ("depths", "fractions"):
+        pytest.skip("an input, handed through")
+
+    def pick(impl: str) -> Any:
+        return lambda *args: run.op(impl)(*args)[OUTPUTS.index(output)]
+
+    got = outputs_and_gradients(pick("triton"), run.inputs())
+    plain, exact = (outputs_and_gradients(pick("ref"), run.inputs(), t) for t in (None, torch.float64))
+    for name in exact:
+        assert_no_worse_than_torch(name, got[name], plain[name], exact[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hidden", [7, 40])
+def test_gradients_of_some_inputs_alone(hidden: int, kind: Kind) -> None:
+    run = RayRun(FieldCase(batch=1, rays=2, samples=3, fine=2, hidden=hidden, depth=2), kind, emit=1)
+    inputs = run.inputs()
+    drawn = cotangents(list(run.op("ref")(*inputs.values())), torch.float32, 7)
+
+    def gradients(*needed: str) -> list[Tensor]:
+        named = {name: t.detach().requires_grad_(name in needed) for name, t in inputs.items()}
+        pairs = [(o, c) for o, c in zip(run.op("triton")(*named.values()), drawn) if o.requires_grad]
+        outputs, grads = zip(*pairs)
+        return list(torch.autograd.grad(outputs, [named[name] for name in needed], grads))
+
+    every = dict(zip(inputs, gradients(*inputs)))
+    one_of_each = (("weights[0]",), ("density_bias",), ("coarse_noise",), tuple(inputs)[-3:-1], tuple(inputs)[:5])
+    got = [gradients(*needed) for needed in one_of_each]
+    assert all(torch.equal(g, every[n]) for names, grads in zip(one_of_each, got) for n, g in zip(names, grads))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_gradients_every_time(kind: Kind) -> None:
+    run = RayRun(FieldCase(rays=9, hidden=32), kind, emit=3)
+    one, other = run.results("triton", "fp16"), run.results("triton", "fp16")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("span", list(SPANS))
+def test_fine_samples_are_near_the_plain_forms(span: str) -> None:
+    run = RayRun(replace(RELEASED, num_freqs=4), "hierarchical", SPANS[span])
+    got, want = (
+        run.results(impl, dtype=dtype)["fractions"] for impl, dtype in (("triton", None), ("ref", torch.float64))
+    )
+    err = (run.fine_positions(got) - run.fine_positions(want)).abs()
+    assert err.median() <= 1e-6, err.median()
