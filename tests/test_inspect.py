@@ -438,8 +438,8 @@ def test_only_bad_kernels_are_reported(bad: dict[str, Any]) -> None:
 
 
 def test_runs_where_triton_would_interpret() -> None:
-    done = run("kernels.inspect", "--only", "no such kernel", "--target", "90", interpret="1")
-    assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
+    done = run("kernels.inspect", "--help", interpret="1")
+    assert done.returncode == 0 and done.stdout.startswith("usage: python -m kernels.inspect"), done.stderr
 
 
 def _modules_that_ship() -> set[str]:
