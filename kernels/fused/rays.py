@@ -48,6 +48,13 @@ def ray_norm(directions_ptr, ray, mask):
 
 
 @triton.jit
+def sum_in_front(x, R: tl.constexpr, S: tl.constexpr):
+    """Of every entry of a row, the sum of those before it, [R, S]; not cumsum(x) - x, which a large x would ruin."""
+    s = tl.arange(0, S)[None, :] + tl.zeros([R, 1], tl.int32)
+    return tl.cumsum(tl.where(s > 0, tl.gather(x, tl.maximum(s - 1, 0), 1), 0.0), axis=1)
+
+
+@triton.jit
 def aggregate(a, weights, M: tl.constexpr, S: tl.constexpr, H: tl.constexpr, DT: tl.constexpr):
     """sum_i w_i a_i of every ray's S rows, [M // S, H] float32; a [M, H], weights [M] float32."""
     RAYS: tl.constexpr = M // S
@@ -120,7 +127,7 @@ def _ray_kernel(
     if FROM_RAYS:
         step *= (ray_norm(directions_ptr, ray, ray < R) * density_scale)[:, None]
     x = tl.where(more, relu(sigma) * step, 0.0)
-    before = tl.exp(x - tl.cumsum(x, axis=1))
+    before = tl.exp(-sum_in_front(x, BLOCK_R, BLOCK_S))
     weights = before * (1.0 - tl.exp(-x))
     if OPAQUE:
         weights = tl.where(s == S - 1, before, weights)
