@@ -17,13 +17,14 @@ from torch import Tensor
 
 from .common import OPERANDS, compute_capability, launch
 from .field import SPACES, Operand, Samples, Space, Tile, bend, chained, density, meta_field, trunk
-from .rays import Rendered, aggregate, ray_norm, sum_in_front
+from .rays import Rendered, aggregate, ray_norm
 from .volume import relu
 
 SLOTS = 16  # samples per pass
 WARPS = {"linear": 0, "inverse": 1, "log": 2}
 PDF_FLOOR = tl.constexpr(1e-5)  # as in the plain form of importance_sample
 CDF_FLOOR = tl.constexpr(1e-5)
+OPAQUE_DEPTH = tl.constexpr(25.0)  # optical depth behind which nothing is drawn from: exp(-25) is far below the floor
 BEYOND = tl.constexpr(3.0e38)  # depth of a slot without a sample
 LOST = tl.constexpr(1.0e38)  # where a sample counts as being whose depth is not a finite number
 
@@ -109,7 +110,8 @@ def _hierarchical_kernel(
     # where its weights are, the fine samples fall
     step = depth_at(following, near, far, WARP) - t_coarse
     x = tl.where(coarse_in & (s + 1 < S), relu(sigma_coarse) * step * norm, 0.0)
-    weights = tl.exp(-sum_in_front(x, BLOCK_R, BLOCK_S)) * (1.0 - tl.exp(-x))
+    x = tl.where(x > OPAQUE_DEPTH, OPAQUE_DEPTH, x)  # so that taking it from the sum again costs no digits
+    weights = tl.exp(x - tl.cumsum(x, axis=1)) * (1.0 - tl.exp(-x))
     u = tl.load(fine_u_ptr + b * R * F + row_f, mask=fine_in, other=0.0)
     finer = resample(fractions, following, weights, u, coarse_in, S, BLOCK_R, BLOCK_S)
     x0, x1, x2 = _points(
@@ -198,11 +200,10 @@ def fits(width: int, coarse: int, fine: int, precision: str) -> bool:
 
 
 def hierarchical_tile(width: int, precision: str, device: torch.device) -> Tile:
-    if precision == "fp32":
-        return Tile(32, 8, 2)
-    if precision == "tf32":
-        return Tile(64, 8, 2)
-    if width == 128 and compute_capability(device) < 90:
+    older = compute_capability(device) < 90
+    if OPERANDS[precision].storage == torch.float32:
+        return Tile(32 if older or precision == "fp32" else 64, 8, 2)
+    if width == 128 and older:
         return Tile(32, 4, 2)
     return Tile(128, 8, 2)
 
