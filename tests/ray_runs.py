@@ -24,8 +24,8 @@ SPANS = {
     "log": RaySpan(0.5, 3.0, "log", "open", 0.5, "radial", (0.1, 0.2, 0.9)),
 }
 OUTPUTS = ("hidden", "weights", "depths", "fractions", "density", "transmittance", "emitted")
-# one activation that rounds the other way than in float64, relative to numbers of size 1
-HALF_ULP = {"fp16": 2.0**-11, "bf16": 2.0**-8}
+# what an activation moves by that rounds the other way than in float64
+ULP = {"fp16": 2.0**-10, "bf16": 2.0**-7}
 
 Kind = Literal["single", "hierarchical", "points"]
 Results = dict[str, Tensor]
@@ -141,7 +141,7 @@ def assert_pass_matches(run: RayRun, precision: str = "fp32") -> Results:
 def assert_rounded_pass_matches(run: RayRun, precision: str) -> Results:
     """As :func:`assert_pass_matches` for 16-bit operands, against a field that rounds where the kernel rounds.
 
-    The allowance is what plain torch errs that rounds gradients between layers, too; and the same against no rounding.
+    The allowance is what plain torch errs that rounds gradients between layers, too.
     """
     got = run.results("triton", precision)
     with fine_samples_at(run.fine_positions(got["fractions"])) if run.kind == "hierarchical" else nullcontext():
@@ -152,9 +152,24 @@ def assert_rounded_pass_matches(run: RayRun, precision: str) -> Results:
             exact = run.results("ref", dtype=torch.float64)
     assert got.keys() == exact.keys()
     for name in exact:
-        for to in (exact, unrounded):
-            assert_no_worse_than_torch(name, got[name], plain[name], to[name], floor=HALF_ULP[precision])
+        assert_rounded_alike(name, got[name], plain[name], exact[name], unrounded[name], ULP[precision])
     return got
+
+
+def assert_rounded_alike(name: str, got: Tensor, plain: Tensor, exact: Tensor, unrounded: Tensor, ulp: float) -> None:
+    """``got`` may err twice what ``plain`` errs against ``exact``, and an ulp; against no rounding, too.
+
+    An activation that rounds the other way may be just enough to pass leaky ReLU's corner. The few numbers that this
+    moves are held to what rounding did to the whole.
+    """
+    assert_no_worse_than_torch(name, got, plain, unrounded, floor=ulp)
+    if got.numel() == 0:
+        return
+    err, floor = (got - exact).abs(), ulp * max(1.0, exact.abs().max().item())
+    outside = err > 2 * (plain - exact).abs().max() + floor
+    assert outside.double().mean() <= 0.05, f"{name}: {outside.sum()} of {err.numel()} differ, by up to {err.max():.3e}"
+    limit = 2 * (plain - unrounded).abs().max().item() + floor
+    assert err.max() <= limit, f"{name}: max error {err.max():.3e} > {limit:.3e}, all that rounding did"
 
 
 def assert_positions_follow(run: RayRun, precision: str, got: Results) -> None:
