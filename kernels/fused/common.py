@@ -120,6 +120,11 @@ def compute_capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
+def has_warp_group_products(device: torch.device) -> bool:
+    """sm_90 and sm_100: four warps multiply together, and 227 KiB of shared memory; elsewhere one warp multiplies."""
+    return compute_capability(device) // 10 in (9, 10)
+
+
 def namespace() -> str:
     """torch.library namespace of this copy of the folder, so that several copies live in one process."""
     return __name__.rpartition(".")[0].replace(".", "_")

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference.rays import FieldWeights, RaySpan
-from .common import OPERANDS, compute_capability, dot, launch, leaky_relu, sin_cos_pi, to_operand
+from .common import OPERANDS, dot, has_warp_group_products, launch, leaky_relu, sin_cos_pi, to_operand
 
 WIDTHS = (32, 64, 128, 256)  # others are padded with zeros, which changes nothing
 MAX_ENCODED = 64  # octaves times coordinates
@@ -380,7 +380,7 @@ def field_tile(width: int, precision: str, device: torch.device, *, keep: bool) 
         return Tile(32 if precision == "fp32" else 64, 4 if width == 32 else 8, 2)
     if keep:
         return Tile(64, 8 if width == 128 else 4, 2)
-    return Tile(128, 4 if compute_capability(device) >= 90 or width < 128 else 8, 2)
+    return Tile(128, 4 if has_warp_group_products(device) or width < 128 else 8, 2)
 
 
 def launch_field(

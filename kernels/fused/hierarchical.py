@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import OPERANDS, compute_capability, launch
+from .common import OPERANDS, has_warp_group_products, launch
 from .field import SPACES, Operand, Samples, Space, Tile, bend, chained, density, meta_field, trunk
 from .rays import Rendered, aggregate, ray_norm
 from .volume import relu
@@ -200,7 +200,7 @@ def fits(width: int, coarse: int, fine: int, precision: str) -> bool:
 
 
 def hierarchical_tile(width: int, precision: str, device: torch.device) -> Tile:
-    older = compute_capability(device) < 90
+    older = not has_warp_group_products(device)
     if OPERANDS[precision].storage == torch.float32:
         return Tile(32 if older or precision == "fp32" else 64, 8, 2)
     if width == 128 and older:

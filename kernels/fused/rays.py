@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import OPERANDS, compute_capability, dot, launch, to_operand
+from .common import OPERANDS, dot, has_warp_group_products, launch, to_operand
 from .field import Operand, Samples, Tile, along_rays, bend, coordinates, density, meta_field, trunk
 from .volume import relu
 
@@ -151,7 +151,7 @@ def ray_tile(width: int, samples: int, precision: str, device: torch.device) -> 
     rows = max(128 if slots > 4 else 64, slots)
     if width < 128:
         return Tile(rows, 4, 2)
-    return Tile(rows, 4 if compute_capability(device) >= 90 and slots < 64 else 8, 2)
+    return Tile(rows, 4 if has_warp_group_products(device) and slots < 64 else 8, 2)
 
 
 def launch_rays(
