@@ -167,7 +167,7 @@ def assert_rounded_alike(name: str, got: Tensor, plain: Tensor, exact: Tensor, u
         return
     err, floor = (got - exact).abs(), ulp * max(1.0, exact.abs().max().item())
     outside = err > 2 * (plain - exact).abs().max() + floor
-    assert outside.double().mean() <= 0.05, f"{name}: {outside.sum()} of {err.numel()} differ, by up to {err.max():.3e}"
+    assert outside.double().mean() <= 0.1, f"{name}: {outside.sum()} of {err.numel()} differ, by up to {err.max():.3e}"
     limit = 2 * (plain - unrounded).abs().max().item() + floor
     assert err.max() <= limit, f"{name}: max error {err.max():.3e} > {limit:.3e}, all that rounding did"
 

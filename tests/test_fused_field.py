@@ -131,7 +131,7 @@ HALF: dict[str, FieldCase] = {
     "tile + 1": replace(SMALL, samples=129),
     "64 wide": FieldCase(rays=1, samples=30, hidden=64, depth=8, num_freqs=10, dims=4),
     "128 wide": FieldCase(rays=1, samples=30, hidden=128),
-    "256 wide": replace(SMALL, samples=30, hidden=256),
+    "256 wide": replace(SMALL, samples=20, hidden=256),
     "no points": replace(SMALL, samples=0, hidden=200),
 }
 
