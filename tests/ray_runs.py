@@ -26,6 +26,9 @@ SPANS = {
 OUTPUTS = ("hidden", "weights", "depths", "fractions", "density", "transmittance", "emitted")
 # what an activation moves by that rounds the other way than in float64
 ULP = {"fp16": 2.0**-10, "bf16": 2.0**-7}
+# Such a step may be just enough to pass leaky ReLU's corner. Of the many activations of wide fields some always do, so
+# there the corner is blunt: a gate that is wrong altogether still shows.
+BLUNT = 0.9
 
 Kind = Literal["single", "hierarchical", "points"]
 Results = dict[str, Tensor]
@@ -152,24 +155,9 @@ def assert_rounded_pass_matches(run: RayRun, precision: str) -> Results:
             exact = run.results("ref", dtype=torch.float64)
     assert got.keys() == exact.keys()
     for name in exact:
-        assert_rounded_alike(name, got[name], plain[name], exact[name], unrounded[name], ULP[precision])
+        assert_no_worse_than_torch(name, got[name], plain[name], exact[name], floor=ULP[precision])
+        assert_no_worse_than_torch(name, got[name], plain[name], unrounded[name], floor=ULP[precision])
     return got
-
-
-def assert_rounded_alike(name: str, got: Tensor, plain: Tensor, exact: Tensor, unrounded: Tensor, ulp: float) -> None:
-    """``got`` may err twice what ``plain`` errs against ``exact``, and an ulp; against no rounding, too.
-
-    An activation that rounds the other way may be just enough to pass leaky ReLU's corner. The few numbers that this
-    moves are held to what rounding did to the whole.
-    """
-    assert_no_worse_than_torch(name, got, plain, unrounded, floor=ulp)
-    if got.numel() == 0:
-        return
-    err, floor = (got - exact).abs(), ulp * max(1.0, exact.abs().max().item())
-    outside = err > 2 * (plain - exact).abs().max() + floor
-    assert outside.double().mean() <= 0.1, f"{name}: {outside.sum()} of {err.numel()} differ, by up to {err.max():.3e}"
-    limit = 2 * (plain - unrounded).abs().max().item() + floor
-    assert err.max() <= limit, f"{name}: max error {err.max():.3e} > {limit:.3e}, all that rounding did"
 
 
 def assert_positions_follow(run: RayRun, precision: str, got: Results) -> None:
