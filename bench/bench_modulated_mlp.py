@@ -16,7 +16,7 @@ TERMS = shapes.ENCODED * shapes.HIDDEN + (shapes.DEPTH - 1) * shapes.HIDDEN**2  
 
 
 def trunk(args: Args, *, impl: Any) -> tuple[Tensor, ...]:
-    return (modulated_mlp(*args, impl=impl),)
+    return (modulated_mlp(*args, precision="fp16", impl=impl),)
 
 
 def subject(shape: str) -> Subject:
@@ -29,6 +29,7 @@ def subject(shape: str) -> Subject:
         run=trunk,
         flops=2 * count * TERMS,  # a product and a sum per weight; biases and activations (2 %) left out
         flops_backward=4 * count * TERMS,  # the same product for the gradient of the input and of the weight
+        precision="fp16",
     )
 
 

@@ -1,9 +1,9 @@
 """How a bench runs: skip with a reason, check, measure memory, time, and note down everything beside the figure.
 
 A bench file describes an op as a :class:`Subject` and hands it to the ``measure`` fixture, which does the rest. Times
-are per call, device work finished (sync inside), inputs built outside. Calls shorter than 100 us are timed many at a
-time. On CUDA several sets of inputs, together larger than the L2 cache, take turns, so that no call finds its inputs in
-it; on a CPU one set is used, and what fits its caches stays there.
+are per call, device work finished (sync inside), inputs built outside. Calls shorter than 100 us, on CUDA 1 ms, are
+timed many at a time. On CUDA several sets of inputs, together larger than the L2 cache, take turns, so that no call
+finds its inputs in it; on a CPU one set is used, and what fits its caches stays there.
 """
 
 import math
@@ -23,12 +23,14 @@ from torch import Tensor
 from bench import gate
 from bench.flops import FlopCounter
 from bench.machine import DEVICE, Peak, Prepare, ceilings, environment, peak_memory, sync
+from engine.graphs import Captured, captured_training
 from kernels import dispatch
 
 IMPLS = ("ref", "compile", "triton")
+KERNELS = ("triton", "graph")  # "graph" is "triton" replayed as a CUDA graph
 DIRECTIONS = ("fwd", "fwd+bwd")
 MAX_ROUNDS = 50
-SHORTEST_ROUND_S = 1e-4
+SHORTEST_ROUND_S = 1e-3 if DEVICE.type == "cuda" else 1e-4  # waiting for a GPU takes some 10 us
 LONG_CALL_S = 0.1
 MAX_RING = 16
 ROWS = pytest.StashKey[list[dict[str, Any]]]()
@@ -58,6 +60,10 @@ class Subject:
         form: name of this form of the formula, where there are several.
         plain: the form that defines the result; None if ``run`` is it.
         check_make: smaller inputs for the gate, where float64 at full size would take longer than the timing.
+        precision: of the kernel's matrix operands, where that is an option of the op.
+        pin: for the gate, where the op chooses where it samples.
+        twin: what the same kernels compute in float32, checked before them.
+        compiled: what torch.compile is given, if not ``run``.
     """
 
     op: str
@@ -70,6 +76,15 @@ class Subject:
     form: str = ""
     plain: Run | None = None
     check_make: Make | None = None
+    precision: str | None = None
+    pin: gate.Pin | None = None
+    twin: "Subject | None" = None
+    compiled: Run | None = None
+
+    def label(self, impl: str) -> str:
+        """What the table calls an implementation of it."""
+        kernel = ("triton", self.precision, "graph" if impl == "graph" else None)
+        return " ".join(filter(None, (*(kernel if impl in KERNELS else (impl,)), self.form)))
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,7 @@ class Timing:
 
 def skip_reason(ops: tuple[str, ...], impl: str) -> str | None:
     """Why ``impl`` is not timed here, or None."""
-    if impl == "triton":
+    if impl in KERNELS:
         if not set(ops) <= dispatch.TRITON_OPS:
             return "triton: this version has no Triton kernel for it"
         if DEVICE.type != "cuda":
@@ -96,7 +111,8 @@ def skip_reason(ops: tuple[str, ...], impl: str) -> str | None:
 
 
 def eager_call(run: Run, impl: str) -> gate.Call:
-    return partial(run, impl="ref" if impl == "compile" else impl)
+    """What is called as it is, or compiled, or captured."""
+    return partial(run, impl={"compile": "ref", "graph": "triton"}.get(impl, impl))
 
 
 def minimal_bytes(args: gate.Args, outputs: tuple[Tensor, ...], both: bool) -> int:
@@ -118,10 +134,59 @@ def prepare_op(subject: Subject, call: gate.Call, both: bool, ring: int = 1) -> 
     if not both:
         turns = cycle([partial(gate.forward, call, args) for args in sets])
     else:
-        with torch.no_grad():
-            grad_outputs = gate.cotangents(call(sets[0]))
+        grad_outputs = gate.cotangents(gate.differentiable(call(sets[0])))
         turns = cycle([partial(gate.backward, call, args, grad_outputs) for args in sets])
     return lambda: next(turns)()
+
+
+def prepare_graph(subject: Subject, call: gate.Call, both: bool, ring: int = 1) -> Callable[[], object]:
+    """As :func:`prepare_op`, replaying. A forward finds its inputs where the graph reads them; a training graph, which
+    stands for a part of a step whose weights are computed anew, copies its leaves there."""
+    sets = [subject.make(DEVICE, seed) for seed in range(ring)]
+    turns = cycle([_training_graph(call, args) if both else Captured(partial(call, args)).replay for args in sets])
+    return lambda: next(turns)()
+
+
+def _training_graph(call: gate.Call, args: gate.Args) -> Callable[[], object]:
+    leaves = gate.leaves(args)
+
+    def outputs(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return gate.differentiable(call(gate.with_leaves(args, tensors)))
+
+    grad_outputs = gate.cotangents(outputs(*leaves))
+    replay = captured_training(outputs, leaves)
+
+    def run() -> tuple[Tensor, ...]:
+        lit = replay(*leaves)
+        return (*(o.detach() for o in lit), *torch.autograd.grad(lit, leaves, grad_outputs))
+
+    return run
+
+
+def check_twin(twin: Subject, both: bool) -> None:
+    """The same kernels in float32, held to the rule for float32. Raises: AssertionError."""
+    call, plain = eager_call(twin.run, "triton"), eager_call(twin.plain or twin.run, "ref")
+    try:
+        gate.check(call, plain, twin.make(DEVICE, 0), both=both, pin=twin.pin)
+    except AssertionError as error:
+        raise AssertionError(f"{twin.shape}: {error}") from None
+
+
+def check_graph(subject: Subject, call: gate.Call, both: bool) -> None:
+    """A replay gives the numbers of the call. Raises: AssertionError."""
+    args = subject.make(DEVICE, 0)
+    if both:
+        want = gate.backward(call, args)
+        kept = len(want) - len(gate.leaves(args))
+        lit = [o for o, plain in zip(want[:kept], call(args)) if plain.requires_grad]
+        want = (*lit, *want[kept:])
+    else:
+        want = gate.forward(call, args)
+    got = prepare_graph(subject, call, both)()
+    assert isinstance(got, tuple)
+    worst = max(gate.relative_errors(got, tuple(w.double() for w in want)))
+    if worst > gate.FLOOR:
+        raise AssertionError(f"graph: a replay differs from the call by {worst:.1e}, wanted at most {gate.FLOOR:.0e}")
 
 
 def _prepare_eager(subject: Subject, impl: str, both: bool) -> Callable[[], object]:
@@ -136,10 +201,12 @@ def ring_size(bytes_moved: int) -> int:
     return min(max(math.ceil(2 * cache / bytes_moved), 1), MAX_RING)
 
 
-def plan_rounds(one_call_s: float, budget_s: float, min_rounds: int) -> tuple[int, int]:
+def plan_rounds(
+    one_call_s: float, budget_s: float, min_rounds: int, shortest_s: float = SHORTEST_ROUND_S
+) -> tuple[int, int]:
     """(rounds, calls per round) that fill the budget, but at least ``min_rounds``; 3 where one call fills it."""
     one_call_s = max(one_call_s, 1e-9)
-    calls = max(math.ceil(SHORTEST_ROUND_S / one_call_s), 1)
+    calls = max(math.ceil(shortest_s / one_call_s), 1)
     least = min(min_rounds, 3) if one_call_s > budget_s else min_rounds
     return max(min(int(budget_s / (one_call_s * calls)), MAX_ROUNDS), least), calls
 
@@ -155,23 +222,31 @@ class Measure:
         reason = skip_reason(subject.ops, impl)
         if reason:
             pytest.skip(reason)
-        both = direction == "fwd+bwd"
+        both, kernel = direction == "fwd+bwd", impl in KERNELS
         run, plain = subject.run, subject.plain or subject.run
         definition = eager_call(plain, "ref")
         call = definition if impl == "ref" and plain is run else eager_call(run, impl)
+        checked = (subject.check_make or subject.make)(DEVICE, 0)
         if impl == "compile":
             torch.compiler.reset()
-            call = torch.compile(call, dynamic=False)
-        checked = (subject.check_make or subject.make)(DEVICE, 0)
-        error = gate.check(call, definition, checked, both=both, exact_form=impl == "ref")
+            call = torch.compile(eager_call(subject.compiled or run, impl), dynamic=False)
+        precision = (subject.precision if kernel else None) or "fp32"
+        if kernel and subject.twin is not None:
+            check_twin(subject.twin, both)
+        error = gate.check(
+            call, definition, checked, both=both, exact_form=impl == "ref", precision=precision, pin=subject.pin
+        )
+        if impl == "graph":
+            check_graph(subject, call, both)
         args = subject.make(DEVICE, 0)
-        moved = minimal_bytes(args, gate.forward(call, args), both)
+        moved = minimal_bytes(args, gate.forward(definition, args), both)  # compiled code would be compiled once more
         facts = {
             "op": subject.op,
             "direction": direction,
             "shape": subject.shape,
-            "impl": f"{impl} {subject.form}".strip(),
+            "impl": subject.label(impl),
             "baseline": call is definition,
+            "precision": precision,
             "error": error,
             "bytes": moved,
             "flops": subject.flops + (subject.flops_backward if both else 0),
@@ -180,11 +255,12 @@ class Measure:
         if self.benchmark.disabled:  # --benchmark-disable: the gate is what is wanted
             self.benchmark(lambda: None)
             return
+        place = prepare_graph if impl == "graph" else prepare_op
         prepare: Prepare = partial(_prepare_eager, subject, impl, both)
-        if impl == "compile":  # compiled code cannot be sent anywhere: measured here, on CUDA
-            prepare = partial(prepare_op, subject, call, both)
+        if impl in ("compile", "graph"):  # cannot be sent anywhere: measured here, on CUDA
+            prepare = partial(place, subject, call, both)
         peak = peak_memory(prepare)
-        self._time(prepare_op(subject, call, both, ring_size(moved)), facts, peak)
+        self._time(place(subject, call, both, ring_size(moved)), facts, peak)
 
     def model(self, prepare: Prepare, check: Callable[[object], None], **facts: Any) -> None:
         """Time something larger than an op. ``check`` sees what the first call returns, before the clock starts.
@@ -218,7 +294,7 @@ class Measure:
             **rates,
             **{f"ceiling_{name}": value for name, value in best._asdict().items()},
             "share_copy": None if rates["GB_per_s"] is None else rates["GB_per_s"] / best.copy_GB_per_s,
-            "share_matmul": rates["GFLOP_per_s"] / best.matmul_GFLOP_per_s,
+            "share_matmul": rates["GFLOP_per_s"] / best.matmul(facts.get("precision")),
             "peak_mib": peak.total_mib,
             "peak_before_mib": peak.before_mib,
             **environment(),

@@ -28,6 +28,14 @@ class Ceilings(NamedTuple):
     copy_GB_per_s: float
     matmul_GFLOP_per_s: float  # float32, with TF32 only if torch is set so
     matmul_bf16_GFLOP_per_s: float | None  # None where not measured: on a CPU
+    matmul_tf32_GFLOP_per_s: float | None = None
+
+    def matmul(self, precision: str | None) -> float:
+        """The ceiling of products with operands of this precision; float32's where there is no other."""
+        sixteen_bit = precision in ("fp16", "bf16")
+        found = self.matmul_bf16_GFLOP_per_s if sixteen_bit else None
+        found = self.matmul_tf32_GFLOP_per_s if precision == "tf32" else found
+        return found or self.matmul_GFLOP_per_s
 
 
 class Peak(NamedTuple):
@@ -99,7 +107,17 @@ def ceilings() -> Ceilings:
         bytes_moved / copy_s / 1e9,
         _matmul_GFLOP_per_s(8192 if big else 2048, torch.float32),
         _matmul_GFLOP_per_s(8192, torch.bfloat16) if big else None,
+        _tf32_GFLOP_per_s() if big else None,
     )
+
+
+def _tf32_GFLOP_per_s() -> float:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        return _matmul_GFLOP_per_s(8192, torch.float32)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _matmul_GFLOP_per_s(edge: int, dtype: torch.dtype) -> float:

@@ -53,6 +53,8 @@ def _machine_lines(rows: Sequence[Row]) -> list[str]:
         matmul = f"float32 products {_number(row.get('ceiling_matmul_GFLOP_per_s'))} GFLOP/s"
         if row.get("ceiling_matmul_bf16_GFLOP_per_s"):
             matmul += f", bfloat16 products {_number(row['ceiling_matmul_bf16_GFLOP_per_s'])} GFLOP/s"
+        if row.get("ceiling_matmul_tf32_GFLOP_per_s"):
+            matmul += f", TF32 products {_number(row['ceiling_matmul_tf32_GFLOP_per_s'])} GFLOP/s"
         lines.append(f"Ceilings, same run: copy {_number(row.get('ceiling_copy_GB_per_s'))} GB/s, {matmul}.")
     return lines
 

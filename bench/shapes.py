@@ -6,7 +6,6 @@ Every function takes (device, seed) first, so that a child process can build the
 import torch
 from torch import Tensor
 
-from kernels.rays import FieldWeights, RayDraws
 from kernels.upsample import Adapter
 
 RAYS, SAMPLES, HIDDEN, DEPTH, OCTAVES = 32 * 32, 14, 128, 8, 10  # FFHQ: 14 coarse and 14 fine samples per ray
@@ -75,27 +74,6 @@ def importance(device: torch.device, seed: int, *, rays: int, samples: int) -> t
     draw = Draw(device, seed)
     edges, weights = draw.ascending(1, rays, samples - 1), draw.uniform(1, rays, samples - 2)
     return edges, weights, draw.ascending(1, rays, samples)
-
-
-def rays(
-    device: torch.device, seed: int, *, batch: int, rays: int, samples: int
-) -> tuple[Tensor, Tensor, Tensor, FieldWeights, RayDraws]:
-    """Origins near (0, 0, 1), directions down -z, fractions, the FFHQ field, positions of the fine pass."""
-    draw = Draw(device, seed)
-    weights, biases = trunk(draw, batch)
-    field = FieldWeights(
-        weights=weights,
-        biases=biases,
-        density_weight=draw.normal(batch, HIDDEN, scale=HIDDEN**-0.5, leaf=True),
-        density_bias=draw.normal(1, leaf=True),
-        num_freqs=OCTAVES,
-    )
-    ahead = torch.tensor([0.0, 0.0, 1.0], device=device)
-    origins = ahead + draw.normal(batch, 1, 3, scale=0.01).expand(batch, rays, 3)
-    directions = draw.normal(batch, rays, 3, scale=0.1) - ahead
-    fractions = draw.ascending(batch, rays, samples)
-    fine = RayDraws(fine_u=draw.ascending(batch, rays, samples))
-    return origins.contiguous(), directions, fractions, field, fine
 
 
 def images(device: torch.device, seed: int, *, channels: int, edge: int, batch: int = 1) -> tuple[Tensor]:

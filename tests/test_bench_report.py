@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import bench_modulated_conv, bench_modulated_mlp, bench_render_rays, gate, harness, machine, report, shapes
+from bench import bench_modulated_conv, bench_modulated_mlp, gate, harness, machine, ray_cases, report, shapes
 from bench.flops import FlopCounter
 from kernels import dispatch
 from tests.conftest import ROOT
@@ -167,7 +167,7 @@ def test_gate_stops_a_broken_reference() -> None:
 
 
 def test_double_inputs_keep_their_values_and_leaves() -> None:
-    args = shapes.rays(CPU, 0, batch=1, rays=2, samples=3)
+    args = ray_cases.make(CPU, 0, case=ray_cases.RayCase(1, rays=2, samples=3, fine=3))
     double = gate.to_double(args)
     assert type(double[3]) is type(args[3]) and len(gate.leaves(double)) == len(gate.leaves(args)) == 18
     for a, b in zip(gate.tensors(args), gate.tensors(double), strict=True):
@@ -179,7 +179,7 @@ def test_double_inputs_keep_their_values_and_leaves() -> None:
     [(0.1, 1.0, 5, 10, 1), (0.5, 1.0, 5, 5, 1), (2.0, 1.0, 5, 3, 1), (1e-5, 1.0, 5, 50, 10), (2.0, 0.01, 1, 1, 1)],
 )
 def test_rounds(one_call_s: float, budget_s: float, least: int, rounds: int, calls: int) -> None:
-    assert harness.plan_rounds(one_call_s, budget_s, least) == (rounds, calls)
+    assert harness.plan_rounds(one_call_s, budget_s, least, shortest_s=1e-4) == (rounds, calls)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +189,8 @@ def test_rounds(one_call_s: float, budget_s: float, least: int, rounds: int, cal
         ("triton", ("a",), "cuda", "no Triton kernel for it"),  # b is missing
         ("triton", ("a", "b"), "cpu", "needs a CUDA device"),
         ("triton", ("a", "b"), "cuda", None),
+        ("graph", ("a", "b"), "cpu", "needs a CUDA device"),
+        ("graph", ("a",), "cuda", "no Triton kernel for it"),
         ("compile", (), "cpu", "timed on CUDA only"),
         ("compile", (), "cuda", None),
     ],
@@ -224,12 +226,6 @@ def test_counted_operations_are_those_that_run(monkeypatch: pytest.MonkeyPatch, 
     check_count(subject)
 
 
-def test_counted_operations_of_the_ray_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bench_render_rays.CASES, "tiny", 1)
-    monkeypatch.setattr(shapes, "RAYS", 4)
-    check_count(bench_render_rays.subject("tiny"))
-
-
 def check_count(subject: harness.Subject) -> None:
     call = harness.eager_call(subject.run, "ref")
     args = subject.make(CPU, 0)
@@ -261,7 +257,7 @@ def test_peak_memory_is_that_of_one_call(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_runs_from_end_to_end(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "r.json"
     short = ["--benchmark-max-time=0.01", "--benchmark-min-rounds=2", f"--benchmark-json={path}"]
-    files = ["bench/bench_importance_sample.py", "bench/bench_render_rays.py", "-k", "importance"]
+    files = ["bench/bench_importance_sample.py", "bench/bench_rays.py", "-k", "importance"]
     python = [sys.executable, "-m"]
     run = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, timeout=300)
     done = run([*python, "pytest", "-p", "no:cacheprovider", *files, *short])
@@ -272,7 +268,7 @@ def test_runs_from_end_to_end(tmp_path: pathlib.Path) -> None:
     printed = run([*python, "bench.report", str(path)])
     assert printed.returncode == 0, printed.stderr
     table = printed.stdout.strip()
-    assert "| importance_sample |" in table and "* not selected by -m 'not slow' -k 'importance': render_rays" in table
+    assert "| importance_sample |" in table and "* not selected by -m 'not slow' -k 'importance': rays" in table
     assert table in done.stdout
     if not torch.cuda.is_available():
         assert "* triton: this version has no Triton kernel for it: importance_sample (1)" in table or (

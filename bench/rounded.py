@@ -1,0 +1,83 @@
+"""Plain torch with its matrix operands rounded where the kernels round theirs: what a low-precision kernel is held to.
+
+A rounded activation here and there falls on the other side of leaky ReLU's corner, which moves gradients by percents
+against an unrounded field, in any implementation. What is left against a form that rounds at the same points is the
+kernel's own error.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from kernels.rays import FieldWeights
+from kernels.reference.mlp import linear_ref
+from kernels.reference.rays import evaluate_field_ref
+
+STORAGE = {"fp16": torch.float16, "bf16": torch.bfloat16}
+GRADIENT_RANGE = 256.0  # float16 gradients are brought to this magnitude by a power of two
+
+
+def round_to(x: Tensor, precision: str) -> Tensor:
+    """``x`` with the mantissa of an operand type, in its own dtype: to nearest; TF32 cut off, as tensor cores may."""
+    if precision == "tf32":
+        return (x.float().view(torch.int32) & ~0x1FFF).view(torch.float32).to(x.dtype)
+    return x.float().to(STORAGE[precision]).to(x.dtype)
+
+
+class _Operand(torch.autograd.Function):
+    """Rounded; the gradient passes as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, precision: str) -> Tensor:
+        return round_to(x, precision)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+class _Gradient(torch.autograd.Function):
+    """As it is; the gradient is rounded, float16 within its range."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, precision: str) -> Tensor:
+        ctx.precision = precision
+        return z.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
+        peak = grad.abs().amax() if ctx.precision == "fp16" and grad.numel() else grad.new_zeros(())
+        scale = torch.where(peak > 0, torch.exp2(torch.floor(torch.log2(GRADIENT_RANGE / peak))), 1.0)
+        return round_to(grad * scale, ctx.precision) / scale, None
+
+
+@contextmanager
+def rounded_operands(precision: str) -> Iterator[None]:
+    """Within it the plain forms of fields, ray passes and chains of layers round like kernels of this precision.
+
+    Rounded are the encoding, matrices with their gain, activations, and the gradients between layers. Biases, the
+    density head and the weighted sum stay as they are: the kernels have those in float32 or in two parts.
+    """
+
+    def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        z = linear_ref(_Operand.apply(x, precision), _Operand.apply(weight, precision), bias)
+        rounding: Tensor = _Gradient.apply(z, precision)
+        return rounding
+
+    def evaluate(points: Tensor, field: FieldWeights) -> tuple[Tensor, Tensor]:
+        hidden = _Operand.apply(evaluate_field_ref(points, field)[0], precision)
+        head = field.density_weight.expand(points.shape[0], -1)
+        return hidden, (hidden @ head[..., None]).squeeze(-1) + field.density_bias
+
+    with (
+        patch("kernels.reference.mlp.linear_ref", linear),
+        patch("kernels.reference.rays.linear_ref", linear),
+        patch("kernels.reference.rays.evaluate_field_ref", evaluate),
+        patch("kernels.rays.evaluate_field_ref", evaluate),
+    ):
+        yield
