@@ -28,11 +28,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def poison_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill every fresh ``torch.empty`` with NaN, so that a value nobody wrote cannot pass for a result."""
+    """Fill every fresh ``torch.empty`` with NaN or the largest integer: a value nobody wrote cannot pass for a result."""
     real, real_like = torch.empty, torch.empty_like
 
     def fill(t: torch.Tensor) -> torch.Tensor:
-        return t.fill_(float("nan")) if t.is_floating_point() and not t.requires_grad else t
+        if t.requires_grad or t.is_complex() or t.dtype == torch.bool or t.is_meta:
+            return t
+        return t.fill_(float("nan") if t.is_floating_point() else torch.iinfo(t.dtype).max)
 
     monkeypatch.setattr(torch, "empty", lambda *a, **k: fill(real(*a, **k)))
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: fill(real_like(*a, **k)))

@@ -70,8 +70,10 @@ class RayRun:
         field, noise = field_of(self.case, named), named.get("coarse_noise")
         if self.kind == "points":
             return render_points(named["points"], named["depths"], field, far_end=self.span.far_end, noise=noise, **how)
-        fine_u = named.get("fine_u", self.fine_u()) if self.kind == "hierarchical" else None
-        draws = RayDraws(None if fine_u is None else fine_u.to(named["origins"]), noise, named.get("fine_noise"))
+        fine_u = None
+        if self.kind == "hierarchical":
+            fine_u = named["fine_u"] if "fine_u" in named else self.fine_u().to(named["origins"].dtype)
+        draws = RayDraws(fine_u, noise, named.get("fine_noise"))
         rays = named["origins"], named["directions"], named["fractions"]
         return render_rays(*rays, field, self.span, draws=draws, **how)
 
