@@ -28,7 +28,7 @@ from engine.errors import UserError
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
-_STATE, _META, _MANIFEST = "state.pt", "meta.json", "manifest.json"
+FILES = _STATE, _META, _MANIFEST = "state.pt", "meta.json", "manifest.json"
 _NAME = re.compile(r"(\.writing-|\.removing-)?(\d+)-images-(\d+)")
 
 
@@ -61,7 +61,7 @@ def write_checkpoint(
         _free_leftovers(folder)
         hidden = folder / f".writing-{final.name}"
         try:
-            _write_files(hidden, state, meta_text, images_shown)
+            _write_files(hidden, state, meta_text, {"images_shown": images_shown})
             os.replace(hidden, final)
         except BaseException:
             shutil.rmtree(hidden, ignore_errors=True)
@@ -72,6 +72,41 @@ def write_checkpoint(
         raise UserError(f"{final}: wanted the checkpoint just written to read back, got: {reason}; older ones are kept")
     _prune(folder, keep, final)
     return final
+
+
+def write_folder(path: Path, state: dict[str, Any], meta: dict[str, Any]) -> Path:
+    """Write state and meta as a folder of a checkpoint's form outside any run: whole, or not at all.
+
+    Args:
+        path: must not exist, or be an empty folder; nothing is ever overwritten.
+        state, meta: as for :func:`write_checkpoint`.
+    Returns: the folder.
+    Raises: UserError naming the path if it holds anything or cannot be written; TypeError and ValueError as there.
+    """
+    _check_state(state, "state")
+    meta_text = json.dumps(meta, indent=2, allow_nan=False)
+    final = Path(os.path.abspath(path))
+    with _os_errors(path, "cannot write here"):
+        check_vacant(path)
+        hidden = final.with_name(f".writing-{final.name}-{os.getpid()}")
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write_files(hidden, state, meta_text, {})
+            os.rename(hidden, final)  # onto nothing or an empty folder; fails on all else
+        except BaseException:
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise
+        fsync_dir(final.parent)
+    reason = verify(final)
+    if reason is not None:
+        raise UserError(f"{path}: wanted the folder just written to read back, got: {reason}")
+    return Path(path)
+
+
+def check_vacant(path: Path) -> None:
+    """Raises: UserError if there is anything at ``path`` but an empty folder."""
+    if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+        raise UserError(f"{path}: wanted a new or empty folder, got one that exists; nothing is overwritten")
 
 
 def verify(path: Path) -> str | None:
@@ -118,7 +153,7 @@ def read_checkpoint(path: Path, report: Callable[[str], None] = _to_stderr) -> t
     state = _load_state(folder / _STATE)
     try:
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder / _META}: wanted JSON, got: {one_line(error)}") from None
     for name, value in ((_STATE, state), (_META, meta)):
         if not isinstance(value, dict):
@@ -187,7 +222,7 @@ def _os_errors(path: Path, what: str) -> Iterator[None]:
         raise UserError(f"{path}: {what}: {error.strerror or one_line(error)}") from error
 
 
-def _write_files(hidden: Path, state: dict[str, Any], meta_text: str, images_shown: int) -> None:
+def _write_files(hidden: Path, state: dict[str, Any], meta_text: str, facts: dict[str, Any]) -> None:
     """Fill a fresh directory: the two files first, the manifest only when they are safely on the disk."""
     hidden.mkdir()
     with open(hidden / _STATE, "wb") as file:
@@ -203,7 +238,7 @@ def _write_files(hidden: Path, state: dict[str, Any], meta_text: str, images_sho
     fsync_dir(hidden)
     manifest = {
         "format_version": FORMAT_VERSION,
-        "images_shown": images_shown,
+        **facts,
         "files": {_STATE: sink.entry(), _META: meta_entry},
     }
     _write_synced(hidden / _MANIFEST, json.dumps(manifest, indent=2).encode())
@@ -280,7 +315,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise _BadManifest("no such directory")
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _BadManifest(f"{_MANIFEST} is not JSON") from None
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:

@@ -18,6 +18,7 @@ from engine.config import PRESETS, load_config
 from engine.config_io import list_presets, to_dict
 from engine.errors import UserError
 from engine.trainer import Trainer, open_training_data, resolve_resume, with_data_path
+from engine.verbs import VERBS
 
 TRAIN_HELP = """Train a StyleNeRF.
 
@@ -138,13 +139,24 @@ def train_main(argv: Sequence[str] | None = None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``stylenerf`` and ``python -m engine``."""
-    parser = _Parser(prog="stylenerf", description="StyleNeRF on one GPU.")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    sub = verbs.add_parser(
-        "train", help="train a model", description=TRAIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        prog="stylenerf",
+        description="StyleNeRF on one GPU: `stylenerf VERB --help` explains each verb with examples.",
     )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        summary = text.splitlines()[0].rstrip(".")
+        form = argparse.RawDescriptionHelpFormatter
+        return verbs.add_parser(name, help=summary, description=text, formatter_class=form)
+
+    sub = add("train", TRAIN_HELP)
     add_train_arguments(sub)
     sub.set_defaults(run=train)
+    for name, module in VERBS.items():
+        sub = add(name, module.HELP)
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
 
     def run() -> int:
         args = parser.parse_args(argv)

@@ -1,0 +1,118 @@
+"""Snapshots (``.pkl``) of the public implementation, read without running anything in them.
+
+Python's own unpickler runs whatever a file names, and the public loader compiles the source text that a snapshot brings
+along. Here a file is read by a machine that only knows the inert parts of a snapshot (``machine``, ``objects``,
+``torch_storage``), and what it brings along as source stays text.
+"""
+
+import hashlib
+import mmap
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import UserError
+from engine.snapshot.machine import Machine
+from engine.snapshot.objects import Persistent, snapshot_rules
+from engine.snapshot.values import Budget, Damaged, Notes, Refused, kind, shown
+
+MAX_BYTES = 8 * 2**30
+_TEXTS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull` where it was cloned",
+    b"<!doctype html": "a web page, not the file itself; the download needs its direct link",
+    b"<html": "a web page, not the file itself; the download needs its direct link",
+    b"<?xml": "an XML answer, not the file itself; the download needs its direct link",
+    b"pk\x03\x04": "a zip archive (torch.save or a packed download), not a pickle",
+    b"\x1f\x8b": "a gzip archive; unpack it first",
+    b"\x89hdf": "an HDF5 file, not a pickle",
+}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a file holds.
+
+    Attributes:
+        path, size_bytes, sha256, protocol: the file's own facts.
+        objects: the top-level mapping: G, D, G_ema, training_set_kwargs, ... as inert records.
+        globals_met: known globals with the number of times that they are named.
+        refused: reasons to refuse the file, with counts; empty unless it was read with ``tolerant``.
+    """
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    protocol: int
+    objects: dict[str, object]
+    globals_met: dict[str, int]
+    refused: dict[str, int]
+
+    def network(self, name: str) -> Persistent:
+        """The network called ``name``. Raises: UserError listing those there are."""
+        found = self.objects.get(name)
+        if not isinstance(found, Persistent):
+            known = [shown(key)[1:-1] for key, value in self.objects.items() if isinstance(value, Persistent)]
+            raise UserError(f"{self.path}: wanted a network {name}, got {', '.join(known[:20]) or 'none at all'}")
+        return found
+
+
+def read_snapshot(path: str | Path, *, tolerant: bool = False) -> Snapshot:
+    """Read a snapshot; nothing in it is imported, called or compiled.
+
+    Args:
+        path: the file.
+        tolerant: note what is refused instead of stopping at it, to show all of it.
+    Raises: UserError: no such file, not a snapshot, cut off, refused (naming what).
+    """
+    path = Path(path)
+    data = _map_file(path)
+    _check_start(path, data)
+    notes, budget = Notes(tolerant=tolerant), Budget()
+    machine = Machine(data, snapshot_rules(budget), budget, notes)
+    try:
+        value = machine.run()
+        if machine.position != len(data):
+            raise Damaged(f"{len(data) - machine.position} bytes follow its end (byte {machine.position})")
+    except Damaged as error:
+        raise UserError(f"{path}: wanted a whole snapshot (a pickle), got one that is damaged: {error}") from None
+    except Refused as error:
+        raise UserError(f"{path}: {error}") from None
+    if not isinstance(value, dict) or not all(type(key) is str for key in value):
+        raise UserError(f"{path}: wanted a mapping with G_ema in it, got a {kind(value)}")
+    digest = hashlib.sha256(data).hexdigest()
+    return Snapshot(path, len(data), digest, machine.protocol, value, notes.known, notes.refused)
+
+
+def _map_file(path: Path) -> mmap.mmap:
+    """The bytes of a regular file, mapped: they are read when looked at, and a tensor's numbers only when wanted."""
+    try:
+        # a pipe without a writer would wait for one
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _check_file(path, os.fstat(descriptor))
+            return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: wanted a readable snapshot file, got: {reason}") from None
+
+
+def _check_start(path: Path, data: mmap.mmap) -> None:
+    """Say what the usual wrong files are: what a failed download leaves behind."""
+    start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for text, what in _TEXTS.items():
+        if start.startswith(text):
+            raise UserError(f"{path}: wanted a snapshot (a pickle), got {what}")
+
+
+def _check_file(path: Path, facts: os.stat_result) -> None:
+    if stat.S_ISDIR(facts.st_mode):
+        raise UserError(f"{path}: wanted a snapshot file, got a folder")
+    if not stat.S_ISREG(facts.st_mode):
+        raise UserError(f"{path}: wanted a snapshot file, got a pipe or device")
+    if facts.st_size == 0:
+        raise UserError(f"{path}: wanted a snapshot file, got an empty one")
+    if facts.st_size > MAX_BYTES:
+        raise UserError(f"{path}: wanted a snapshot of at most {MAX_BYTES >> 30} GiB, got {facts.st_size} bytes")

@@ -1,0 +1,7 @@
+"""What ``stylenerf`` can do besides training: one module per verb with HELP, ``add_arguments`` and ``run``."""
+
+from types import ModuleType
+
+from engine.verbs import convert
+
+VERBS: dict[str, ModuleType] = {"convert": convert}

@@ -1,0 +1,61 @@
+"""``stylenerf convert``: snapshots of the public implementation to models of ours."""
+
+import argparse
+import os
+from pathlib import Path
+
+from engine.checkpoint import check_vacant
+from engine.errors import UserError
+from engine.model_io import save_model
+from engine.snapshot import read_snapshot
+from engine.snapshot.generator import NETWORKS, convert_network
+from engine.snapshot.inspection import describe, summary
+
+HELP = """Convert a snapshot (.pkl) of the public StyleNeRF code to a model that every other verb takes.
+
+    stylenerf convert --inspect ffhq_512.pkl            what is in it, and what would be refused; writes nothing
+    stylenerf convert ffhq_512.pkl --out models/ffhq    its averaged generator, G_ema, as a folder
+    stylenerf convert ffhq_512.pkl --out models/raw --which G
+
+Such a file is a program for Python's unpickler, and the public loader runs the source text that it brings along. Here
+nothing in it is run: it is read as data, tensors are checked against the bytes that are there, and whatever else it
+names is refused by name. The folder (state.pt, meta.json, manifest.json) must be new or empty; nothing is overwritten.
+Bad input leaves with one line and exit code 2.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the snapshot, a .pkl of the public code")
+    parser.add_argument("--out", metavar="DIR", help="folder of the converted model, new or empty")
+    parser.add_argument("--which", choices=NETWORKS, default="G_ema", help="network to convert (default: %(default)s)")
+    parser.add_argument(
+        "--inspect", action="store_true", help="list objects, globals, arguments, tensors and sources; write nothing"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, or only look."""
+    if args.inspect:
+        if args.out is not None:
+            raise UserError("--inspect: wanted without --out, since it writes nothing; got both")
+        for line in describe(read_snapshot(args.file, tolerant=True), args.which):
+            print(line)
+        return 0
+    if args.out is None:
+        raise UserError("--out: wanted the folder of the converted model (or --inspect to look only), got nothing")
+    out = Path(args.out)
+    check_vacant(out)
+    snapshot = read_snapshot(args.file)
+    converted = convert_network(snapshot, args.which)
+    source = {
+        "file": os.path.basename(args.file),
+        "sha256": snapshot.sha256,
+        "network": args.which,
+        "completed": sorted(converted.completed),
+    }
+    save_model(out, converted.generator, converted.prior, source)
+    print(f"read:        {args.file}, {args.which}, SHA-256 {snapshot.sha256[:16]}...")
+    for line in summary(converted):
+        print(line)
+    print(f"model:       {out}")
+    return 0

@@ -1,0 +1,286 @@
+"""Snapshots that lie about sizes, ask for more than is there, or are damaged: refused soon and in little memory."""
+
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.errors import UserError
+from engine.snapshot import read_snapshot
+from engine.snapshot.generator import convert_network
+from engine.snapshot.inspection import describe
+from engine.snapshot.values import MAX_OPCODES
+from tests import snapshots as s
+from tests.conftest import ROOT
+from tests.test_snapshot import DTYPE, LIST, OD, SCALAR, file, message
+
+__all__ = ["convert_network", "describe", "file"]  # the fixture, and what the poor process imports
+
+TWO = torch.tensor([1.5, -2.0])
+BLOB = s.blob(TWO)
+SOUND = s.tensor(BLOB)
+
+# tensors that do not add up
+
+TENSORS: dict[str, tuple[bytes, str]] = {
+    "size": (s.tensor(BLOB, size=(3,)), "reaches element 3 of 2"),
+    "stride": (s.tensor(BLOB, stride=(2,)), "reaches element 3 of 2"),
+    "offset": (s.tensor(BLOB, offset=1), "reaches element 3 of 2"),
+    "offset past the end, no elements": (s.tensor(BLOB, offset=3, size=(0,)), "reaches element 3 of 2"),
+    "huge": (s.tensor(BLOB, size=(2**62,)), "refused a tensor of size (46"),
+    "huge product": (s.tensor(BLOB, size=(2**20, 2**30), stride=(0, 0)), "refused a tensor of size"),
+    "no elements, but huge": (s.tensor(BLOB, size=(0, 2**62), stride=(1, 1)), "refused a tensor of size"),
+    "wide integers": (s.tensor(BLOB, size=(2**100,), stride=(2**100,)), "refused a tensor of size"),
+    "negative size": (s.tensor(BLOB, size=(-1,)), "not plain"),
+    "negative stride": (s.tensor(BLOB, offset=1, stride=(-1,)), "not plain"),
+    "negative offset": (s.tensor(BLOB, offset=-1), "not plain"),
+    "offset no integer": (s.tensor(BLOB, offset=0.0), "not plain"),
+    "offset true": (s.tensor(BLOB, offset=True), "not plain"),
+    "size of text": (s.tensor(BLOB, size=("2",)), "not plain"),
+    "size a list": (s.tensor(BLOB, size=[2]), "not plain"),
+    "many dims": (s.tensor(BLOB, size=(1,) * 9, stride=(1,) * 9), "not plain"),
+    "uneven dims": (s.tensor(BLOB, size=(1, 2)), "refused a tensor of 2 sizes and 1 strides"),
+    "hooks": (s.tensor(BLOB, hooks=OD + s.raw(1) + b"Ns"), "with hooks"),
+    "hooks no OrderedDict": (s.tensor(BLOB, hooks=b"}"), "with hooks"),
+    "few arguments": (s.call("torch._utils", "_rebuild_tensor_v2", b"N"), "refused a tensor with 1 arguments"),
+    "storage of nothing": (s.call("torch._utils", "_rebuild_tensor_v2", b"N" * 6), "not plain"),
+    "parameter of nothing": (s.call("torch._utils", "_rebuild_parameter", b"N\x88", OD), "not a tensor"),
+    "parameter and hooks": (s.call("torch._utils", "_rebuild_parameter", SOUND, b"\x88N"), "with hooks"),
+    "storage no bytes": (s.call("torch.storage", "_load_from_bytes", s.raw("x")), "a storage that is not bytes"),
+    "magic": (s.tensor(s.blob(TWO, magic=1)), "magic number"),
+    "version": (s.tensor(s.blob(TWO, version=1002)), "magic number"),
+    "big-endian": (s.tensor(s.blob(TWO, little=False)), "not little-endian"),
+    "endianness unknown": (s.tensor(s.blob(TWO, little=1)), "not little-endian"),
+    "counts disagree": (s.tensor(s.blob(TWO, counted=1)), "does not count 2 elements"),
+    "more counted": (s.tensor(s.blob(TWO, numel=3)), "of 3 elements has 8 bytes"),
+    "less counted": (s.tensor(s.blob(TWO, numel=1)), "of 1 elements has 8 bytes"),
+    "negative count": (s.tensor(s.blob(TWO, numel=-1)), "refused a storage of -1 elements"),
+    "vast count": (s.tensor(s.blob(TWO, numel=2**62)), "elements has 8 bytes"),
+    "more after it": (s.tensor(s.blob(TWO, tail=b"x")), "of 2 elements has 9 bytes"),
+    "other key": (s.tensor(s.blob(TWO, keys=("2",))), "one described storage with its key"),
+    "two keys": (s.tensor(s.blob(TWO, keys=("1", "1"))), "one described storage with its key"),
+    "other type": (s.tensor(s.blob(TWO, kind="ComplexFloatStorage")), "refused global 'torch.ComplexFloatStorage'"),
+    "type untyped": (s.tensor(s.blob(TWO, kind="UntypedStorage")), "refused global 'torch.UntypedStorage'"),
+    "zip form": (s.tensor(b"PK\x03\x04" + bytes(40)), "torch's zip form"),
+    "empty blob": (s.tensor(b""), "storage cannot be read: the file is cut off"),
+    "cut blob": (s.tensor(BLOB[:-9]), "does not count 2 elements"),
+    "noise": (s.tensor(bytes(99)), "storage cannot be read"),
+    "old description": (s.tensor(BLOB.replace(b"NtQ", b"tQ")), "a form that is not torch's"),
+    "view of another": (s.tensor(BLOB.replace(b"NtQ", b"K\x01tQ")), "a form that is not torch's"),
+    "call inside": (s.tensor(BLOB.replace(b"ctorch\nFloatStorage\n", b"ctorch\nFloatStorage\n)R")), "refused call of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_tensors_that_do_not_add_up(case: str, file: Path) -> None:
+    data, wanted = TENSORS[case]
+    assert wanted in message(file, s.stream(s.module_stream({"w": data})))
+
+
+def argument(value: bytes) -> bytes:
+    """A network with one constructor argument."""
+    return s.module_stream(_init_kwargs=s.mapping({"a": value}))
+
+
+NETWORKS: dict[str, tuple[bytes, str]] = {
+    "parameter no tensor": (s.module_stream({"w": b"N", "v": s.raw("x")}), "refused 'v': wanted a tensor, got a str"),
+    "module no module": (s.module_stream(modules={"a": s.raw(1)}), "refused 'a': wanted a module, got a int"),
+    "module a tensor": (s.module_stream(modules={"a": SOUND}), "refused 'a': wanted a module, got a TensorRecord"),
+    "module without parts": (s.module_stream(modules={"a": s.persistent_stream(b"}")}), "a module with _parameters"),
+    "parts no mapping": (s.module_stream(b"]"), "refused the network: wanted a module with _parameters"),
+    "dotted name": (s.module_stream({"a.b": SOUND}), "refused a module or tensor called 'a.b'"),
+    "no name": (s.module_stream({"": SOUND}), "refused a module or tensor called ''"),
+    "long name": (s.module_stream({"n" * 5000: SOUND}), "refused a module or tensor called 'nnn"),
+    "number as name": (s.module_stream(b"}K\x01" + SOUND + b"s"), "refused a module or tensor called '1'"),
+    "no arguments": (s.module_stream(_init_kwargs=b"N"), "without its constructor's arguments"),
+    "arguments no mapping": (s.module_stream(_init_kwargs=b"]"), "not a list and a mapping"),
+    "argument a tensor": (argument(SOUND), "wanted plain data, got a TensorRecord"),
+    "argument a type": (argument(s.named("typing", "Any")), "got a typing.Any"),
+    "argument without state": (argument(LIST), "wanted plain data, got a Record"),
+    "argument's name": (s.module_stream(_init_kwargs=b"}K\x01Ns"), "argument's name: wanted short text, got '1'"),
+    "integers": (
+        s.module_stream({"w": s.tensor(s.blob(TWO, kind="IntStorage"))}), "wanted floating-point numbers, got int32"
+    ),
+    "other network": (s.module_stream({"w": SOUND}), "'Generator' without synthesis.fg_nerf: no StyleNeRF generator"),
+    "name that a terminal obeys": (s.persistent_stream(b"]", "\x1b[2J"), r"refused a state of '\x1b[2J'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+def test_networks_that_are_none(case: str, file: Path) -> None:
+    data, wanted = NETWORKS[case]
+    assert wanted in message(file, s.stream(data))
+    assert all(line.isprintable() for line in describe(read_snapshot(file, tolerant=True)))
+
+
+KEYS: dict[str, tuple[bytes, str]] = {
+    "twice": (b"}(" + s.text("a") + b"N" + s.text("a") + b"Nu", "key 'a' is given twice"),
+    "a tuple": (b"})Ns", "wanted text or a number as a key, got tuple"),
+    "a deep tuple": (b"})" + b"\x85" * 100_000 + b"Ns", "wanted text or a number as a key, got tuple"),
+    "a frozenset": (b"}(\x91Ns", "wanted text or a number as a key, got frozenset"),
+    "a record": (b"}" + LIST + b"Ns", "wanted text or a number as a key, got Record"),
+    "a long integer": (b"}" + s.raw(2**70) + b"Ns", "wanted text or a number as a key, got int"),
+    "in a set": (b"\x8f()\x90", "wanted text or a number as a key, got tuple"),
+    "without a value": (b"}(Nu", "a key without a value"),
+    "into a list": (b"]NNs", "wanted a mapping to fill, got list"),
+    "appended to a dict": (b"}Na", "wanted a list to append to, got dict"),
+    "added to a list": (b"](N\x90", "wanted a set to add to, got list"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", KEYS)
+def test_keys_and_containers(case: str, file: Path) -> None:
+    data, wanted = KEYS[case]
+    assert wanted in message(file, s.stream(data))
+
+
+def le(form: str, value: int) -> bytes:
+    return struct.pack(form, value)
+
+
+def laughs(level: int) -> bytes:
+    """A list of two of the same list, and so on: 2 ** level leaves in a few bytes each."""
+    doubled = (b"q" + bytes([i]) + b"0](h" + bytes([i]) + b"h" + bytes([i]) + b"e" for i in range(level))
+    return b"]" + b"".join(doubled)
+
+
+def nested_modules(depth: int) -> bytes:
+    """Each module holds the next one twice."""
+    inner = s.module_stream({"w": SOUND})
+    for i in range(depth):
+        inner = s.module_stream(modules={"a": inner + b"r" + le("<I", 1000 + i), "b": b"j" + le("<I", 1000 + i)})
+    return inner
+
+
+def own_child() -> bytes:
+    """A module among its own modules: the mapping is remembered, and filled once the module is there."""
+    return b"}q\x080" + s.module_stream(modules=b"h\x08") + b"q\x09h\x08" + s.text("me") + b"h\x09s0"
+
+
+GIB10 = 10 * 2**30
+BOMBS: dict[str, tuple[bytes, str]] = {
+    # kilobytes that ask for gigabytes
+    "bytes": (b"\x8e" + le("<Q", GIB10), f"wanted {GIB10} more bytes"),
+    "bytes 4": (b"B" + le("<I", 2**32 - 1), "wanted 4294967295 more bytes"),
+    "most bytes": (b"\x8e" + le("<Q", 2**64 - 1), "more bytes"),
+    "bytearray": (b"\x96" + le("<Q", GIB10), f"wanted {GIB10} more bytes"),
+    "text": (b"\x8d" + le("<Q", GIB10), f"wanted {GIB10} more bytes"),
+    "text 4": (b"X" + le("<I", 2**31), "wanted 2147483648 more bytes"),
+    "old text": (b"T" + le("<i", -1), "wanted 4294967295 more bytes"),
+    "frame": (b"\x95" + le("<Q", GIB10), f"wanted a frame of {GIB10} bytes"),
+    "integer": (b"\x8b" + le("<i", 2**31 - 1), "wanted an integer of at most 16 bytes"),
+    "negative integer": (b"\x8b" + le("<i", -1), "wanted an integer of at most 16 bytes, got -1"),
+    "short integer": (b"\x8a\xff" + bytes(255), "wanted an integer of at most 16 bytes, got 255"),
+    "memo": (b"r" + le("<I", 2**32 - 1) + b"p99999999999999999999\np-1\n", "memo index -1 is negative"),
+    "absent memo": (b"j" + le("<I", 2**32 - 1), "nothing is remembered under 4294967295"),
+    # numbers of millions of digits
+    "digits": (b"I" + b"9" * 60_000 + b"\n", "wanted a number of at most 40 digits"),
+    "long digits": (b"L" + b"9" * 60_000 + b"L\n", "wanted a number of at most 40 digits"),
+    "float digits": (b"F" + b"9" * 60_000 + b"\n", "wanted a number of at most 40 digits"),
+    "memo digits": (b"g" + b"9" * 60_000 + b"\n", "wanted a number of at most 40 digits"),
+    "no end of a line": (b"I" + b"9" * 2_000_000, "wanted a line of text, got no end of it"),
+    # floods
+    "opcodes": (b"N0" * 300_000, f"wanted at most {MAX_OPCODES} opcodes"),
+    "lists": (b"]" * 600_000, f"wanted at most {MAX_OPCODES} opcodes"),
+    "sets": (b"\x8f\x94" * 300_000, f"wanted at most {MAX_OPCODES} opcodes"),
+    "marks": (b"(" * 600_000, f"wanted at most {MAX_OPCODES} opcodes"),
+    "copies": (b"]" + b"2" * 600_000, f"wanted at most {MAX_OPCODES} opcodes"),
+    "words": (s.text("a" * 10**6) * 40, "bytes of text"),
+    "lines": ((b"V" + b"a" * 60_000 + b"\n") * 600, "bytes of text"),
+    # depth
+    "deep tuples": (b")" + b"\x85" * 490_000, "wanted a network G_ema"),
+    "deep lists": (b"]" * 240_000 + b"a" * 239_999, "wanted a network G_ema"),
+    "deep arguments": (
+        argument(b")" + b"\x85" * 100_000), "nested or repeated without end"
+    ),
+    "deep dicts": (
+        argument((b"}" + s.text("k")) * 100_000 + b"N" + b"s" * 100_000),
+        "nested or repeated without end",
+    ),
+    "deep modules": (nested_modules(40), "nested or repeated without end"),
+    # repetition
+    "laughs": (argument(laughs(30)), "nested or repeated without end"),
+    "laughing text": (
+        argument(b"](" + s.text("x" * 10**6) + b"q\x00" + b"h\x00" * 99_000 + b"e"),
+        "nested or repeated without end",
+    ),
+    "laughing modules": (nested_modules(25), "nested or repeated without end"),
+    "list in itself": (argument(b"]q\x00h\x00a"), "nested or repeated without end"),
+    "node in itself": (
+        argument(LIST + b"q\x00}" + s.text("_content") + b"h\x00sb"),
+        "nested or repeated without end",
+    ),
+    "module in itself": (own_child(), "nested or repeated without end"),
+    "one storage, many views": (
+        s.module_stream(
+            {"w": s.tensor(s.blob(torch.zeros(250_000)), size=(250_000,)) + b"q\x00"}
+            | {f"v{i}": b"h\x00" for i in range(5000)}
+        ),
+        "many times what their file holds",
+    ),
+    "expanded": (
+        s.module_stream({"w": s.tensor(BLOB, size=(2**15, 2**15), stride=(0, 0))}), "many times what their file holds"
+    ),
+    "scalars": (argument(b"](" + s.call(*SCALAR, DTYPE, b"C\x01a") + b"e"), "scalar"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_bombs_are_refused_soon(case: str, file: Path) -> None:
+    data, wanted = BOMBS[case]
+    started = time.monotonic()
+    assert wanted in message(file, s.stream(data))
+    assert time.monotonic() - started < 15
+
+
+def test_ten_gigabytes_on_a_disk_that_are_not_there(file: Path) -> None:
+    """A file with a hole: 10 GB long, nothing in it; and one whose hole is a text and whose hole is bytes."""
+    with open(file, "wb") as sparse:
+        sparse.truncate(GIB10)
+    with pytest.raises(UserError, match="wanted a snapshot of at most 8 GiB, got 10737418240 bytes"):
+        read_snapshot(file)
+    for opcode, wanted in ((b"\x8d", "bytes of text"), (b"\x8e", "one value at the end|no opcode")):
+        size = 7 * 2**30
+        with open(file, "wb") as sparse:
+            sparse.write(b"\x80\x04" + opcode + le("<Q", size))
+            sparse.truncate(size + 12)
+        with pytest.raises(UserError, match=wanted):
+            read_snapshot(file)
+
+
+# every bomb in one process that may not take half a gigabyte more than it has
+POOR = """
+import resource, sys
+from pathlib import Path
+from engine.errors import UserError
+from tests import snapshots as s
+from tests.test_snapshot_limits import BOMBS, convert_network, describe, read_snapshot
+file = Path(sys.argv[1])
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 512 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+for name, (data, wanted) in BOMBS.items():
+    file.write_bytes(s.stream(data))
+    try:
+        convert_network(read_snapshot(file))
+        print(name, "was accepted")
+    except UserError as error:
+        if wanted not in str(error):
+            print(name, error)
+    try:
+        if len(data) < 100_000:
+            sum(len(line) for line in describe(read_snapshot(file, tolerant=True)))
+    except UserError:
+        pass
+print("done")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to know how much memory it has")
+def test_bombs_take_little_memory(file: Path) -> None:
+    run = subprocess.run([sys.executable, "-c", POOR, str(file)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "done\n", "")
