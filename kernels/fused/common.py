@@ -81,6 +81,9 @@ class Launch:
     num_stages: int
 
 
+# names of the registered ops that have a backward; every one must be in the table of tests/test_fused_order.py
+differentiable: set[str] = set()
+
 _recording: list[Launch] | None = None
 _target: int | None = None
 
@@ -150,6 +153,7 @@ def register(
     op.register_fake(fake)
     if backward is not None:
         op.register_autograd(backward, setup_context=save)
+        differentiable.add(forward.__name__.strip("_"))
     return op
 
 
