@@ -164,6 +164,8 @@ def differentiable_gradients(
 
     What a backward does under create_graph=True (path length, R1): right at any order, at the plain form's cost.
     """
+    # aliases, since one input may be computed from another: what reaches it by that way is the caller's to add
+    inputs = [x.view_as(x) if isinstance(x, Tensor) and x.requires_grad else x for x in inputs]
     outputs = reference(*inputs)
     outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
     pairs = [(o, g) for o, g in zip(outputs, grad_outputs) if g is not None and o is not None and o.requires_grad]
