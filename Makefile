@@ -4,12 +4,13 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: help train test lint bench slow clean
+.PHONY: help train test lint bench gpu slow clean
 
 help:
 	@echo "make train   train the quickstart on procedural scenes (minutes on a CPU)"
 	@echo "make test    linters, type checker and every test"
 	@echo "make bench   time the ops and the model (pytest bench/)"
+	@echo "make gpu     test, tune and time everything on a GPU; installs nothing (python -m bench.gpu --help)"
 	@echo "make slow    the long sweeps that 'make test' leaves out"
 	@echo "make clean   remove the virtual environment and caches; runs/ stays"
 
@@ -35,6 +36,10 @@ slow: $(READY)
 
 bench: $(READY)
 	$(RUN) -m pytest bench/
+
+# The virtual environment where there is one, else the Python at hand: a machine with a GPU has its own torch.
+gpu:
+	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench.gpu
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

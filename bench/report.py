@@ -68,7 +68,7 @@ def _machine(row: Row) -> str:
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    return _markdown(COLUMNS, [_cells(row, rows) for row in rows], LEFT_ALIGNED)
+    return markdown(COLUMNS, [_cells(row, rows) for row in rows], LEFT_ALIGNED)
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
@@ -110,10 +110,10 @@ def _public_table(rows: Sequence[Row]) -> list[str]:
         for row in rows
     ]
     head = ("", "s here", "s public implementation", "ratio", "peak MiB here")
-    return [f"Beside the public implementation ({note}):", "", *_markdown(head, body, 1)]
+    return [f"Beside the public implementation ({note}):", "", *markdown(head, body, 1)]
 
 
-def _markdown(head: Sequence[str], body: Sequence[Sequence[str]], left: int) -> list[str]:
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]], left: int) -> list[str]:
     """A Markdown table, padded so that it also reads well in a terminal."""
     widths = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
 
