@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="stylenerf",
         description="StyleNeRF on one GPU: `stylenerf VERB --help` explains each verb with examples.",
     )
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(dest="verb", required=True)
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
         summary = text.splitlines()[0].rstrip(".")
