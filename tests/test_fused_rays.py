@@ -204,3 +204,44 @@ def test_fine_samples_are_near_the_plain_forms(span: str) -> None:
     )
     err = (run.fine_positions(got) - run.fine_positions(want)).abs()
     assert err.median() <= 1e-6, err.median()
+
+
+SWEPT = ((0, True, True), (1, False, False), (3, True, False))  # emitted rays, noise, a field per image
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("emit, noise, per_image", SWEPT)
+@pytest.mark.parametrize("span", SPANS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("width", [1, 7, 32, 64, 100, 128, 200, 256])
+def test_sweep_of_widths(width: int, kind: Kind, span: str, emit: int, noise: bool, per_image: bool) -> None:
+    case = FieldCase(rays=3, samples=4, fine=3, hidden=width, depth=2, per_image=per_image)
+    assert_pass_matches(RayRun(case, kind, SPANS[span], emit, noise))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_freqs", [1, 10, 12])
+@pytest.mark.parametrize("depth", [1, 2, 3, 8, 10])
+@pytest.mark.parametrize("kind, dims", [("single", 3), ("points", 4)])
+def test_sweep_of_depths(kind: Kind, dims: int, depth: int, num_freqs: int) -> None:
+    case = FieldCase(rays=3, hidden=32, depth=depth, dims=dims, num_freqs=num_freqs)
+    assert_pass_matches(RayRun(case, kind, SPANS["opaque"], emit=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("over", [-1, 0, 1])
+@pytest.mark.parametrize("samples", [*SINGLE, 28])
+@pytest.mark.parametrize("kind", ["single", "points"])
+def test_sweep_of_samples(kind: Kind, samples: int, over: int) -> None:
+    rays = 2 * tile_rays(kind, samples) + over
+    case = replace(SMALL, rays=rays, samples=samples)
+    assert_pass_matches(RayRun(case, kind, SPANS["opaque"], emit=rays // 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rays", [1, 3, 4, 5])
+@pytest.mark.parametrize("samples", [*HIERARCHICAL, (48, 48), (128, 3)])
+def test_sweep_of_fine_samples(samples: tuple[int, int], rays: int) -> None:
+    case = replace(SMALL, rays=rays, samples=samples[0], fine=samples[1])
+    run = RayRun(case, "hierarchical", SPANS["opaque"], emit=rays // 2)
+    assert_positions_follow(run, "fp32", assert_pass_matches(run))
