@@ -62,6 +62,7 @@ def test_generator(measure: Measure, resolution: int, precision: Precision) -> N
         op="generator",
         direction="fwd",
         shape=f"FFHQ {resolution} px, batch 1, {precision}",
+        precision=precision,
         public_implementation_s=PUBLIC_S[precision][resolution],
         public_implementation_note=PUBLIC_NOTE,
     )

@@ -95,7 +95,7 @@ def test_plan() -> None:
     assert [step.stage for step in waves[0]] == ["environment"]
     assert all(len(wave) == 1 for wave in waves[2:]) and len(waves[1]) > 8
     assert not any(step.alone for step in waves[1])  # nothing that takes times
-    assert sum("kernels" in step.name for step in STEPS) == 8
+    assert sum("kernels" in step.name for step in STEPS) == 12
     assert all(step.needs for step in STEPS)
 
 

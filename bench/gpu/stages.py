@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MAX_SHARDS = 8
+MAX_SHARDS = 12
 # compute-sanitizer beside the compiler, where it is not on the path
 SANITIZER = ("compute-sanitizer", "/usr/local/cuda/bin/compute-sanitizer")
 
@@ -80,8 +80,8 @@ def fused_files(root: Path = ROOT) -> list[str]:
 
 
 def shards(cpus: int) -> int:
-    """Processes that share the kernels' tests: each compiles, which takes a processor."""
-    return max(1, min(MAX_SHARDS, cpus // 2))
+    """Processes that share the kernels' tests: each compiles, which takes a processor; some are left for others."""
+    return max(1, min(MAX_SHARDS, cpus * 3 // 4))
 
 
 def steps(cpus: int, which: Callable[[str], str | None] = shutil.which, root: Path = ROOT) -> list[Step]:
@@ -89,7 +89,7 @@ def steps(cpus: int, which: Callable[[str], str | None] = shutil.which, root: Pa
     parts = shards(cpus)
     found = [Step("environment", "environment", module("environment"), 60, needs=("torch", "triton"))]
     found += [
-        Step("tests", f"kernels {i}/{parts}", pytest(f"--shard={i}/{parts}", *fused_files(root)), 170,
+        Step("tests", f"kernels {i}/{parts}", pytest(f"--shard={i}/{parts}", *fused_files(root)), 180,
              alone=False, tests=True, needs=PYTEST_PACKAGES)
         for i in range(1, parts + 1)
     ]  # fmt: skip
