@@ -60,6 +60,12 @@ def test_probe_asks_torch() -> None:
     assert found["torch"] == torch.__version__ and found["cuda"] == torch.cuda.is_available()
 
 
+def test_the_command_itself_needs_nothing_and_keeps_off_the_gpu() -> None:
+    look = "import sys, bench.gpu.__main__; print(sorted({'torch', 'numpy', 'triton', 'pytest'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_lists_stages(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(STAGES)

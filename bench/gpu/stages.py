@@ -22,7 +22,7 @@ class Step:
             that it writes results to, "{lines:NAME}" for another step's, "{work}" for a folder of its own.
         limit_s: then it is ended.
         alone: it takes times, so nothing else may run beside it.
-        tests: it is pytest with ``bench.gpu.lines``, which can go on where it stopped.
+        tests: it is pytest with ``bench.gpu.plugin``, which can go on where it stopped.
         stall_s: pytest that has written no line for so long hangs.
         needs: packages without which it is left out.
         program: an executable to run Python with.
@@ -61,7 +61,7 @@ SHORT = ("--benchmark-max-time=0.3", "--benchmark-min-rounds=5")
 
 def pytest(*args: str, quick: bool = False) -> tuple[str, ...]:
     """A run that writes lines; ``quick`` leaves benches untimed."""
-    common = ("-m", "pytest", "-q", "-p", "bench.gpu.lines", "-p", "no:cacheprovider", "--lines", "{lines}")
+    common = ("-m", "pytest", "-q", "-p", "bench.gpu.plugin", "-p", "no:cacheprovider", "--lines", "{lines}")
     return (*common, *(("--benchmark-disable",) if quick else ()), *args)
 
 
