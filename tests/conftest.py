@@ -1,7 +1,10 @@
 """What every test shares: poisoned allocation and the fixtures folder."""
 
+import inspect
 import os
 import pathlib
+import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +31,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def poison_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill every fresh ``torch.empty`` with NaN or the largest integer: a value nobody wrote cannot pass for a result."""
+    """Fill every fresh ``torch.empty`` with NaN or the largest integer, so that what nobody wrote is no result."""
     real, real_like = torch.empty, torch.empty_like
 
     def fill(t: torch.Tensor) -> torch.Tensor:
@@ -38,6 +41,26 @@ def poison_empty(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "empty", lambda *a, **k: fill(real(*a, **k)))
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: fill(real_like(*a, **k)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def look_through_triton_once() -> None:
+    """Every call of an interpreted function searches triton.language for what to replace; remember what there is."""
+    interpreter = sys.modules.get("triton.runtime.interpreter")
+    if interpreter is None:
+        return
+    found: dict[Any, dict[str, Any]] = {}
+
+    def patch_builtin(package: Any, builder: Any, scope: Any) -> None:
+        if package not in found:
+            members = inspect.getmembers(package, interpreter.tl.core.is_builtin)
+            found[package] = dict(members)
+        for name, member in found[package].items():
+            if getattr(package, name) is not member:
+                return  # replaced already, by the function that calls this one
+            interpreter._patch_attr(package, name, member, builder, scope)
+
+    interpreter._patch_builtin = patch_builtin
 
 
 class Fixture:

@@ -124,7 +124,7 @@ def test_matches_where_a_tile_is_partly_emitted(kind: Kind, over: int) -> None:
     assert_pass_matches(run)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
     span=st.sampled_from(list(SPANS)),
@@ -132,7 +132,7 @@ def test_matches_where_a_tile_is_partly_emitted(kind: Kind, over: int) -> None:
     emitted=st.integers(0, 2),
     samples=st.integers(3, 20),
     fine=st.integers(1, 18),
-    hidden=st.integers(1, 40),
+    hidden=st.integers(1, 34),
     depth=st.integers(1, 4),
     num_freqs=st.integers(1, 6),
     per_image=st.booleans(),
@@ -191,7 +191,7 @@ def test_gradients_of_some_inputs_alone(hidden: int, kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_gradients_every_time(kind: Kind) -> None:
-    run = RayRun(FieldCase(rays=9, hidden=32), kind, emit=3)
+    run = RayRun(FieldCase(rays=3, hidden=32), kind, emit=1)
     one, other = run.results("triton", "fp16"), run.results("triton", "fp16")
     assert all(torch.equal(one[name], other[name]) for name in one)
 

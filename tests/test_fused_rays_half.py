@@ -101,7 +101,7 @@ SCALES = (2.0**-100, 2.0**-20, 2.0**20, 2.0**90)
     [(32, "single", s) for s in SCALES] + [(32, "hierarchical", SCALES[0]), (129, "points", SCALES[0])],
 )
 def test_gradients_of_any_magnitude(hidden: int, kind: Kind, scale: float) -> None:
-    run = RayRun(replace(CASE, hidden=hidden, rays=2, samples=3, fine=2), kind, emit=1)
+    run = RayRun(replace(CASE, hidden=hidden, depth=2, rays=2, samples=3, fine=2), kind, emit=1)
     want = scaled_gradients(run, "fp16", "triton", 1.0)
     got = scaled_gradients(run, "fp16", "triton", scale)
     # a power of two moves exponents and nothing else; what falls below float32 or float16 is small beside the rest
@@ -115,7 +115,7 @@ def test_gradients_of_any_magnitude(hidden: int, kind: Kind, scale: float) -> No
     [(32, bad, p) for p in HALF for bad in (torch.inf, -torch.inf, torch.nan)] + [(129, torch.inf, "fp16")],
 )
 def test_no_number_in_no_number_out(hidden: int, bad: float, precision: str) -> None:
-    run = RayRun(replace(CASE, hidden=hidden, rays=2, samples=3, fine=2))
+    run = RayRun(replace(CASE, hidden=hidden, depth=2, rays=2, samples=3, fine=2))
     names = list(run.inputs())
     got = dict(zip(names, scaled_gradients(run, precision, "triton", 1.0, bad)))
     want = dict(zip(names, scaled_gradients(run, precision, "ref", 1.0, bad)))
