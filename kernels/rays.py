@@ -73,7 +73,7 @@ def _values_by_kernel(op: str, points: Tensor, field: FieldWeights, precision: P
     check_choice("precision", precision, PRECISIONS)
     _check_field(points.shape[0], points.shape[-1], field, points=points)
     _, N, D = points.shape
-    return resolve(op, impl, points, unsupported=_unsupported(field, points, D, N)) == "triton"
+    return resolve(op, impl, points, unsupported=_unsupported(impl, field, points, D, N)) == "triton"
 
 
 def _values(points: Tensor, field: FieldWeights, precision: Precision, keep_hidden: bool) -> tuple[Tensor, Tensor]:
@@ -84,9 +84,9 @@ def _values(points: Tensor, field: FieldWeights, precision: Precision, keep_hidd
     return hidden[..., : field.width] if keep_hidden else hidden, density
 
 
-def _unsupported(field: FieldWeights, x: Tensor, dims: int, count: int) -> str | None:
+def _unsupported(impl: Impl, field: FieldWeights, x: Tensor, dims: int, count: int) -> str | None:
     """Why no kernel covers ``count`` points per image like ``x``; asked only where Triton could run."""
-    if not may_launch(x):
+    if impl == "ref" or not may_launch(x):
         return None
     reason: str | None = fused("field").unsupported(field, dims, x.dtype, count)
     return reason
@@ -130,7 +130,7 @@ def render_points(
     _check_field(points.shape[0], points.shape[-1], field, points=points, depths=depths, **drawn)
     check_choice("precision", precision, PRECISIONS)
     _, R, S, D = points.shape
-    if resolve("render_points", impl, points, unsupported=_unsupported(field, points, D, R * S)) == "ref":
+    if resolve("render_points", impl, points, unsupported=_unsupported(impl, field, points, D, R * S)) == "ref":
         return render_points_ref(points, depths, field, far_end == "opaque", noise, emit)
     packed = fused("field").pack(field, points.shape[-1])
     hidden, weights, density, trans, emitted = fused("render").single_pass(
@@ -201,7 +201,7 @@ def render_rays(
     _check_field(origins.shape[0], 3, field, origins=origins, directions=directions, fractions=fractions, **drawn)
     check_choice("precision", precision, PRECISIONS)
     samples = fractions.shape[2] + (0 if draws.fine_u is None else draws.fine_u.shape[2])
-    reason = _unsupported(field, origins, 3, origins.shape[1] * samples)
+    reason = _unsupported(impl, field, origins, 3, origins.shape[1] * samples)
     if resolve("render_rays", impl, origins, unsupported=reason) == "ref":
         return render_rays_ref(origins, directions, fractions, field, span, draws, emit)
     return _fused_rays(origins, directions, fractions, field, span, draws, emit, precision)

@@ -8,7 +8,7 @@ float32 accumulator and rounds it right before the product, which lets the compi
 the left operand in registers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -77,13 +77,13 @@ def pack(field: FieldWeights, dims: int) -> PackedField:
     """Differentiable: gradients of the packed tensors flow back to the field's own."""
     H, F = padded_width(field), field.num_freqs
     P = max(16, triton.next_power_of_2(F * dims))
-    weights = _one_batch([w * field.gain for w in field.weights], 3)
-    first = weights[0].unflatten(-1, (F, 2, dims)).movedim(-2, 1).flatten(-2)  # [B, 2, O, F * D]
+    weights = _one_batch(field.weights, 3)
+    first = (weights[0] * field.gain).unflatten(-1, (F, 2, dims)).movedim(-2, 1).flatten(-2)  # [B, 2, O, F * D]
     first = _pad(first, H, P)
     rest = first.new_zeros(first.shape[0], 0, H, H)
     if len(weights) > 1:
-        rest = torch.stack([_pad(w, H, H) for w in weights[1:]], dim=1)
-    bias = torch.stack([_pad(b, H) for b in _one_batch([b * field.gain for b in field.biases], 2)], dim=1)
+        rest = torch.stack([_pad(w, H, H) for w in weights[1:]], dim=1) * field.gain
+    bias = torch.stack([_pad(b, H) for b in _one_batch(field.biases, 2)], dim=1) * field.gain
     head = _pad(field.density_weight.reshape(-1, field.density_weight.shape[-1]), H)
     return PackedField(first.contiguous(), rest, bias, head.contiguous(), field.density_bias)
 
@@ -103,7 +103,7 @@ def unpack(packed: PackedField, num_freqs: int, dims: int, slope: float) -> Fiel
     )
 
 
-def _one_batch(tensors: list[Tensor], ndim: int) -> list[Tensor]:
+def _one_batch(tensors: Sequence[Tensor], ndim: int) -> list[Tensor]:
     """All with the same leading dim: that of the images if any has it, else 1."""
     tensors = [t if t.ndim == ndim else t[None] for t in tensors]
     batch = max(t.shape[0] for t in tensors) if all(t.shape[0] for t in tensors) else 0
