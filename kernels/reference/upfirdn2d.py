@@ -49,7 +49,7 @@ def _filter(x: Tensor, taps: Tensor, stride: Pair, pads: tuple[int, int, int, in
     """Correlate with x between ``pads`` zeros (left, right, top, bottom)."""
     taps, padding = _even_out(taps, pads)
     if padding is None:
-        x, padding = F.pad(x, list(pads)), (0, 0)
+        x, padding = _pad(x, pads), (0, 0)
     return F.conv2d(x, taps.expand(x.shape[1], 1, *taps.shape), stride=stride, padding=padding, groups=x.shape[1])
 
 
@@ -60,7 +60,14 @@ def _spread(x: Tensor, taps: Tensor, stride: Pair, crops: tuple[int, int, int, i
     if padding is not None:
         return F.conv_transpose2d(x, weight, stride=stride, padding=padding, groups=x.shape[1])
     y = F.conv_transpose2d(x, weight, stride=stride, groups=x.shape[1])
-    return F.pad(y, [-crop for crop in crops])
+    return _pad(y, (-crops[0], -crops[1], -crops[2], -crops[3]))
+
+
+def _pad(x: Tensor, pads: tuple[int, int, int, int]) -> Tensor:
+    """Zeros around x, or a crop where negative, which may reach beyond x into the zeros of the other side."""
+    if min(pads) < 0 < max(pads):
+        x = F.pad(x, [max(pad, 0) for pad in pads])
+    return F.pad(x, [min(pad, 0) for pad in pads] if min(pads) < 0 else list(pads))
 
 
 def _even_out(taps: Tensor, sides: tuple[int, int, int, int]) -> tuple[Tensor, Pair | None]:
