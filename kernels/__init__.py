@@ -6,6 +6,7 @@ The folder stands alone: it imports torch and its own files only, and works unde
 from .bias_act import bias_act
 from .conv_resample import conv2d_resample
 from .encode import encode_positions
+from .filtered_lrelu import filtered_lrelu
 from .importance import importance_sample
 from .mlp import modulated_mlp
 from .modulated_conv import modulate_weights, modulated_conv
@@ -41,6 +42,7 @@ __all__ = [
     "evaluate_field",
     "filter2d",
     "importance_sample",
+    "filtered_lrelu",
     "modulate_weights",
     "modulated_conv",
     "modulated_layer",

@@ -1,12 +1,16 @@
-"""Bias, activation, gain and clamp in one call: y = clamp(gain * act(x + b), -c, c)."""
+"""Bias, activation, gain and clamp in one call: y = clamp(gain * act(x + b), -c, c).
+
+Bytes moved: x once, y once; backward: the gradient and one of x and y once, the gradient of x once.
+"""
 
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .checks import FLOATS, check_choice, check_dtypes
-from .dispatch import Impl, resolve
+from .dispatch import Impl, fused, resolve
 from .reference.bias_act import bias_act_ref
 
 
@@ -46,7 +50,7 @@ def bias_act(
 
     Args:
         x:     any shape with at least one dim, float64|float32|float16|bfloat16.
-        b:     [x.shape[dim]] or None; cast to the dtype of x.
+        b:     [x.shape[dim]] or None; cast to the dtype of x, by the kernel to float32, in which it computes.
         dim:   the dim of x along which b lies.
         act:   one of linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish.
         alpha: slope of lrelu below zero, 0.2 where None; the others ignore it.
@@ -54,8 +58,10 @@ def bias_act(
         clamp: bound on the magnitude after the gain; None or a negative number = no bound.
         inplace: the caller gives x up, so that it may be overwritten where no gradient is recorded.
     Returns: shape, dtype and memory format of x; x itself where there is nothing to do.
-    Differentiable: any order in x and b ("ref").
-    Raises: ValueError on act, dim and shape of b; TypeError on dtype.
+    Differentiable: any order in x and b. For linear, relu and lrelu the kernel keeps y, not x; what rounds to the bound
+        then counts as clamped.
+    Raises: ValueError on act, dim and shape of b; TypeError on dtype; RuntimeError if impl="triton" has no GPU or gets
+        float64.
     Source: StyleGAN2 (arXiv 1912.04958); same argument meaning as its public function of that name.
     """
     check_dtypes(FLOATS, x=x)
@@ -68,14 +74,10 @@ def bias_act(
             raise ValueError(f"b must be [{x.shape[dim]}], the size of dim {dim} of x, got {list(b.shape)}")
         check_dtypes(FLOATS, b=b)
     default = ACTIVATIONS[act]
-    resolve("bias_act", impl, x)
-    return bias_act_ref(
-        x,
-        b,
-        dim,
-        act,
-        default.alpha if alpha is None else alpha,
-        default.gain if gain is None else gain,
-        None if clamp is None or clamp < 0 else clamp,
-        inplace,
-    )
+    alpha = default.alpha if alpha is None else alpha
+    gain = default.gain if gain is None else gain
+    clamp = None if clamp is None or clamp < 0 else clamp
+    unsupported = "float64" if x.dtype == torch.float64 else None
+    if resolve("bias_act", impl, x, unsupported=unsupported) == "triton":
+        return fused("bias_act").bias_act(x, b, dim, act, alpha, gain, clamp, inplace)
+    return bias_act_ref(x, b, dim, act, alpha, gain, clamp, inplace)

@@ -13,16 +13,19 @@ PRECISIONS = ("fp16", "bf16", "tf32", "fp32")  # of matrix operands; accumulator
 # names of the ops that have a Triton kernel
 TRITON_OPS: frozenset[str] = frozenset(
     {
+        "bias_act",
         "composite",
         "encode_positions",
         "evaluate_density",
         "evaluate_field",
+        "filtered_lrelu",
         "importance_sample",
         "modulated_conv",
         "modulated_layer",
         "modulated_mlp",
         "render_points",
         "render_rays",
+        "upfirdn2d",
         "volume_weights",
     }
 )

@@ -4,7 +4,8 @@
 
 ``up`` inserts up - 1 zeros after every pixel, ``pad`` adds zeros (or crops, where negative), ``filter`` is a valid 2-D
 convolution with the taps f, ``down`` keeps every down-th pixel beginning with the first. The output has
-(H * up + pad0 + pad1 - K) // down + 1 rows. Bytes moved: x once, y once.
+(H * up + pad0 + pad1 - K) // down + 1 rows. Bytes moved: x once, y once. The gradient of x is an upfirdn2d too, with up
+and down exchanged and the filter flipped.
 """
 
 from collections.abc import Sequence
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor
 
 from .checks import FLOATS, check_dtypes, check_shapes
-from .dispatch import Impl, resolve
+from .dispatch import Impl, fused, resolve
 from .reference.upfirdn2d import upfirdn2d_ref
 
 SEPARABLE_TAPS = 8  # from this length on two 1-D passes are cheaper than one 2-D pass
+FUSED_TAPS, FUSED_SEPARABLE_TAPS = 8, 32  # along an axis, the most that the kernel unrolls
 
 Ints = int | Sequence[int]
 Pads = tuple[int, int, int, int]  # x0, x1, y0, y1
@@ -76,16 +78,17 @@ def upfirdn2d(
     Args:
         x:           [N, C, H, W] float64|float32|float16|bfloat16.
         f:           [kh, kw] of any of these dtypes, [k] for the same taps along both axes, or None (identity); cast to
-                     the dtype of x.
+                     the dtype of x, by the kernel to float32, in which it also sums.
         up, down:    factor, or [x, y] factors, at least 1.
         padding:     zeros around the upsampled image, in its pixels: one number, [x, y] or [x0, x1, y0, y1];
                      negative values crop.
         flip_filter: False = convolution (taps reversed), True = correlation.
         gain:        factor on the result.
     Returns: [N, C, (H*up_y + y0 + y1 - kh) // down_y + 1, likewise in x], dtype and memory format of x.
-    Differentiable: any order in x and f ("ref").
+    Differentiable: any order in x and f. For x the backward is this op, for f it is the plain form.
     Raises: ValueError on shapes, factors and padding, or if the padded image is smaller than the filter; TypeError on
-        dtype.
+        dtype; RuntimeError if impl="triton" has no GPU, or gets float64 or a filter longer than 8 taps along an axis
+        (32 if separable).
     Source: StyleGAN2 (arXiv 1912.04958), appendix B; same argument meaning as its public function of that name.
     """
     C, H, W = (check_shapes(x=(x, "N C H W"))[name] for name in "CHW")
@@ -100,7 +103,8 @@ def upfirdn2d(
             f"padded to [{height}, {width}]"
         )
     taps = x.new_ones(1, 1) if f is None else f
-    resolve("upfirdn2d", impl, x)
+    if resolve("upfirdn2d", impl, x, unsupported=not_fused(x, taps)) == "triton":
+        return fused("upfirdn2d").upfirdn2d(x, taps, up_xy, down_xy, pads, flip_filter, gain)
     return upfirdn2d_ref(x, taps, up_xy, down_xy, pads, flip_filter, gain)
 
 
@@ -180,6 +184,17 @@ def filter_size(f: Tensor | None) -> tuple[int, int]:
     if f.ndim not in (1, 2) or f.numel() == 0:
         raise ValueError(f"f must be [k] or [kh, kw] with at least one tap, got {list(f.shape)}")
     return f.shape[0], f.shape[-1]
+
+
+def not_fused(x: Tensor, *filters: Tensor) -> str | None:
+    """Why the kernel does not cover this call, None if it does."""
+    if x.dtype == torch.float64:
+        return "float64"
+    for f in filters:
+        most = FUSED_SEPARABLE_TAPS if f.ndim == 1 else FUSED_TAPS
+        if max(f.shape) > most:
+            return f"a filter {list(f.shape)} of more than {most} taps along an axis"
+    return None
 
 
 def parse_padding(padding: Ints) -> Pads:

@@ -56,3 +56,29 @@ def assert_kernel_matches(kernel: Op, reference: Op, inputs: dict[str, Tensor]) 
     assert got.keys() == exact.keys()
     for name in exact:
         assert_no_worse_than_torch(name, got[name], plain[name], exact[name])
+
+
+def derivatives(op: Op, inputs: dict[str, Tensor], orders: int, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """By order and input: the gradient of a random projection of the outputs, of one of those gradients, and so on."""
+    args, drawn_in = leaves(inputs, dtype), next(iter(inputs.values())).dtype
+    result = op(*args.values())
+    values = [result] if isinstance(result, Tensor) else list(result)
+    found: dict[str, Tensor] = {}
+    for order in range(1, orders + 1):
+        drawn = cotangents(values, drawn_in, 100 * order)
+        pairs = [(v, c) for v, c in zip(values, drawn) if v.requires_grad]
+        values = [torch.zeros_like(x) for x in args.values()]
+        if pairs:
+            outputs, weights = zip(*pairs)
+            options = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
+            values = list(torch.autograd.grad(outputs, list(args.values()), weights, **options))
+        found |= {f"derivative {order} along {name}": v.detach() for name, v in zip(args, values)}
+    return found
+
+
+def assert_derivatives_match(kernel: Op, reference: Op, inputs: dict[str, Tensor], orders: int = 2) -> None:
+    """Derivatives up to ``orders`` are as near to those of the reference in float64 as plain torch's are."""
+    got, plain = derivatives(kernel, inputs, orders), derivatives(reference, inputs, orders)
+    exact = derivatives(reference, inputs, orders, torch.float64)
+    for name in exact:
+        assert_no_worse_than_torch(name, got[name], plain[name], exact[name])

@@ -118,7 +118,7 @@ BAD: dict[str, tuple[dict, type[Exception], str]] = {
     "dim": ({"dim": 3}, ValueError, "dim must be a dim of x with 3 dims, got 3"),
     "x dtype": ({"x": torch.zeros(2, 3, 4, dtype=torch.int64)}, TypeError, "x must be one of .*, got torch.int64"),
     "b dtype": ({"b": torch.zeros(3, dtype=torch.int64)}, TypeError, "b must be one of .*, got torch.int64"),
-    "impl": ({"impl": "triton"}, RuntimeError, "bias_act: impl='triton'"),
+    "impl": ({"impl": "fast"}, ValueError, "bias_act: impl must be 'auto', 'triton' or 'ref', got 'fast'"),
 }
 
 
