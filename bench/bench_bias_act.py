@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from bench import shapes
@@ -11,23 +12,29 @@ from bench.gate import Args
 from bench.harness import DIRECTIONS, IMPLS, Measure, Subject
 from kernels import bias_act
 
-CASES = {"256 ch, 128 px": (256, 128), "64 ch, 512 px": (64, 512)}
+CASES = {"256 ch, 128 px": (256, 128, 1), "64 ch, 512 px": (64, 512, 1), "64 ch, 512 px, NHWC": (64, 512, 3)}
 
 
-def activate(args: Args, *, impl: Any) -> tuple[Tensor, ...]:
+def features_and_bias(device: torch.device, seed: int, *, channels: int, edge: int, dim: int) -> tuple[Tensor, Tensor]:
+    """Features with their channels along ``dim``."""
+    x, bias = shapes.biased(device, seed, channels=channels, edge=edge)
+    return x.detach().movedim(1, dim).contiguous().requires_grad_(), bias
+
+
+def activate(args: Args, *, impl: Any, dim: int) -> tuple[Tensor, ...]:
     x, bias = args
-    return (bias_act(x, bias, act="lrelu", clamp=256.0, impl=impl),)
+    return (bias_act(x, bias, dim=dim, act="lrelu", clamp=256.0, impl=impl),)
 
 
 def subject(shape: str) -> Subject:
-    channels, edge = CASES[shape]
+    channels, edge, dim = CASES[shape]
     count = channels * edge**2
     return Subject(
         op="bias_act",
         shape=shape,
         ops=("bias_act",),
-        make=partial(shapes.biased, channels=channels, edge=edge),
-        run=activate,
+        make=partial(features_and_bias, channels=channels, edge=edge, dim=dim),
+        run=partial(activate, dim=dim),
         flops=5 * count,  # sum, slope, gain, two comparisons of the clamp
         flops_backward=4 * count,  # gate of the clamp, gain, slope, sum over pixels for the bias
     )

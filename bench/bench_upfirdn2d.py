@@ -1,9 +1,10 @@
 """FIR filtering with [1, 3, 3, 1]: blur, enlarge by two, shrink by two."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pytest
+import torch
 from torch import Tensor
 
 from bench import shapes
@@ -13,37 +14,55 @@ from kernels import downsample2d, filter2d, setup_filter, upsample2d
 
 Kind = Literal["blur", "up 2", "down 2"]
 TAPS = 4
-CASES: dict[str, tuple[Kind, int, int]] = {
-    "blur 128 ch, 256 px": ("blur", 128, 256),
-    "up 2, 3 ch, 512 px": ("up 2", 3, 512),  # the image skip
-    "up 2, 128 ch, 128 px": ("up 2", 128, 128),
-    "down 2, 128 ch, 256 px": ("down 2", 128, 256),  # the discriminator
+
+
+class Case(NamedTuple):
+    kind: Kind
+    channels: int
+    edge: int
+    last: bool = False  # channels last: they lie together in memory
+
+
+CASES = {
+    "blur 128 ch, 256 px": Case("blur", 128, 256),
+    "blur 128 ch, 256 px, NHWC": Case("blur", 128, 256, last=True),
+    "up 2, 3 ch, 512 px": Case("up 2", 3, 512),  # the image skip
+    "up 2, 128 ch, 128 px": Case("up 2", 128, 128),
+    "up 2, 128 ch, 128 px, NHWC": Case("up 2", 128, 128, last=True),
+    "down 2, 128 ch, 256 px": Case("down 2", 128, 256),  # the discriminator
+    "down 2, 128 ch, 256 px, NHWC": Case("down 2", 128, 256, last=True),
 }
 
 
-def resample(args: Args, *, impl: Any, kind: Kind) -> tuple[Tensor, ...]:
-    (x,) = args
-    f = setup_filter([1, 3, 3, 1], device=x.device)
-    if kind == "blur":
-        return (filter2d(x, f, impl=impl),)
-    return (upsample2d(x, f, impl=impl) if kind == "up 2" else downsample2d(x, f, impl=impl),)
+def image_and_filter(device: torch.device, seed: int, *, case: Case) -> tuple[Tensor, Tensor]:
+    (x,) = shapes.images(device, seed, channels=case.channels, edge=case.edge)
+    if case.last:
+        x = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    return x, setup_filter([1, 3, 3, 1], device=device)
+
+
+def resample(args: Args, *, impl: Any, case: Case) -> tuple[Tensor, ...]:
+    x, f = args
+    ops: dict[str, Any] = {"blur": filter2d, "up 2": upsample2d, "down 2": downsample2d}
+    y = ops[case.kind](x, f, impl=impl)
+    return (y.permute(0, 2, 3, 1) if case.last else y,)  # so that the gradient arrives in the same memory format
 
 
 def subject(shape: str) -> Subject:
-    kind, channels, edge = CASES[shape]
+    case = CASES[shape]
     # taps that meet a pixel: 16 per output, of which up leaves 4 (the rest meet inserted zeros)
     outputs, taps = {
-        "blur": (edge**2, TAPS**2),
-        "up 2": ((2 * edge) ** 2, TAPS**2 // 4),
-        "down 2": ((edge // 2) ** 2, TAPS**2),
-    }[kind]
-    flops = 2 * channels * outputs * taps  # a product and a sum per tap
+        "blur": (case.edge**2, TAPS**2),
+        "up 2": ((2 * case.edge) ** 2, TAPS**2 // 4),
+        "down 2": ((case.edge // 2) ** 2, TAPS**2),
+    }[case.kind]
+    flops = 2 * case.channels * outputs * taps  # a product and a sum per tap
     return Subject(
         op="upfirdn2d",
         shape=shape,
         ops=("upfirdn2d",),
-        make=partial(shapes.images, channels=channels, edge=edge),
-        run=partial(resample, kind=kind),
+        make=partial(image_and_filter, case=case),
+        run=partial(resample, case=case),
         flops=flops,
         flops_backward=flops,  # the transposed filter: the same terms
     )
