@@ -106,3 +106,15 @@ def enlarged(device: torch.device, seed: int, *, channels: int, edge: int) -> tu
         bias1=draw.normal(channels, scale=0.1, leaf=True),
     )
     return draw.normal(1, channels, edge, edge, leaf=True), adapter
+
+
+def block(
+    device: torch.device, seed: int, *, inputs: int, channels: int, edge: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Adapter, Tensor]:
+    """Features [1, inputs, edge, edge] of ``dtype``, layer, styles, adapter and bias of an enlarging block."""
+    draw = Draw(device, seed)
+    features = draw.normal(1, inputs, edge, edge).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight = draw.normal(channels, inputs, 1, 1, leaf=True)
+    styles = (1 + draw.normal(1, inputs, scale=0.3)).requires_grad_()
+    _, adapter = enlarged(device, seed + 1, channels=channels, edge=1)
+    return features.requires_grad_(), weight, styles, adapter, draw.normal(channels, scale=0.1, leaf=True)

@@ -23,6 +23,7 @@ from .rays import (
 )
 from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 from .upsample import Adapter, upsample_features
+from .upsample_block import upsample_block
 from .volume import VolumeRendering, VolumeWeights, composite, render_volume, volume_weights
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "setup_filter",
     "upfirdn2d",
     "upsample2d",
+    "upsample_block",
     "upsample_features",
     "volume_weights",
 ]

@@ -26,6 +26,7 @@ TRITON_OPS: frozenset[str] = frozenset(
         "render_points",
         "render_rays",
         "upfirdn2d",
+        "upsample_block",
         "volume_weights",
     }
 )

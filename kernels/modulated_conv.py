@@ -117,16 +117,23 @@ def pointwise(
     clamp: float | None,
 ) -> Tensor:
     """clamp(gain lrelu(w'' x + b)) by the kernel, channels_last; ``weight`` [O, I, 1, 1], no activation for None."""
-    flat = weight[:, :, 0, 0]
-    if demodulate and x.dtype == torch.float16:
-        flat, styles = prenormalize_ref(flat, styles)
-    w = modulate_weights_ref(flat, styles, demodulate, EPS)
-    w = w if input_gain is None else w * input_gain
+    w = image_weights(x, weight, styles, demodulate, input_gain)
     (N, I, H, W), B = x.shape, styles.shape[0]  # noqa: E741
     rows = x.permute(0, 2, 3, 1).reshape(B, N // max(B, 1) * H * W, I).contiguous()
     tf32 = torch.backends.cuda.matmul.allow_tf32
     y: Tensor = fused("modulated_layer").pointwise_layer(rows, w.float(), bias, slope, gain, clamp, tf32)
     return y.view(N, H, W, w.shape[1]).permute(0, 3, 1, 2)
+
+
+def image_weights(
+    x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool, input_gain: Tensor | float | None
+) -> Tensor:
+    """w'' of every style row [B, O, I] for x, times ``input_gain``; ``weight`` [O, I, 1, 1]."""
+    flat = weight[:, :, 0, 0]
+    if demodulate and x.dtype == torch.float16:
+        flat, styles = prenormalize_ref(flat, styles)
+    w = modulate_weights_ref(flat, styles, demodulate, EPS)
+    return w if input_gain is None else w * input_gain
 
 
 def check_modulation(

@@ -68,7 +68,7 @@ def upsample_features(
         raise ValueError(f"x must have at least one pixel, got {list(x.shape)}")
     check_choice("mode", mode, UPSAMPLE_MODES)
     check_choice("form", form, UPSAMPLE_FORMS)
-    _check_adapter(mode, adapter, C)
+    check_adapter(mode, adapter, C)
     check_filter(filter)
     resolve("upsample_features", impl, x)
     if form == "plain":
@@ -76,7 +76,8 @@ def upsample_features(
     return upsample_features_commuted(x, mode, adapter, filter)
 
 
-def _check_adapter(mode: str, adapter: Adapter | None, C: int) -> None:
+def check_adapter(mode: str, adapter: Adapter | None, C: int) -> None:
+    """Refuse an adapter that does not fit ``mode`` with C channels."""
     shapes = {
         "nn_cat": (f"D {2 * C}", f"{C} D", f"{C}"),
         "pixelshuffle": (f"D {C}", f"{4 * C} D", f"{4 * C}"),

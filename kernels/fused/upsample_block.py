@@ -1,0 +1,184 @@
+"""An upsampling block as two launches: one product at low resolution, then everything that makes the output of it.
+
+The adapter's first layer commutes with the enlargement, so its weights are composed with the modulated ones, and one
+product of C + 2D (nn_cat) or C + D (pixelshuffle) channels gives x and what the hidden units are sums of. Composition
+is a matter of torch: a product of two small matrices per image, differentiated by torch.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..reference.upsample_block import upsample_combine_ref
+from .common import OPERANDS, differentiable_gradients, register
+from .linear import launch_dgrad, launch_linear, launch_wgrad
+from .modulated_layer import operand_name
+from .upsample_block_backward import launch_combine_backward
+from .upsample_block_bilinear import upsample_bilinear
+from .upsample_block_forward import GAIN, Combine, PackedAdapter, launch_combine
+
+
+def upsample_block(
+    x: Tensor,
+    weight: Tensor,
+    mode: str,
+    adapter: Sequence[Tensor] | None,
+    blur: bool,
+    bias: Tensor,
+    noise: Tensor | None,
+    gain: float,
+    clamp: float | None,
+    allow_tf32: bool,
+) -> Tensor:
+    """[N, 2H, 2W, C].
+
+    Args:
+        x: [N, H, W, I], contiguous.  weight: [B, C, I] float32, N a multiple of B.
+        adapter: weight0, bias0, weight1, bias1 of nn_cat or pixelshuffle; None for bilinear.
+        blur, noise: False and None for bilinear; else noise is [N or 1, 2H, 2W] or None.
+        bias: [C].
+    """
+    N, H, W, I = x.shape  # noqa: E741
+    B, C, _ = weight.shape
+    if adapter is not None:
+        first = adapter[0].float()
+        products = [weight, first[:, :C] @ weight]
+        if mode == "nn_cat":
+            products.append(0.5 * first[:, C:] @ weight)
+        weight = torch.cat(products, dim=1)
+    rows = upsample_map(x.view(B, N // max(B, 1) * H * W, I), weight, allow_tf32)
+    map = rows.view(N, H, W, weight.shape[1])
+    if adapter is None:
+        out: Tensor = upsample_bilinear(map, bias, gain, clamp)
+    else:
+        _, bias0, weight1, bias1 = adapter
+        out = upsample_combine(map, weight1, bias0, bias1, bias, noise, mode, blur, gain, clamp, allow_tf32)
+    return out
+
+
+def _upsample_map(x: Tensor, weight: Tensor, allow_tf32: bool) -> Tensor:
+    """x [B, P, I] times weight [B, O, I] float32."""
+    precision = operand_name(x, allow_tf32)
+    out = torch.empty(*x.shape[:2], weight.shape[1], dtype=x.dtype, device=x.device)
+    operand = weight.to(OPERANDS[precision].storage).contiguous()
+    launch_linear(out, x, operand, None, slope=None, precision=precision)
+    return out
+
+
+def _map_fake(x: Tensor, weight: Tensor, allow_tf32: bool) -> Tensor:
+    return x.new_empty(*x.shape[:2], weight.shape[1])
+
+
+def _map_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, ctx.allow_tf32 = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _map_plain(x: Tensor, weight: Tensor) -> Tensor:
+    return x @ weight.to(x.dtype).transpose(1, 2)
+
+
+def _map_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return *differentiable_gradients(_map_plain, (x, weight), (grad_out,)), None
+    need_x, need_weight, _ = ctx.needs_input_grad
+    precision = operand_name(x, ctx.allow_tf32)
+    grad_out = grad_out.contiguous()
+    grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device) if need_x else None
+    if grad_x is not None:
+        operand = weight.to(OPERANDS[precision].storage).contiguous()
+        launch_dgrad(grad_x, grad_out, operand, None, slope=1.0, precision=precision)
+    grad_weight = launch_wgrad(grad_out, x, precision=precision)[0] if need_weight else None
+    return grad_x, grad_weight, None
+
+
+upsample_map = register(_upsample_map, fake=_map_fake, save=_map_save, backward=_map_backward)
+
+
+def _how(map: Tensor, mode: str, blur: bool, gain: float, clamp: float | None, allow_tf32: bool) -> Combine:
+    return Combine(mode == "pixelshuffle", blur, gain, clamp, operand_name(map, allow_tf32))
+
+
+def _upsample_combine(
+    map: Tensor, weight1: Tensor, bias0: Tensor, bias1: Tensor, bias: Tensor, noise: Tensor | None,
+    mode: str, blur: bool, gain: float, clamp: float | None, allow_tf32: bool,
+) -> Tensor:  # fmt: skip
+    """map [N, H, W, C + 2D or C + D], noise [N or 1, 2H, 2W]."""
+    how = _how(map, mode, blur, gain, clamp, allow_tf32)
+    adapter = PackedAdapter.of(weight1, bias0, bias1, how)
+    noise = None if noise is None else noise.contiguous()
+    return launch_combine(map.contiguous(), adapter, bias.float().contiguous(), noise, how)
+
+
+def _combine_fake(
+    map: Tensor, weight1: Tensor, bias0: Tensor, bias1: Tensor, bias: Tensor, noise: Tensor | None,
+    mode: str, blur: bool, gain: float, clamp: float | None, allow_tf32: bool,
+) -> Tensor:  # fmt: skip
+    N, H, W, _ = map.shape
+    return map.new_empty(N, 2 * H, 2 * W, bias.shape[0])
+
+
+def _combine_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32 = inputs
+    ctx.save_for_backward(*tensors, output)  # the output: the derivative of activation and clamp is read off it
+
+
+def _combine_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    *inputs, out = ctx.saved_tensors
+    nothing = (None,) * 5
+    if torch.is_grad_enabled():
+        plain = partial(upsample_combine_ref, mode=ctx.mode, blur=ctx.blur, gain=ctx.gain, clamp=ctx.clamp)
+        return *differentiable_gradients(plain, inputs, (grad_out,)), *nothing
+    map, weight1, bias0, bias1, bias, noise = inputs
+    how = _how(map, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32)
+    adapter = PackedAdapter.of(weight1, bias0, bias1, how)
+    need_noise = noise is not None and ctx.needs_input_grad[5]
+    grads = launch_combine_backward(grad_out.contiguous(), out, map.contiguous(), adapter, need_noise, how)
+    grad_noise = grads.noise
+    if grad_noise is not None and noise.shape[0] == 1:
+        grad_noise = grad_noise.sum(0, keepdim=True)
+    return (
+        grads.map,
+        (grads.weight * GAIN).transpose(0, 1).reshape(weight1.shape).to(weight1.dtype),
+        grads.bias_hidden.to(bias0.dtype),
+        grads.bias_adapter.t().reshape(bias1.shape).to(bias1.dtype),
+        grads.bias.to(bias.dtype),
+        None if grad_noise is None else grad_noise.to(noise.dtype),
+        *nothing,
+    )
+
+
+upsample_combine = register(_upsample_combine, fake=_combine_fake, save=_combine_save, backward=_combine_backward)
+
+
+def shipped() -> dict[str, Callable[[], None]]:
+    """The blocks of the released models, forward and backward, and the other modes and types."""
+
+    def run(mode: str, C: int, edge: int, dtype: torch.dtype, blur: bool, noise: bool, allow_tf32: bool) -> None:
+        with torch.device("meta"):
+            D, phases = C // 4, 4 if mode == "pixelshuffle" else 1
+            map = torch.empty(2, edge // 2, edge // 2, C + (D if mode == "pixelshuffle" else 2 * D), dtype=dtype)
+            out = torch.empty(2, edge, edge, C, dtype=dtype)
+            weight1, bias0, bias1 = torch.empty(phases * C, D), torch.empty(D), torch.empty(phases * C)
+            bias, grain = torch.empty(C), torch.empty(1, edge, edge) if noise else None
+        _upsample_combine(map, weight1, bias0, bias1, bias, grain, mode, blur, GAIN, 256.0, allow_tf32)
+        how = _how(map, mode, blur, GAIN, 256.0, allow_tf32)
+        launch_combine_backward(out, out, map, PackedAdapter.of(weight1, bias0, bias1, how), noise, how)
+
+    half, brain, single = torch.float16, torch.bfloat16, torch.float32
+    stages = ((512, 64), (256, 128), (128, 256), (64, 512), (32, 1024))
+    cases = [(mode, *stage, half, True, False, False) for stage in stages for mode in ("nn_cat", "pixelshuffle")]
+    cases += [("nn_cat", 512, 64, single, True, False, tf32) for tf32 in (False, True)]
+    cases += [("nn_cat", 64, 512, half, blur, True, False) for blur in (False, True)]
+    cases += [("nn_cat", 128, 256, brain, True, False, False)]
+    cases += [("pixelshuffle", 512, 64, single, True, True, False)]
+    named: dict[str, Callable[[], None]] = {}
+    for mode, C, edge, dtype, blur, noise, tf32 in cases:
+        notes = [" tf32"] * tf32 + [" without blur"] * (not blur) + [" noise"] * noise
+        name = f"{mode} {C} at {edge} px {str(dtype)[6:]}{''.join(notes)}"
+        named[name] = partial(run, mode, C, edge, dtype, blur, noise, tf32)
+    return named

@@ -1,0 +1,281 @@
+"""The upsampling block as kernels: against the plain form in float64, rounding, borders, a whole model."""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import models.upsampler
+from kernels.fused.upsample_block import upsample_combine, upsample_map
+from kernels.fused.upsample_block_bilinear import upsample_bilinear
+from kernels.fused.upsample_block_forward import GAIN, SLOPE
+from kernels.modulated_conv import modulate_weights
+from kernels.reference.upfirdn2d import upfirdn2d_ref
+from kernels.reference.upsample import corner_average
+from kernels.reference.upsample_block import TAPS
+from kernels.upsample import Adapter
+from kernels.upsample_block import upsample_block
+from models.camera import Camera
+from models.generator import RenderOptions
+from models.official import generator_from_official
+from tests.closeness import assert_image_close, assert_relative
+from tests.conftest import load_fixture
+from tests.gradients import DEVICE, assert_kernel_matches, outputs_and_gradients, second_order
+from tests.inputs import source
+
+Op = Callable[..., Tensor]
+HALF = torch.float16
+
+
+class Case(NamedTuple):
+    mode: str = "nn_cat"
+    shape: tuple[int, int, int, int] = (2, 6, 3, 5)  # of x
+    channels: int = 8
+    rows: int = 2  # of styles
+    hidden: int | None = None  # C/4
+    blur: bool = True
+    bias: bool = True
+    noise: tuple[int, ...] | None = None
+    clamp: float | None = None
+
+
+CASES = {
+    "one pixel": Case(shape=(1, 1, 1, 1), channels=4, rows=1),
+    "odd, everything": Case(noise=(2, 1, 6, 10), clamp=1.0),
+    "one noise for all": Case(noise=(6, 10), rows=1, channels=12),
+    "a column more than a tile": Case(shape=(1, 3, 2, 9), channels=12, rows=1),
+    "a column more than a strip": Case(shape=(1, 2, 2, 17), channels=4, rows=1),
+    "a row more than a band": Case(shape=(1, 2, 9, 2), channels=4, rows=1),
+    "20 channels, two rows of styles for four": Case(shape=(4, 3, 1, 1), channels=20),
+    "64 channels": Case(shape=(1, 5, 2, 2), channels=64, rows=1),
+    "wide hidden layer": Case(shape=(1, 5, 2, 3), channels=4, rows=1, hidden=18),
+    "without blur or bias": Case(blur=False, bias=False, noise=(1, 10)),
+    "one row": Case(shape=(1, 3, 1, 6), channels=4, rows=1),
+    "no images": Case(shape=(0, 6, 3, 5), noise=(6, 10)),
+    "pixelshuffle": Case("pixelshuffle", noise=(2, 1, 6, 10), clamp=1.0),
+    "pixelshuffle, wide": Case("pixelshuffle", shape=(1, 3, 2, 9), channels=36, rows=1, hidden=18),
+    "pixelshuffle without blur": Case("pixelshuffle", blur=False, channels=20),
+    "pixelshuffle, one pixel": Case("pixelshuffle", shape=(1, 1, 1, 1), channels=4, rows=1),
+    "pixelshuffle, no images": Case("pixelshuffle", shape=(0, 6, 3, 5)),
+    "bilinear": Case("bilinear", clamp=1.0),
+    "bilinear, one pixel": Case("bilinear", shape=(1, 1, 1, 1), channels=4, rows=1),
+    "bilinear, tall": Case("bilinear", shape=(2, 3, 5, 1), channels=70, rows=1, bias=False),
+    "bilinear, no images": Case("bilinear", shape=(0, 6, 3, 5)),
+}
+
+
+def make(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Inputs of ``op``, all of ``dtype``."""
+    g = source(0)
+    C, D, (N, I, H, W) = case.channels, case.hidden or case.channels // 4, case.shape  # noqa: E741
+
+    def normal(*shape: int, scale: float = 1.0) -> Tensor:
+        return (scale * torch.randn(shape, generator=g, dtype=torch.float64)).to(DEVICE, dtype)
+
+    rows = case.rows if N else 0
+    inputs = {"x": normal(N, I, H, W), "weight": normal(C, I, 1, 1), "styles": 1 + normal(rows, I, scale=0.3)}
+    if case.mode != "bilinear":
+        both, phases = (2 * C, 1) if case.mode == "nn_cat" else (C, 4)
+        inputs |= {"weight0": normal(D, both, scale=both**-0.5), "bias0": normal(D, scale=0.3)}
+        inputs |= {"weight1": normal(phases * C, D, scale=D**-0.5), "bias1": normal(phases * C, scale=0.3)}
+    inputs["input_gain"] = 0.7 + normal(scale=0.1)
+    if case.bias:
+        inputs["bias"] = normal(C, scale=0.3)
+    if case.noise is not None:
+        inputs["noise"] = normal(*case.noise)
+    return inputs
+
+
+def op(case: Case, impl: str) -> Op:
+    """``upsample_block`` as a function of the inputs' values in order."""
+    names = tuple(make(case))
+
+    def run(*values: Tensor) -> Tensor:
+        given = dict(zip(names, values))
+        layers = [given.pop(name) for name in ("weight0", "bias0", "weight1", "bias1") if name in given]
+        x, weight, styles = (given.pop(name) for name in ("x", "weight", "styles"))
+        adapter = Adapter(*layers) if layers else None
+        taps = TAPS if case.blur else None
+        options: Any = given | {"clamp": case.clamp, "taps": taps, "impl": impl}
+        return upsample_block(x, weight, styles, mode=case.mode, adapter=adapter, **options)
+
+    return run
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_matches_the_plain_form(case: Case) -> None:
+    assert_kernel_matches(op(case, "triton"), op(case, "ref"), make(case))
+
+
+@settings(max_examples=3, deadline=None)
+@given(
+    mode=st.sampled_from(["nn_cat", "pixelshuffle", "bilinear"]),
+    size=st.tuples(st.integers(1, 5), st.integers(1, 9)),
+    channels=st.integers(1, 9),
+    hidden=st.integers(1, 5),
+    blur=st.booleans(),
+)
+def test_matches_at_any_size(mode: str, size: tuple[int, int], channels: int, hidden: int, blur: bool) -> None:
+    case = Case(mode, (1, 2, *size), channels, rows=1, hidden=hidden, blur=blur)
+    assert_kernel_matches(op(case, "triton"), op(case, "ref"), make(case))
+
+
+class Rounded:
+    """The kernels' arithmetic of nn_cat in float64, rounded where they round; derivatives as if nothing was rounded.
+
+    Which way the last activation goes is read off ``out``, as the backward does.
+    """
+
+    def __init__(self, dtype: torch.dtype, out: Tensor) -> None:
+        self.dtype, self.out = dtype, out
+
+    def to(self, x: Tensor) -> Tensor:
+        return x + (x.to(self.dtype).double() - x).detach()
+
+    def __call__(
+        self, x: Tensor, weight: Tensor, styles: Tensor, weight0: Tensor, bias0: Tensor, weight1: Tensor,
+        bias1: Tensor, input_gain: Tensor, bias: Tensor, noise: Tensor,
+    ) -> Tensor:  # fmt: skip
+        C, D = weight1.shape
+        w = modulate_weights(weight[..., 0, 0], styles) * input_gain
+        composed = self.to(torch.cat([w, weight0[:, :C] @ w, 0.5 * weight0[:, C:] @ w], dim=1))
+        map = self.to(torch.einsum("noi,nihw->nohw", composed, x))
+        taps = torch.tensor(TAPS, dtype=x.dtype, device=x.device) / sum(TAPS)
+
+        def enlarge(image: Tensor) -> Tensor:
+            return F.interpolate(image, scale_factor=2, mode="nearest")
+
+        def blur(image: Tensor) -> Tensor:
+            return upfirdn2d_ref(image, taps, (1, 1), (1, 1), (2, 1, 2, 1), False, 1)
+
+        sums = enlarge(map[:, C : C + D] + bias0[:, None, None]) + corner_average(2 * map[:, C + D :])
+        hidden = self.to(blur(F.leaky_relu(sums, SLOPE)))
+        y = F.conv2d(hidden, self.to(weight1 * GAIN)[..., None, None])
+        y = y + blur(enlarge(map[:, :C] + bias1[:, None, None])) + noise + bias[:, None, None]
+        return self.to(torch.where(self.out > 0, y, SLOPE * y) * GAIN)
+
+
+@pytest.mark.parametrize(
+    "channels, hidden, dtype",
+    [(8, 2, HALF), (20, 13, HALF), (20, 13, torch.bfloat16), (24, 33, HALF)],
+    ids=["pairs", "on the way", "on the way, bfloat16", "in memory"],
+)
+def test_rounds_where_it_says(channels: int, hidden: int, dtype: torch.dtype) -> None:
+    """To within three roundings of the largest number, whichever way the backward takes."""
+    case = Case(shape=(1, 5, 2, 9), channels=channels, hidden=hidden, rows=1, noise=(1, 1, 4, 18))
+    inputs = make(case, dtype)
+    got = outputs_and_gradients(op(case, "triton"), inputs)
+    exact = Rounded(dtype, got["output 0"])
+    want = outputs_and_gradients(exact, {name: x.double() for name, x in inputs.items()})
+    for name in want:
+        assert_relative(name, got[name], want[name], tol=3 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle"])
+def test_half_precision_is_no_worse_than_torch(mode: str) -> None:
+    case = Case(mode, shape=(2, 5, 2, 3), channels=20)
+    assert_kernel_matches(op(case, "triton"), op(case, "ref"), make(case, HALF))
+
+
+@pytest.mark.parametrize("mode", ["nn_cat", "bilinear"])
+def test_no_gradient_where_the_output_has_reached_its_bound(mode: str) -> None:
+    bound = 181.0193  # 181.0 in float16, which is less
+    case = Case(mode, shape=(1, 1, 1, 1), channels=4, rows=1, clamp=bound)
+    inputs = make(case, HALF)
+    inputs["bias"] += 1000.0
+    got = outputs_and_gradients(op(case, "triton"), inputs)
+    assert (got.pop("output 0") == 181.0).all() and not any(grad.any() for grad in got.values())
+
+
+def test_what_is_not_a_number_is_not_clamped_away() -> None:
+    case = Case(shape=(1, 2, 1, 8), channels=4, rows=1, clamp=1.0)
+    inputs = make(case)
+    inputs["x"][..., 0] = torch.nan
+    y = op(case, "triton")(*inputs.values())
+    # the pixel becomes two; its neighbour's hidden units reach one further, and the blur takes two more
+    assert y[..., :2].isnan().all() and y[..., 6:].isfinite().all()
+
+
+def test_layout_of_x_does_not_matter() -> None:
+    case = CASES["one row"]
+    inputs = make(case)
+    y = op(case, "triton")(*inputs.values())
+    inputs["x"] = inputs["x"].contiguous(memory_format=torch.channels_last)
+    assert torch.equal(op(case, "triton")(*inputs.values()), y)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle", "bilinear"])
+def test_second_order(mode: str) -> None:
+    case = Case(mode, shape=(1, 2, 2, 2), channels=4, rows=1, noise=None if mode == "bilinear" else (4, 4), clamp=1.0)
+    inputs = make(case)
+    torch.testing.assert_close(second_order(op(case, "triton"), inputs), second_order(op(case, "ref"), inputs))
+
+
+CHECKS = ("test_schema", "test_faketensor", "test_autograd_registration")
+
+
+@pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle"])
+def test_registered_as_torch_wants_it(mode: str) -> None:
+    C, D, phases = (4, 2, 1) if mode == "nn_cat" else (4, 2, 4)
+    map = torch.randn(1, 2, 3, 8 if mode == "nn_cat" else 6, device=DEVICE)
+    weight1, bias0, bias1 = (torch.randn(s, device=DEVICE) for s in ((phases * C, D), (D,), (phases * C,)))
+    bias, noise = torch.randn(C, device=DEVICE), torch.randn(1, 4, 6, device=DEVICE)
+    inputs = [x.requires_grad_() for x in (map, weight1, bias0, bias1, bias, noise)]
+    torch.library.opcheck(upsample_combine, (*inputs, mode, True, 1.0, 2.0, False), test_utils=CHECKS)
+    torch.library.opcheck(upsample_bilinear, (map, torch.randn(map.shape[3]), 1.0, 2.0), test_utils=CHECKS)
+    weight = torch.randn(1, 5, map.shape[3], device=DEVICE).requires_grad_()
+    torch.library.opcheck(upsample_map, (map.flatten(1, 2), weight, False), test_utils=CHECKS)
+
+
+REFUSED: dict[str, tuple[Case, dict[str, Any], str]] = {
+    "float64": (Case(), {"x": torch.zeros(2, 6, 3, 5, dtype=torch.float64)}, "float64"),
+    "mode": (Case(), {"mode": "nearest", "adapter": None}, "mode 'nearest'"),
+    "taps": (Case(), {"taps": (1, 2, 1)}, r"taps \[1, 2, 1\]"),
+    "noise of channels": (Case(), {"noise": torch.zeros(8, 6, 10)}, "noise that differs between channels"),
+    "noise, bilinear": (Case("bilinear"), {"noise": torch.zeros(6, 10)}, "noise with mode 'bilinear'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses_what_it_does_not_cover(name: str) -> None:
+    case, changed, reason = REFUSED[name]
+    x, weight, styles, *rest = make(case).values()
+    adapter = None if case.mode == "bilinear" else Adapter(*rest[:4])
+    options: dict[str, Any] = {"x": x, "mode": case.mode, "adapter": adapter} | changed
+    with pytest.raises(RuntimeError, match=f"upsample_block: impl='triton' does not cover {reason}"):
+        upsample_block(weight=weight, styles=styles, **options, impl="triton")
+    auto = upsample_block(weight=weight, styles=styles, **options)
+    assert torch.equal(auto, upsample_block(weight=weight, styles=styles, **options, impl="ref"))
+
+
+def test_needs_a_device_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    values = (x.cpu() for x in make(CASES["one pixel"]).values())
+    with pytest.raises(RuntimeError, match="upsample_block: impl='triton' needs CUDA tensors, got device cpu"):
+        op(CASES["one pixel"], "triton")(*values)
+
+
+def test_generator_of_reference_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny public model as it grows, its first block as kernels."""
+    f = load_fixture("gen_ffhq_tiny.npz")
+    calls = []
+
+    def by_kernel(x: Tensor, *args: Any, **options: Any) -> Tensor:
+        calls.append(x.shape[2])
+        return upsample_block(x, *args, **options, impl="triton")
+
+    monkeypatch.setattr(models.upsampler, "upsample_block", by_kernel)
+    g = generator_from_official(json.loads(f.text("meta/config_json")), f.state("sd/")).to(DEVICE)
+    camera = Camera(f["a025_c/world_mat"][:1].to(DEVICE), f["a025_c/camera_mat"][:1, [0, 1], [0, 1]].to(DEVICE))
+    z_bg, options = f["z_shape_bg"][:1].to(DEVICE), RenderOptions(alpha=float(f["a025_c/alpha"]))
+    with torch.no_grad():
+        out = g.synthesis(f["ws"][:1].to(DEVICE), camera, z_bg=z_bg, options=options)
+    assert calls == [16]
+    assert_image_close("image", out.image.cpu(), f["a025_c/img"][:1])
