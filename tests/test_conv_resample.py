@@ -141,7 +141,7 @@ BAD: dict[str, tuple[dict, type[Exception], str]] = {
     "padding": ({"padding": [1, 1, 1]}, ValueError, "padding must be an integer"),
     "f": ({"f": torch.ones(1, 1, 1)}, ValueError, r"f must be \[k\] or \[kh, kw\]"),
     "dtype": ({"x": torch.zeros(1, 4, 4, 4).long()}, TypeError, "x must be one of .*, got torch.int64"),
-    "impl": ({"impl": "triton"}, RuntimeError, "conv2d_resample: impl='triton'"),
+    "impl": ({"impl": "fast"}, ValueError, "conv2d_resample: impl must be 'auto', 'triton' or 'ref', got 'fast'"),
 }
 
 
@@ -150,3 +150,19 @@ def test_refuses(bad: tuple[dict, type[Exception], str]) -> None:
     changed, error, text = bad
     with pytest.raises(error, match=text):
         conv2d_resample(**({"x": torch.zeros(1, 4, 4, 4), "w": torch.zeros(2, 4, 3, 3)} | changed))
+
+
+@pytest.mark.parametrize("size", [{"up": 2}, {"down": 2}], ids=str)
+def test_filter_by_the_kernel(size: dict[str, int]) -> None:
+    """The convolution is torch's either way; the filter is a kernel, with the same result and gradients."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    x = torch.randn(2, 3, 6, 4, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+    w = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(1)).to(device).requires_grad_()
+    f = setup_filter([1, 3, 3, 1], device=device)
+    found = []
+    for impl in ("triton", "ref"):
+        y = conv2d_resample(x, w, f, padding=1, impl=impl, **size)  # type: ignore[arg-type]
+        (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        found.append([y, grad, *torch.autograd.grad(grad.square().sum(), [x, w])])
+    for got, want in zip(*found):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)
