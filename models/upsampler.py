@@ -12,12 +12,14 @@ from kernels.bias_act import bias_act
 from kernels.modulated_conv import modulated_conv
 from kernels.upfirdn2d import setup_filter, upsample2d
 from kernels.upsample import Adapter, upsample_features
+from kernels.upsample_block import upsample_block
 
 from .config import UpsamplerConfig
 from .layers import BLUR, Conv2d, FullyConnected
 
 NoiseMode = Literal["const", "random", "none"]
 SQRT_HALF = math.sqrt(0.5)
+JOINED_MODES = ("nn_cat", "pixelshuffle", "bilinear")  # 1x1 layer, upsampler and activation are one op there
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,23 @@ class SynthesisLayer(nn.Module):
         styles = self.affine(w)
         input_gain = None if self.decay is None else self._follow_magnitude(x).rsqrt()
         noise = self._noise(x, options)
+        clamp = None if self.clamp is None else self.clamp * gain
+        gain *= math.sqrt(2.0)
         enlarge = self.up and options.enlarge
+        if enlarge and self.padding == 0 and self.mode in JOINED_MODES:
+            return upsample_block(
+                x,
+                self.weight,
+                styles,
+                mode=self.mode,
+                adapter=self._adapter(),
+                taps=None if self.blur is None else BLUR,
+                input_gain=input_gain,
+                bias=self.bias,
+                noise=noise,
+                gain=gain,
+                clamp=clamp,
+            )
         learned = enlarge and self.mode == "default"
         y = modulated_conv(
             x,
@@ -83,16 +101,16 @@ class SynthesisLayer(nn.Module):
             flip_weight=not enlarge,
         )
         if enlarge and not learned:
-            adapter = None
-            if self.adapter is not None:
-                first, second = cast(list[AdapterLayer], list(self.adapter))
-                adapter = Adapter(first.flat_weight, first.bias, second.flat_weight, second.bias)
-            y = upsample_features(y, mode=self.mode, adapter=adapter, filter=self.blur)
+            y = upsample_features(y, mode=self.mode, adapter=self._adapter(), filter=self.blur)
         if noise is not None and self.mode != "default":
             y = y + noise
-        clamp = None if self.clamp is None else self.clamp * gain
-        gain *= math.sqrt(2.0)
         return bias_act(y, self.bias.to(y.dtype), act="lrelu", gain=gain, clamp=clamp, inplace=True)
+
+    def _adapter(self) -> Adapter | None:
+        if self.adapter is None:
+            return None
+        first, second = cast(list[AdapterLayer], list(self.adapter))
+        return Adapter(first.flat_weight, first.bias, second.flat_weight, second.bias)
 
     def _follow_magnitude(self, x: Tensor) -> Tensor:
         if self.training:
