@@ -15,6 +15,7 @@ TRITON_OPS: frozenset[str] = frozenset(
     {
         "bias_act",
         "composite",
+        "conv2d_resample",
         "encode_positions",
         "evaluate_density",
         "evaluate_field",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kernels.bias_act import bias_act
 from kernels.modulated_conv import modulated_conv
+from kernels.modulated_layer import modulated_layer
 from kernels.upfirdn2d import setup_filter, upsample2d
 from kernels.upsample import Adapter, upsample_features
 from kernels.upsample_block import upsample_block
@@ -86,6 +87,10 @@ class SynthesisLayer(nn.Module):
                 noise=noise,
                 gain=gain,
                 clamp=clamp,
+            )
+        if not enlarge and self.padding == 0 and self.mode != "default":
+            return modulated_layer(
+                x, self.weight, styles, input_gain=input_gain, bias=self.bias, noise=noise, gain=gain, clamp=clamp
             )
         learned = enlarge and self.mode == "default"
         y = modulated_conv(
@@ -167,8 +172,10 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        y = modulated_conv(x, self.weight, self.affine(w) * self.weight_gain, demodulate=False, bias=self.bias)
-        return bias_act(y, clamp=self.clamp, inplace=True)
+        styles = self.affine(w) * self.weight_gain
+        return modulated_layer(
+            x, self.weight, styles, demodulate=False, bias=self.bias, slope=None, gain=1.0, clamp=self.clamp
+        )
 
 
 class SynthesisBlock(nn.Module):
