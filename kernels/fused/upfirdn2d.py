@@ -123,17 +123,25 @@ def _geometry(up: int, down: int, taps: int, pad: int, split: bool) -> _Geometry
     return _Geometry(Axis(up, down, taps, first, period, step, window), period, base, 0, 1, 0)
 
 
-def _tile(Y: Axis, X: Axis, planar: bool, images: int, C: int, periods_y: int, periods_x: int) -> dict[str, int]:
-    """Columns of a run, tile, and threads: as many elements per thread as the waiting sums leave registers for."""
+def _thread(Y: Axis, X: Axis, planar: bool, most: int) -> Pair:
+    """Columns of a run, at most ``most``, and elements of a tile that a thread holds."""
     widest = max(X.step, X.phases)
-    run = VECTOR if planar and widest <= 2 else max(VECTOR // widest, 1)
-    run = min(run, triton.next_power_of_2(periods_x))
-    each = 2 if planar else 4  # elements of a tile that a thread holds
-    waiting = max((-(-Y.window // Y.step) - 1) * Y.phases * X.phases, 1)
-    while run > 1 and waiting * run * each > WAITING_REGISTERS:
-        run //= 2
-    while each > 1 and waiting * run * each > WAITING_REGISTERS:
-        each //= 2
+    if planar:  # a run is a vector or nothing
+        choices = [(run, each) for run in ([VECTOR, 1] if widest <= 2 else [1]) for each in (2, 1)]
+    else:
+        choices = [(VECTOR // widest >> i, 4) for i in range(3) if VECTOR // widest >> i] + [(1, 4), (1, 2), (1, 1)]
+    waiting = (triton.cdiv(Y.window, Y.step) - 1) * Y.phases * X.phases
+    room = 40 if planar else 96  # registers for a row of the image; a vector is there twice while it is taken apart
+    for run, each in choices:
+        columns = (run - 1) * X.step + X.window
+        if run <= most and waiting * run * each <= WAITING_REGISTERS and columns * each <= room:
+            return run, each
+    return 1, 1
+
+
+def _tile(Y: Axis, X: Axis, planar: bool, images: int, C: int, periods_y: int, periods_x: int) -> dict[str, int]:
+    """Columns of a run, tile, and threads: as many elements per thread as its registers hold sums and columns for."""
+    run, each = _thread(Y, X, planar, triton.next_power_of_2(periods_x))
     groups, channels = triton.next_power_of_2(triton.cdiv(periods_x, run)), triton.next_power_of_2(max(C, 1))
     block_x = min(groups, 128 * each if planar else max(128 * each // min(channels, 64), 1))
     block_c = min(channels, 128 * each // block_x)
