@@ -8,6 +8,7 @@ from .conv_resample import conv2d_resample
 from .encode import encode_positions
 from .filtered_lrelu import filtered_lrelu
 from .importance import importance_sample
+from .mean_square import mean_square
 from .mlp import modulated_mlp
 from .modulated_conv import modulate_weights, modulated_conv
 from .modulated_layer import modulated_layer
@@ -44,6 +45,7 @@ __all__ = [
     "filter2d",
     "filtered_lrelu",
     "importance_sample",
+    "mean_square",
     "modulate_weights",
     "modulated_conv",
     "modulated_layer",

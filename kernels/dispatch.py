@@ -21,6 +21,7 @@ TRITON_OPS: frozenset[str] = frozenset(
         "evaluate_field",
         "filtered_lrelu",
         "importance_sample",
+        "mean_square",
         "modulated_conv",
         "modulated_layer",
         "modulated_mlp",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.bias_act import bias_act
+from kernels.mean_square import mean_square
 from kernels.modulated_conv import modulated_conv
 from kernels.modulated_layer import modulated_layer
 from kernels.upfirdn2d import setup_filter, upsample2d
@@ -121,7 +122,7 @@ class SynthesisLayer(nn.Module):
         if self.training:
             assert self.decay is not None
             with torch.no_grad():
-                self.magnitude.lerp_(x.detach().float().square().mean(), 1 - self.decay)
+                self.magnitude.lerp_(mean_square(x), 1 - self.decay)
             # the buffer moves again in the next pass; this pass keeps its own value for the backward
             return self.magnitude.clone()
         return self.magnitude

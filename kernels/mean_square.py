@@ -1,0 +1,27 @@
+"""mean(x^2) over a whole tensor, one number in float32: what a layer's running magnitude follows. Reads x once."""
+
+import torch
+from torch import Tensor
+
+from .checks import FLOATS, check_dtypes
+from .dispatch import Impl, fused, resolve
+from .reference.mean_square import mean_square_ref
+
+
+def mean_square(x: Tensor, *, impl: Impl = "auto") -> Tensor:
+    """Mean of the squares of all elements, accumulated in float32.
+
+    Args:
+        x: any shape, float64|float32|float16|bfloat16; dense tensors are read as they lie, in any memory format.
+    Returns: [] float32; NaN for an empty tensor. The same every time.
+    Differentiable: no; the result carries no gradient.
+    Raises: TypeError on dtype; RuntimeError if impl="triton" has no GPU or gets float64.
+    Source: StyleGAN3 (arXiv 2106.12423), appendix F, where layers divide by the root of its running average.
+    """
+    check_dtypes(FLOATS, x=x)
+    reason = "float64" if x.dtype == torch.float64 else None
+    with torch.no_grad():
+        if resolve("mean_square", impl, x, unsupported=reason) == "ref":
+            return mean_square_ref(x)
+        total: Tensor = fused("mean_square").square_sum(x)
+        return total / x.numel()

@@ -1,0 +1,8 @@
+"""Plain torch form of mean_square."""
+
+from torch import Tensor
+
+
+def mean_square_ref(x: Tensor) -> Tensor:
+    """[] float32."""
+    return x.detach().float().square().mean()
