@@ -13,9 +13,10 @@ up to 128 channels, it makes both products on the way: v, a quarter of the chann
 registers, and the programs' shares are added in a fixed order. Otherwise gg goes to memory, and two launches make the
 products. The last kernel gathers v into A and P. No atomics anywhere: the same result every time.
 
-Elements per output pixel and channel, 256 to 1024 px: gradient and output 2 x 1.1 to 1.2 (3 columns and rows beyond a
-strip of 16 or 32 columns and 8 to 32 rows), map 0.2, its gradient 0.375, v 0.25 and 0.3; that is 1.2 to 1.25 times the
-minimum of 2.75. With gg in memory 3 more, for nn_cat at sizes of up to 128 px, where L2 holds it.
+Elements per output pixel and channel, 256 to 1024 px: gradient and output 1 each, of the map 0.125 for each kernel, its
+gradient 0.375, v 0.25 written and read; 3.1, or 1.14 times the minimum of 2.75. Halos, which L2 serves, make it 3.6 to
+4.2: 3 columns and rows beyond a strip of 16 or 32 columns and 8 to 32 rows of the map, and the neighbours of the hidden
+units and of v. With gg in memory 3 more, for nn_cat at sizes of up to 128 px, where L2 holds that as well.
 """
 
 from functools import partial

@@ -10,7 +10,7 @@ hidden pixels, for pixelshuffle 9 neighbours; all reads are from the map. Small 
 to the output, summed over blocks of them.
 
 Elements per output pixel and channel: the map 0.375, for pixelshuffle 0.3125, and the output 1. With the halo of a tile
-of 8 x 8 (1024 px) or 4 x 8 the map counts 1.6 or 1.9 times: 1.15 or 1.24 times the minimum, of which L2 serves most.
+of 8 x 8 (1024 px) or 4 x 8 the map counts 1.6 or 2.0 times: 1.17 or 1.26 times the minimum, of which L2 serves most.
 """
 
 from typing import NamedTuple
