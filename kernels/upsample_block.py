@@ -79,12 +79,29 @@ def upsample_block(
         f = None if taps is None else setup_filter(taps, device=x.device)
         return upsample_block_ref(x, weight, styles, factor, mode, adapter, f, bias, noise, gain, clamp, EPS)
     w = image_weights(x, weight, styles, True, factor).float()
-    pixels = x.permute(0, 2, 3, 1).contiguous()
     b = x.new_zeros(C) if bias is None else bias
-    grain = None if noise is None else _grain(noise, H, W)
+    return _by_kernels(x, w, mode, adapter, taps is not None, b, noise, gain, clamp)
+
+
+def _by_kernels(
+    x: Tensor,
+    weight: Tensor,
+    mode: str,
+    adapter: Adapter | None,
+    blur: bool,
+    bias: Tensor,
+    noise: Tensor | None,
+    gain: float,
+    clamp: float | None,
+) -> Tensor:
+    """``weight`` [B, C, I] float32; everything else as ``upsample_block`` takes it."""
+    pixels = x.permute(0, 2, 3, 1).contiguous()
+    if noise is not None:  # [N or 1, 2H, 2W]: the same for all channels
+        planes = noise.reshape((1,) * (4 - noise.ndim) + noise.shape)[:, 0]
+        noise = planes.expand(planes.shape[0], 2 * x.shape[2], 2 * x.shape[3])
     tf32 = torch.backends.cuda.matmul.allow_tf32
     y: Tensor = fused("upsample_block").upsample_block(
-        pixels, w, mode, adapter, taps is not None, b, grain, gain, clamp, tf32
+        pixels, weight, mode, adapter, blur, bias, noise, gain, clamp, tf32
     )
     return y.permute(0, 3, 1, 2)
 
@@ -107,9 +124,3 @@ def _unsupported(x: Tensor, mode: str, taps: Sequence[float] | None, noise: Tens
 def _proportional(taps: Sequence[float]) -> bool:
     total = sum(taps)
     return len(taps) == len(TAPS) and all(math.isclose(t / total, k / sum(TAPS)) for t, k in zip(taps, TAPS))
-
-
-def _grain(noise: Tensor, H: int, W: int) -> Tensor:
-    """[N or 1, 2H, 2W] of noise that is the same for all channels."""
-    planes = noise.reshape((1,) * (4 - noise.ndim) + noise.shape)[:, 0]
-    return planes.expand(planes.shape[0], 2 * H, 2 * W)

@@ -304,6 +304,11 @@ def _strip(C: int, fused: bool) -> _Strip:
     return _Strip(16, min(block_c, 64), 8)
 
 
+def _band(H: int, strips: int) -> int:
+    """Rows of the map for a program; it reads three more: many, unless there are few programs."""
+    return min(max(triton.cdiv(strips * H, 2 * PROGRAMS), 8), 32)
+
+
 def _launch_output(
     grad_map: Tensor,
     grad_filtered: Tensor | None,
@@ -320,8 +325,7 @@ def _launch_output(
     _, C, D = adapter.weight.shape
     strip = _strip(C, grad_filtered is None)
     parts, strips = triton.cdiv(C, strip.block_c), triton.cdiv(W, strip.columns)
-    # a program reads three rows more than its own: many, unless there are few programs
-    rows = min(max(triton.cdiv(N * strips * parts * H, 2 * PROGRAMS), 8), 32)
+    rows = _band(H, N * strips * parts)
     bands = triton.cdiv(H, rows)
     programs = N * strips * bands
     new = partial(torch.empty, dtype=torch.float32, device=map.device)
@@ -365,10 +369,10 @@ def _launch_output(
         BLOCK_C=strip.block_c,
         num_warps=strip.num_warps,
     )
-    grad_noise = None if grad_noise is None else grad_noise.sum(0)
-    if grad_filtered is not None:
-        return grad_bias.sum(0), grad_noise, grad_weight, grad_adapter_bias
-    return grad_bias.sum(0), grad_noise, grad_weight.sum(0), grad_adapter_bias.sum(0)
+    grads = grad_weight, grad_adapter_bias
+    if grad_filtered is None:
+        grads = grad_weight.sum(0), grad_adapter_bias.sum(0)
+    return grad_bias.sum(0), None if grad_noise is None else grad_noise.sum(0), *grads
 
 
 def _launch_hidden(
