@@ -203,12 +203,13 @@ def _collect(shipped: Shipped, targets: Sequence[int], only: re.Pattern[str], pr
 
 
 def _core(jobs: Sequence[Job]) -> list[Job]:
-    """Of each kernel and target: the job that comes first and the one with the largest compile-time sizes."""
+    """Of each kernel, target and module that launches it: the first job, and that of the largest compile-time sizes."""
     from .fused import aot
 
     groups: dict[tuple[Any, ...], list[Job]] = {}
     for job in jobs:
-        groups.setdefault((job.target, job.launch.kernel.__module__, job.kernel), []).append(job)
+        module = job.configurations[0].partition("/")[0]
+        groups.setdefault((job.target, module, job.launch.kernel.__module__, job.kernel), []).append(job)
 
     def size(job: Job) -> int:
         values = aot.constexprs(job.launch).values()
