@@ -175,7 +175,7 @@ def _empty_like(x: Tensor, size: Pair) -> Tensor:
     return torch.empty(*x.shape[:2], *size, dtype=x.dtype, device=x.device, memory_format=_layout(x))
 
 
-def _upfirdn2d(
+def _launch(
     x: Tensor,
     f: Tensor,
     up: Sequence[int],
@@ -184,20 +184,16 @@ def _upfirdn2d(
     flip_filter: bool,
     gain: float,
 ) -> Tensor:
-    """x [N, C, H, W] of any strides, f [kh, kw] or [k]; pairs are (x, y), padding is (x0, x1, y0, y1)."""
-    (ux, uy), (dx, dy), (x0, x1, y0, y1) = up, down, padding
-    if f.ndim == 1 and f.numel() > ONE_PASS_TAPS:
-        x = _upfirdn2d(x, f[None, :], (ux, 1), (dx, 1), (x0, x1, 0, 0), flip_filter, gain)
-        return _upfirdn2d(x, f[:, None], (1, uy), (1, dy), (0, 0, y0, y1), flip_filter, 1.0)
+    """One pass over x [N, C, H, W] of any strides."""
+    (ux, uy), (dx, dy), (x0, _, y0, _) = up, down, padding
     out = _empty_like(x, output_size(x, f, up, down, padding))
     y, planar = out, _layout(x) == torch.contiguous_format
     if planar and x.stride(0) == x.shape[1] * x.stride(1):  # all planes of all images are alike
         x, y = x.flatten(0, 1)[None], y.flatten(0, 1)[None]
     (N, C, H, W), (OH, OW) = x.shape, y.shape[2:]
-    period_y, period_x = uy // math.gcd(uy, dy), ux // math.gcd(ux, dx)
-    split = period_y * period_x > STATIC_PHASES
+    split = uy // math.gcd(uy, dy) * (ux // math.gcd(ux, dx)) > STATIC_PHASES
     Y, X = _geometry(uy, dy, f.shape[0], y0, split), _geometry(ux, dx, f.shape[-1], x0, split)
-    periods_y, periods_x = triton.cdiv(OH, period_y), triton.cdiv(OW, period_x)
+    periods_y, periods_x = triton.cdiv(OH, Y.period), triton.cdiv(OW, X.period)
     tile = _tile(Y.axis, X.axis, planar, N, C, periods_y, periods_x)
     count, span = tile["RUN"] * X.axis.phases, tile["RUN"] * X.axis.step
     width = VECTOR if planar and span % VECTOR == 0 else 1
@@ -205,7 +201,7 @@ def _upfirdn2d(
     blocks_x = triton.cdiv(periods_x, tile["RUN"] * tile["BLOCK_X"])
     launch(
         _upfirdn2d_kernel,
-        (blocks_x * blocks_y * blocks_c * N, period_y * period_x if split else 1),
+        (blocks_x * blocks_y * blocks_c * N, Y.period * X.period if split else 1),
         y_ptr=y,
         x_ptr=x,
         f_ptr=f.to(torch.float32).contiguous(),
@@ -214,14 +210,11 @@ def _upfirdn2d(
         base_x=X.base // width,
         taps_y=f.shape[0],
         taps_x=f.shape[-1],
-        first_y=Y.first,
-        first_x=X.first,
-        spread_y=Y.spread,
-        spread_x=X.spread,
-        down_y=Y.down,
-        down_x=X.down,
-        period_y=period_y,
-        period_x=period_x,
+        **{
+            f"{n}_{axis}": getattr(g, n)
+            for axis, g in (("y", Y), ("x", X))
+            for n in ("period", "first", "spread", "down")
+        },
         C=C,
         H=H,
         W=W,
@@ -242,6 +235,23 @@ def _upfirdn2d(
         **tile,
     )
     return out
+
+
+def _upfirdn2d(
+    x: Tensor,
+    f: Tensor,
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
+    flip_filter: bool,
+    gain: float,
+) -> Tensor:
+    """f is [kh, kw] or [k]; pairs are (x, y), padding is (x0, x1, y0, y1)."""
+    if f.ndim == 2 or f.numel() <= ONE_PASS_TAPS:
+        return _launch(x, f, up, down, padding, flip_filter, gain)
+    (ux, uy), (dx, dy), (x0, x1, y0, y1) = up, down, padding
+    x = _launch(x, f[None, :], (ux, 1), (dx, 1), (x0, x1, 0, 0), flip_filter, gain)
+    return _launch(x, f[:, None], (1, uy), (1, dy), (0, 0, y0, y1), flip_filter, 1.0)
 
 
 def _upfirdn2d_fake(x: Tensor, f: Tensor, up: Pair, down: Pair, padding: Pads, *options: Any) -> Tensor:
