@@ -16,7 +16,7 @@ from kernels.fused.field import field_tile, pack, padded_width, unpack, unsuppor
 from kernels.rays import FieldWeights, evaluate_density, evaluate_field
 from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import DEVICE, assert_kernel_matches, outputs_and_gradients
-from tests.inputs import FieldCase, make_field, make_points
+from tests.inputs import FieldCase, make_field, make_points, source
 from tests.ray_runs import BLUNT, ULP, field_of, field_tensors
 from tests.rounded import rounded_field
 
@@ -213,10 +213,10 @@ def test_packing_changes_nothing(name: str) -> None:
 
 
 def test_layers_of_different_width() -> None:
-    widths = (18, 5, 9, 3)
-    named = {f"weights[{i}]": torch.randn(2, o, n) / n**0.5 for i, (n, o) in enumerate(pairwise(widths))}
-    named |= {f"biases[{i}]": torch.randn(o) for i, o in enumerate(widths[1:])}
-    named |= {"density_weight": torch.randn(3), "density_bias": torch.randn(1)}
+    widths, g = (18, 5, 9, 3), source(9)
+    named = {f"weights[{i}]": torch.randn(2, o, n, generator=g) / n**0.5 for i, (n, o) in enumerate(pairwise(widths))}
+    named |= {f"biases[{i}]": torch.randn(o, generator=g) for i, o in enumerate(widths[1:])}
+    named |= {"density_weight": torch.randn(3, generator=g), "density_bias": torch.randn(1, generator=g)}
     case = FieldCase(rays=1, depth=3)
     given_ = {"points": inputs(case)["points"]} | {name: t.to(DEVICE) for name, t in named.items()}
     assert_kernel_matches(op(case, "triton"), op(case, "ref"), given_)
