@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-
 from engine.checkpoint import FOLDER as CHECKPOINTS
 from engine.cli_guard import run_guarded
 from engine.config import PRESETS, load_config
 from engine.config_io import list_presets, to_dict
+from engine.device import pick_device
 from engine.errors import UserError
 from engine.trainer import Trainer, open_training_data, resolve_resume, with_data_path
 from engine.verbs import VERBS
@@ -72,26 +71,12 @@ def train(args: argparse.Namespace) -> int:
     run_dir = _run_dir(args)
     data = open_training_data(cfg, _report)
     _report(f"data:        {data.describe()}")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     trainer = Trainer(cfg, data, run_dir, device, resume=state, report=_report, progress=not args.no_progress)
     networks = (trainer.state.generator, trainer.state.discriminator)
     sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in networks]
     _report(f"networks:    generator {sizes[0]:.2f} M, discriminator {sizes[1]:.2f} M parameters on {device}")
     _report(f"run:         {run_dir}")
     return trainer.run()
-
-
-def pick_device(name: str | None) -> torch.device:
-    """The device called ``name``, or CUDA if there is one, or the CPU."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()  # "meta" has tensors, but no numbers in them
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device: wanted a device of this machine, got {name!r}: {reason}") from None
-    return device
 
 
 def _run_dir(args: argparse.Namespace) -> Path:

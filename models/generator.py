@@ -6,12 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .camera import Camera
+from .camera import Camera, roll_pixels
 from .config import GeneratorConfig
 from .growth import Growth, growth_at
 from .layers import DTYPES, Precision
 from .mapping import MappingNetwork
-from .renderer import Parts, PathSamples, VolumeOutput, VolumeRenderer
+from .renderer import Parts, VolumeOutput, VolumeRenderer
 from .sampling import StepDraws
 from .upsampler import BlockOptions, NoiseMode, Upsampler
 
@@ -53,6 +53,14 @@ class PathColours(NamedTuple):
     def colours(self) -> Tensor:
         """[B, 3, P] composited."""
         return torch.einsum("bcsp,bps->bcp", self.samples, self.weights)
+
+
+class StrictPixels(NamedTuple):
+    """Pixels that were rendered each for itself."""
+
+    colours: Tensor  # [B, 3, R]
+    depth: Tensor  # [B, R] expected depth along the optical axis
+    opacity: Tensor  # [B, R]
 
 
 class Rendered(NamedTuple):
@@ -142,10 +150,57 @@ class Synthesis(nn.Module):
         image = _blend(levels, growth, enlarge=True)
         path = None
         if volume.path is not None:
-            path = self._path(volume.path, rows, growth, blocks, options, fine)
+            p = volume.path
+            path = PathColours(p.indices, self._pointwise(p.features, p.colours, rows, growth, options), p.weights)
         size = (len(ws), edge, edge)
         depth, opacity = volume.depth.reshape(size), volume.opacity.reshape(size)
         return Rendered(image, raw, features, depth, opacity, levels, growth, volume, path)
+
+    def strict(
+        self,
+        ws: Tensor,
+        camera: Camera,
+        pixels: Tensor,
+        *,
+        z_bg: Tensor | None = None,
+        options: RenderOptions | None = None,
+    ) -> StrictPixels:
+        """Render single pixels, each by a ray of its own: no neighbour has a part in it, so that views agree.
+
+        Every sample of a ray goes through the upsampler's 1x1 layers alone, without enlarging, blur or noise, and the
+        colours are composited: what the NeRF-path regularisation pulls the fast image towards.
+
+        Args:
+            ws, camera, z_bg: as for ``forward``; a coded background wants its code.
+            pixels: [R, 2] or [B, R, 2] positions (x, y) in [-1, 1]^2, y up, of any image (``camera.pixel_grid``).
+            options: ``noise``, ``path`` and ``blend_path`` have no meaning here.
+        Raises: ValueError naming the argument; also for an upsampler that is not made of 1x1 layers.
+        """
+        options = options or RenderOptions()
+        self._check(ws, camera, options)
+        if not self.upsampler.pointwise and self.cfg.block_resolutions:
+            raise ValueError(
+                "strict rendering needs an upsampler of 1x1 layers (kernel_size 1, any mode but 'default')"
+            )
+        if self.cfg.background.kind == "coded" and z_bg is None and options.parts != "foreground":
+            raise ValueError("z_bg must be given for a coded background, got None")
+        if options.roll_rad is not None:
+            roll = torch.as_tensor(options.roll_rad, dtype=ws.dtype, device=ws.device)
+            pixels = roll_pixels(pixels, roll.expand(len(ws)))
+        rays = camera.rays(pixels)
+        samples = options.samples or self.default_samples
+        each = self.volume.separate(
+            ws[:, : self.volume.num_ws],
+            rays,
+            z_bg=z_bg,
+            parts=options.parts,
+            samples=samples,
+            precision=options.precision,
+        )
+        growth = self.growth(options.alpha)
+        rows = ws[:, self.volume.num_ws :]
+        colours = self._pointwise(each.features, each.colours, rows, growth, options)
+        return StrictPixels(torch.einsum("bcsr,brs->bcr", colours, each.weights), each.depth, each.opacity)
 
     def path_possible(self, growth: Growth) -> bool:
         """Whether the NeRF path means anything: an upsampler of 1x1 layers at work, and a lattice that fits."""
@@ -190,15 +245,20 @@ class Synthesis(nn.Module):
         if options.path and not self.upsampler.pointwise and self.cfg.block_resolutions:
             raise ValueError("options.path needs an upsampler of 1x1 layers (kernel_size 1, any mode but 'default')")
 
-    def _path(
-        self, path: PathSamples, rows: Tensor, growth: Growth, blocks: int, options: RenderOptions, fine: torch.dtype
-    ) -> PathColours:
-        features = path.features.permute(0, 3, 2, 1)  # [B, C, S', P]: samples are the rows of an image
-        colours = path.colours.permute(0, 3, 2, 1)
-        alone = BlockOptions(enlarge=False)
-        levels = self.upsampler(features, colours, rows, blocks=blocks, options=alone, fine_dtype=fine)
-        samples = _blend(levels, growth, enlarge=False) if options.blend_path else levels[-1]
-        return PathColours(path.indices, samples, path.weights)
+    def _pointwise(
+        self, features: Tensor, colours: Tensor, rows: Tensor, growth: Growth, options: RenderOptions
+    ) -> Tensor:
+        """Colours [B, 3, S, P] of single samples, from features [B, P, S, C] and colours [B, P, S, 3]."""
+        blocks = sum(r <= growth.resolution for r in self.cfg.block_resolutions)
+        levels = self.upsampler(
+            features.permute(0, 3, 2, 1),  # [B, C, S, P]: samples are the rows of an image
+            colours.permute(0, 3, 2, 1),
+            rows,
+            blocks=blocks,
+            options=BlockOptions(enlarge=False),
+            fine_dtype=DTYPES[options.precision],
+        )
+        return _blend(levels, growth, enlarge=False) if options.blend_path else levels[-1]
 
 
 def _to_map(rays: Tensor, edge: int) -> Tensor:

@@ -9,7 +9,7 @@ from kernels.dispatch import Precision
 from kernels.rays import RayDraws, RayFeatures, RaySpan, render_points, render_rays
 from kernels.volume import FarEnd
 
-from .camera import Camera, pixel_grid, roll_pixels
+from .camera import Camera, Rays, pixel_grid, roll_pixels
 from .config import GeneratorConfig
 from .field import CodedField, Field, StyledField
 from .sampling import StepDraws, inverted_sphere_points, path_pixels, stratify
@@ -24,6 +24,16 @@ class PathSamples(NamedTuple):
     colours: Tensor  # [B, P, S', 3]
     features: Tensor  # [B, P, S', C]
     weights: Tensor  # [B, P, S']
+
+
+class SeparateSamples(NamedTuple):
+    """Rays whose samples were not aggregated: foreground by depth, then background."""
+
+    colours: Tensor  # [B, R, S', 3]
+    features: Tensor  # [B, R, S', C]
+    weights: Tensor  # [B, R, S']
+    depth: Tensor  # [B, R] expected depth along the optical axis, what lies behind counted at the far end
+    opacity: Tensor  # [B, R] sum of the foreground's weights
 
 
 class VolumeOutput(NamedTuple):
@@ -111,7 +121,37 @@ class VolumeRenderer(nn.Module):
             wanted, got = list(rays.directions.shape[:2]), list(draws.coarse_jitter.shape[:2])
             raise ValueError(f"draws must be for B images of R rays {wanted}, got {got}: drawn with or without path?")
         emit = 0 if indices is None else indices.shape[1]
+        fore, back = self._trace(ws, rays, z_bg, parts, samples, draws, emit, precision)
+        return self._join(ws, fore, back, indices)
 
+    def separate(
+        self,
+        ws: Tensor,
+        rays: Rays,
+        *,
+        z_bg: Tensor | None = None,
+        parts: Parts = "all",
+        samples: int | None = None,
+        precision: Precision = "fp32",
+    ) -> SeparateSamples:
+        """Every sample of ``rays`` [B, R, 3] with its own colour, features and weight, nothing aggregated."""
+        fore, back = self._trace(ws, rays, z_bg, parts, samples, StepDraws(), rays.origins.shape[1], precision)
+        colours, features, weights = self._samples(ws, fore, back)
+        depth, opacity = self._depth(fore, weights)
+        return SeparateSamples(colours, features, weights, depth, opacity)
+
+    def _trace(
+        self,
+        ws: Tensor,
+        rays: Rays,
+        z_bg: Tensor | None,
+        parts: Parts,
+        samples: int | None,
+        draws: StepDraws,
+        emit: int,
+        precision: Precision,
+    ) -> tuple[RayFeatures | None, RayFeatures | None]:
+        """Foreground and background along ``rays``, of which the last ``emit`` keep their samples apart."""
         if parts == "foreground" and self.background is None:
             parts = "all"
         behind = self.background if parts != "foreground" else None
@@ -123,7 +163,7 @@ class VolumeRenderer(nn.Module):
             back = self._background(behind, ws, z_bg, rays.origins, rays.directions, draws, emit, precision)
         elif fore is None:
             raise ValueError("parts='background' needs a generator with a background, this one has none")
-        return self._join(ws, fore, back, indices)
+        return fore, back
 
     def _pixels(self, resolution: int, device: torch.device) -> Tensor:
         align = self.cfg.field.align_corners
@@ -187,27 +227,33 @@ class VolumeRenderer(nn.Module):
         assert either is not None
         batch, image = either.hidden.shape[:2]
         colours = features = either.hidden.new_zeros(())
-        depth = either.weights.new_full((batch, image), self.cfg.field.far)
-        opacity = either.weights.new_zeros(batch, image)
+        depth, opacity = self._depth(fore, either.weights[:, :image])
         scale = either.weights.new_ones(batch, image, 1)
         shared = self.foreground.colour
         assert shared is not None
         if fore is not None:
-            opacity = fore.opacity[:, :image]
             features = self.foreground.features(fore.hidden, opacity, ws)
             colours = shared(features, opacity)
             scale = fore.transmittance[:, :image, None]
-            depth = fore.expected_depth[:, :image] + (1 - opacity) * self.cfg.field.far
         if back is not None:
             assert self.background is not None
             total = back.opacity[:, :image]
             behind = self.background.features(back.hidden, total, ws)
             colours = colours + scale * (self.background.colour or shared)(behind, total)
             features = features + scale * behind
-        path = None if indices is None else self._path(ws, fore, back, indices)
+        path = None if indices is None else PathSamples(indices, *self._samples(ws, fore, back))
         return VolumeOutput(colours, features, depth, opacity, fore, back, path)
 
-    def _path(self, ws: Tensor, fore: RayFeatures | None, back: RayFeatures | None, indices: Tensor) -> PathSamples:
+    def _depth(self, fore: RayFeatures | None, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Expected depth and opacity [B, R] of the first R rays, as many as ``weights`` [B, R, S] has."""
+        far, count = self.cfg.field.far, weights.shape[1]
+        if fore is None:
+            return weights.new_full(weights.shape[:2], far), weights.new_zeros(weights.shape[:2])
+        opacity = fore.opacity[:, :count]
+        return fore.expected_depth[:, :count] + (1 - opacity) * far, opacity
+
+    def _samples(self, ws: Tensor, fore: RayFeatures | None, back: RayFeatures | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Colours [B, P, S', 3], features and weights of the samples that were kept apart."""
         colours, features, weights = [], [], []
         scale: Tensor | float = 1.0
         for field, rays in ((self.foreground, fore), (self.background, back)):
@@ -223,4 +269,4 @@ class VolumeRenderer(nn.Module):
             colours.append(head(each, one))
             weights.append(rays.weights[:, image:] * scale)
             scale = rays.transmittance[:, image:, None]
-        return PathSamples(indices, torch.cat(colours, 2), torch.cat(features, 2), torch.cat(weights, 2))
+        return torch.cat(colours, 2), torch.cat(features, 2), torch.cat(weights, 2)

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from engine import checkpoint
-from engine.cli import main, pick_device, train_main
+from engine.cli import main, train_main
+from engine.device import pick_device
 from engine.errors import UserError
 from engine.stats import read_stats
 from tests.conftest import ROOT

@@ -1,0 +1,1 @@
+"""Using a model: what is in the picture (``subjects``), from where (``paths``), rendered (``views``), written."""

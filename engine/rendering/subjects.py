@@ -1,0 +1,194 @@
+"""What is in a picture: the styles of a person, a car, a solid, and the code of the background behind it.
+
+A subject comes from a seed or from a file. Seed k draws, from a generator of its own, first the latent z, then the
+background's code: the same seed is the same subject, whatever stands beside it in a batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.errors import UserError
+from engine.model_io import Model
+from models.camera import Camera
+from models.generator import Generator
+
+MAX_SEED = 2**63 - 1
+MAX_FILE_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """N subjects.
+
+    Attributes:
+        ws:   [N, num_ws, w_dim] float32 styles, truncated already.
+        z_bg: [N, background.z_dim] codes of a coded background, else None.
+    """
+
+    ws: Tensor
+    z_bg: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ws)
+
+    def __getitem__(self, index: int | slice | Tensor) -> Subjects:
+        if isinstance(index, int):
+            index = slice(index, index + 1) if index != -1 else slice(-1, None)
+        return Subjects(self.ws[index], None if self.z_bg is None else self.z_bg[index])
+
+    def to(self, device: torch.device | str) -> Subjects:
+        return Subjects(self.ws.to(device), None if self.z_bg is None else self.z_bg.to(device))
+
+    def repeat(self, times: int) -> Subjects:
+        """Each subject ``times`` times in a row: a, a, b, b."""
+        pick = torch.arange(len(self), device=self.ws.device).repeat_interleave(times)
+        return self[pick]
+
+    @classmethod
+    def cat(cls, parts: Sequence[Subjects]) -> Subjects:
+        """All subjects of ``parts``, which have background codes, or have not, together."""
+        codes = [p.z_bg for p in parts if p.z_bg is not None]
+        return cls(torch.cat([p.ws for p in parts]), torch.cat(codes) if codes else None)
+
+
+def draw_latents(generator: Generator, seeds: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """z [N, z_dim] and, for a coded background, codes [N, z_dim]; on the CPU, N(0, 1)."""
+    z, codes = [], []
+    for seed in seeds:
+        rng = torch.Generator().manual_seed(seed)
+        z.append(torch.randn(1, generator.cfg.z_dim, generator=rng))
+        codes.append(generator.synthesis.draw_background(1, rng))
+    given = [c for c in codes if c is not None]
+    return torch.cat(z), torch.cat(given) if given else None
+
+
+@torch.no_grad()
+def subjects_from_seeds(
+    model: Model, seeds: Sequence[int], *, truncation_psi: float = 0.7, label: int | None = None
+) -> Subjects:
+    """The subjects of ``seeds``, on the model's device.
+
+    Args:
+        seeds: non-negative numbers; at least one.
+        truncation_psi: w <- w_avg + psi (w - w_avg): 1 is as drawn, 0 the average, between them safer and duller.
+        label: class of a conditional model, which needs one.
+    Raises: UserError naming the argument.
+    """
+    if not seeds or min(seeds) < 0 or max(seeds) > MAX_SEED:
+        raise UserError(f"seeds: wanted at least one of 0 to {MAX_SEED}, got {list(seeds)[:4]}")
+    g = model.generator
+    device = next(g.parameters()).device
+    z, codes = draw_latents(g, seeds)
+    one_hot = _one_hot(g.cfg.label_dim, label, len(seeds))
+    ws = g.mapping(z.to(device), None if one_hot is None else one_hot.to(device), truncation_psi=truncation_psi)
+    return Subjects(ws, None if codes is None else codes.to(device))
+
+
+def _one_hot(label_dim: int, label: int | None, count: int) -> Tensor | None:
+    if label_dim == 0:
+        if label is not None:
+            raise UserError(f"--label: wanted none (the model is not conditional), got {label}")
+        return None
+    if label is None or not 0 <= label < label_dim:
+        raise UserError(f"--label: wanted a class of 0 to {label_dim - 1}, got {label}")
+    rows = torch.zeros(count, label_dim)
+    rows[:, label] = 1
+    return rows
+
+
+def save_subjects(path: str | Path, subjects: Subjects, camera: Camera | None = None, **extra: np.ndarray) -> None:
+    """Write subjects, and where they were seen from, as a ``.npz`` of plain arrays; whole, or not at all.
+
+    Arrays: ws [N, num_ws, w_dim], z_bg [N, D], cam2world [N, 4, 4], tan_half_fov [N, 2], and what ``extra`` adds.
+    """
+    arrays: dict[str, Any] = {"ws": subjects.ws.detach().cpu().numpy(), **extra}
+    if subjects.z_bg is not None:
+        arrays["z_bg"] = subjects.z_bg.detach().cpu().numpy()
+    if camera is not None:
+        arrays["cam2world"] = camera.cam2world.detach().cpu().numpy()
+        arrays["tan_half_fov"] = camera.tan_half_fov.detach().cpu().numpy()
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            np.savez(file, **arrays)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: wanted a file that can be written, got {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):  # there is none after success
+            part.unlink()
+
+
+def load_subjects(path: str | Path, model: Model) -> tuple[Subjects, Camera | None]:
+    """Read what :func:`save_subjects` wrote, for this model; nothing in the file is executed.
+
+    A file may hold ``w`` [N, w_dim] instead of ``ws``. Subjects without a background code, where the model wants one,
+    get that of seed 0.
+    Raises: UserError naming the path: not readable, other arrays, of another model's shape, not finite.
+    """
+    path, g = Path(path), model.generator
+    arrays = _read_arrays(path)
+    num_ws, w_dim = g.synthesis.num_ws, g.cfg.w_dim
+    if "ws" in arrays:
+        ws = _array(path, arrays, "ws", (num_ws, w_dim))
+    elif "w" in arrays:
+        ws = _array(path, arrays, "w", (w_dim,))[:, None].repeat(1, num_ws, 1)
+    else:
+        raise UserError(f"{path}: wanted an array ws or w, got {', '.join(sorted(arrays)) or 'none'}")
+    codes = None
+    if g.cfg.background.kind == "coded":
+        if "z_bg" in arrays:
+            codes = _array(path, arrays, "z_bg", (g.cfg.background.z_dim,), len(ws))
+        else:
+            first = draw_latents(g, [0])[1]
+            assert first is not None
+            codes = first.repeat(len(ws), 1)
+    camera = None
+    if "cam2world" in arrays and "tan_half_fov" in arrays:
+        pose = _array(path, arrays, "cam2world", (4, 4), len(ws))
+        camera = Camera(pose, _array(path, arrays, "tan_half_fov", (2,), len(ws)))
+    device = next(g.parameters()).device
+    return Subjects(ws, codes).to(device), None if camera is None else camera.to(device)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UserError(f"{path}: wanted at most {MAX_FILE_BYTES} bytes, got {path.stat().st_size}")
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise UserError(f"{path}: wanted a .npz with the array ws or w, got a single array")
+            with zipfile.ZipFile(path) as members:
+                if sum(m.file_size for m in members.infolist()) > MAX_FILE_BYTES:
+                    raise UserError(f"{path}: wanted at most {MAX_FILE_BYTES} bytes of arrays, got more")
+            return {name: file[name] for name in file.files}
+    except OSError as error:
+        raise UserError(f"{path}: wanted a .npz of subjects, got: {error.strerror or 'another file'}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, KeyError) as error:
+        raise UserError(f"{path}: wanted a .npz of subjects, got: {str(error)[:200] or 'a damaged file'}") from None
+
+
+def _array(
+    path: Path, arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...], count: int | None = None
+) -> Tensor:
+    value = arrays[name]
+    rows = "N" if count is None else str(count)
+    if value.dtype.kind != "f" or value.shape[1:] != shape or len(value) == 0 or len(value) != (count or len(value)):
+        wanted = ", ".join([rows, *map(str, shape)])
+        raise UserError(f"{path}: wanted {name} [{wanted}] of floating point, got {list(value.shape)} {value.dtype}")
+    if not np.isfinite(value).all():
+        raise UserError(f"{path}: wanted finite numbers in {name}, got some that are not")
+    return torch.from_numpy(value.astype(np.float32))

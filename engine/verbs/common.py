@@ -1,0 +1,110 @@
+"""Arguments that several verbs take, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from engine.checkpoint import check_vacant
+from engine.device import pick_device
+from engine.errors import UserError
+from engine.model_io import Model, load_model
+from engine.rendering.subjects import MAX_SEED, Subjects, load_subjects, subjects_from_seeds
+from engine.rendering.views import ViewOptions
+from models.camera import Camera
+from models.layers import Precision
+
+MAX_SEEDS = 100_000
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL and --device."""
+    parser.add_argument("model", metavar="MODEL", help="a run's folder, a checkpoint, or a converted model")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+
+
+def add_subject_arguments(parser: argparse.ArgumentParser, seeds: str = "0") -> argparse._ArgumentGroup:
+    """--seeds, --latents, --truncation, --label; returns the group, for the verb's own."""
+    group = parser.add_argument_group("what is in the picture")
+    group.add_argument("--seeds", metavar="LIST", help=f"such as 0-7 or 3,14,15 (default: {seeds})")
+    group.add_argument("--latents", metavar="FILE", help="a .npz of styles instead, as other verbs write them")
+    group.add_argument(
+        "--truncation", metavar="PSI", type=float, default=0.7, help="1 as drawn, 0 the average (default: %(default)s)"
+    )
+    group.add_argument("--label", metavar="CLASS", type=int, help="class, for a conditional model")
+    parser.set_defaults(default_seeds=seeds)
+    return group
+
+
+def add_view_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """--strict, --resolution, --parts, --samples, --precision, --tile-rays; returns the group."""
+    group = parser.add_argument_group("how it is rendered")
+    group.add_argument(
+        "--strict", action="store_true", help="every pixel by a ray of its own: consistent between views, and slow"
+    )
+    group.add_argument("--resolution", metavar="PX", type=int, help="edge of a strict picture (default: the model's)")
+    group.add_argument("--parts", choices=("all", "foreground", "background"), default="all")
+    group.add_argument("--samples", metavar="N", type=int, help="samples per ray and pass (default: the model's)")
+    group.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="default: fp16 on CUDA, else fp32")
+    group.add_argument(
+        "--tile-rays",
+        metavar="N",
+        type=int,
+        default=4096,
+        help="strict rays in memory at a time (default: %(default)s)",
+    )
+    return group
+
+
+def open_model(args: argparse.Namespace) -> Model:
+    """The model that the arguments name, on their device."""
+    return load_model(args.model, pick_device(args.device))
+
+
+def pick_subjects(args: argparse.Namespace, model: Model) -> tuple[Subjects, list[str], Camera | None]:
+    """The subjects that the arguments name, a label for each, and the cameras of a file that has them."""
+    if args.latents is not None:
+        if args.seeds is not None:
+            raise UserError("--seeds: wanted one of --seeds and --latents, got both")
+        subjects, camera = load_subjects(args.latents, model)
+        name = Path(args.latents).stem
+        return subjects, [f"{name} {i}" if len(subjects) > 1 else name for i in range(len(subjects))], camera
+    seeds = parse_seeds(args.seeds if args.seeds is not None else args.default_seeds)
+    subjects = subjects_from_seeds(model, seeds, truncation_psi=args.truncation, label=args.label)
+    return subjects, [f"seed {s}" for s in seeds], None
+
+
+def view_options(args: argparse.Namespace, device: torch.device) -> ViewOptions:
+    """The arguments of :func:`add_view_arguments`."""
+    precision: Precision = args.precision or ("fp16" if device.type == "cuda" else "fp32")
+    return ViewOptions(args.strict, args.resolution, args.parts, args.samples, precision, args.tile_rays)
+
+
+def parse_seeds(text: str, name: str = "--seeds") -> list[int]:
+    """'0-3,8' as [0, 1, 2, 3, 8].
+
+    Raises: UserError naming ``name``.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not (low.isdecimal() and (high.isdecimal() or not dash)):
+            raise UserError(f"{name}: wanted numbers and ranges such as 0-7 or 3,14, got {text[:40]!r}")
+        first, last = int(low), int(high or low)
+        if not first <= last <= MAX_SEED or len(seeds) + last - first >= MAX_SEEDS:
+            raise UserError(f"{name}: wanted ascending ranges, at most {MAX_SEEDS} seeds, got {text[:40]!r}")
+        seeds.extend(range(first, last + 1))
+    return seeds
+
+
+def new_folder(path: str | None) -> Path:
+    """--out as a folder that is new or empty.
+
+    Raises: UserError if it is missing or holds anything.
+    """
+    if path is None:
+        raise UserError("--out: wanted a new or empty folder, got nothing")
+    check_vacant(Path(path))
+    return Path(path)
