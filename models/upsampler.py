@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -18,6 +19,7 @@ from kernels.upsample_block import upsample_block
 
 from .config import UpsamplerConfig
 from .layers import BLUR, Conv2d, FullyConnected
+from .strips import in_strips, strip_rows
 
 NoiseMode = Literal["const", "random", "none"]
 SQRT_HALF = math.sqrt(0.5)
@@ -195,6 +197,8 @@ class SynthesisBlock(nn.Module):
         self.bilinear_image = cfg.mode in ("bilinear_all", "bilinear_ada")
         self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, cfg, up=True)
         self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, cfg, up=False)
+        # a row of the output depends on the rows beside it, not on its place
+        self.local = cfg.pointwise and cfg.architecture != "resnet" and "bilinear" not in cfg.mode
         has_rgb = is_last or cfg.architecture == "skip"
         self.torgb = ToRGB(out_channels, w_dim, clamp=cfg.clamp) if has_rgb else None
         if cfg.architecture == "resnet":
@@ -264,10 +268,25 @@ class Upsampler(nn.Module):
         Returns: the images before the first and after every block.
         """
         images = [image]
-        x, skip = features, image if self.image_skip else None
-        for i, block in enumerate(list(self.blocks.values())[:blocks]):
+        x: Tensor | None = features
+        skip = image if self.image_skip else None
+        for i, block in enumerate(cast(list[SynthesisBlock], list(self.blocks.values()))[:blocks]):
+            assert x is not None
             dtype = fine_dtype if i else torch.float32
             here = BlockOptions(dtype, options.noise, options.enlarge, options.generator)
-            x, skip = block(x, skip, ws[:, 2 * i : 2 * i + 3], here)
+            run = partial(block, ws=ws[:, 2 * i : 2 * i + 3], options=here)
+            rows = self._strip_rows(block, x, here)
+            if rows < x.shape[2]:
+                x, skip = in_strips(run, x, skip, rows, keep_features=i + 1 < blocks)
+            else:
+                x, skip = run(x, skip)
             images.append(image if skip is None else skip)
         return images
+
+    def _strip_rows(self, block: SynthesisBlock, x: Tensor, options: BlockOptions) -> int:
+        """How many rows go through ``block`` at a time: all of them, but for inference on a CPU."""
+        noisy = block.conv0.use_noise and options.noise != "none"
+        whole = torch.is_grad_enabled() or self.training or x.device.type != "cpu" or noisy
+        if whole or not block.local or not options.enlarge:
+            return x.shape[2]
+        return strip_rows(x.shape[0], block.conv1.weight.shape[0], x.shape[3], options.dtype.itemsize)
