@@ -16,7 +16,7 @@ from torch import Tensor
 
 STRIP_BYTES = 8 * 2**20  # of a block's output: about what a core's caches hold
 MIN_ROWS = 16  # of the input in a strip: fewer, and the rows beside it weigh too much
-HALO = 1  # rows of the input beside a strip that its output depends on: 4 taps at twice the resolution
+HALO = 2  # rows of the input on each side that a strip depends on: one for nn_cat's corners, one for the blur of 4 taps
 
 Block = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 
