@@ -2,6 +2,6 @@
 
 from types import ModuleType
 
-from engine.verbs import convert
+from engine.verbs import convert, render
 
-VERBS: dict[str, ModuleType] = {"convert": convert}
+VERBS: dict[str, ModuleType] = {"convert": convert, "render": render}

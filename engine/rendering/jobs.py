@@ -1,0 +1,374 @@
+"""A rendering job: subjects along a camera path into a folder, frame by frame, so that a part of it can go on.
+
+The folder holds ``job.json`` (what the job is), ``cameras.json`` and ``latents.npz`` (for other verbs to go on from),
+``frames/<subject>/<kind>-<number>.png``, and what is made of the frames: ``<subject>-<kind>.gif``, ``sheet.png``.
+Frames are rendered in the same groups whether or not some exist, so that a job that went on leaves the same bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from engine.checkpoint import check_vacant
+from engine.config_io import to_dict
+from engine.errors import UserError
+from engine.model_io import Model
+from engine.pictures import labelled_rows, save_png
+from engine.rendering import outputs
+from engine.rendering.paths import CameraPath
+from engine.rendering.subjects import Subjects, save_subjects
+from engine.rendering.views import View, ViewOptions, check_options, render_view
+from models.camera import Camera, pixel_grid
+from models.renderer import Parts
+
+PICTURES = ("image", "depth", "normals", "opacity", "foreground", "background")
+RAW = ("depth16", "depth-npy")
+KINDS = (*PICTURES, *RAW)
+FORMATS = ("png", *outputs.ANIMATIONS)
+SHEET_COLUMNS, MAX_SHEET_ROWS = 8, 64
+_TILE = (128, 256)  # px, least and greatest edge of a picture on a sheet
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What a job leaves on the disk.
+
+    Attributes:
+        kinds: of :data:`KINDS`, at least one.
+        formats: of :data:`FORMATS`; without "png" the frames' pictures are removed once the others are made.
+        fps: frames a second of moving pictures.
+        sheet: whether to lay pictures out on ``sheet.png``.
+        depth_range: depths of the warmest and the darkest colour in pictures of depth; None is the model's near, far.
+        batch: pictures rendered at a time.
+    """
+
+    kinds: tuple[str, ...] = ("image",)
+    formats: tuple[str, ...] = ("png",)
+    fps: float = 24.0
+    sheet: bool = False
+    depth_range: tuple[float, float] | None = None
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        for name, values, known in (("--save", self.kinds, KINDS), ("--format", self.formats, FORMATS)):
+            if not values or not set(values) <= set(known) or len(set(values)) < len(values):
+                raise UserError(f"{name}: wanted some of {', '.join(known)}, got {','.join(values) or 'nothing'}")
+        if not 0.1 <= self.fps <= 1000:
+            raise UserError(f"--fps: wanted 0.1 to 1000 frames a second, got {self.fps}")
+        if not 1 <= self.batch <= 4096:
+            raise UserError(f"--batch: wanted 1 to 4096, got {self.batch}")
+        if not self.pictures and (self.sheet or self.formats != ("png",)):
+            raise UserError(f"--save: wanted a kind that can be looked at for sheets and moving pictures "
+                            f"({', '.join(PICTURES)}), got {','.join(self.kinds)}")  # fmt: skip
+        ends = self.depth_range
+        if ends is not None and not (math.isfinite(ends[0]) and math.isfinite(ends[1]) and ends[0] < ends[1]):
+            raise UserError(f"--depth-range: wanted two depths, NEAR < FAR, got {ends}")
+        outputs.check_animations(self.formats)
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Kinds that can be looked at."""
+        return tuple(k for k in self.kinds if k in PICTURES)
+
+    @property
+    def keeps_frames(self) -> bool:
+        """Whether anything stays in ``frames/``."""
+        return "png" in self.formats or self.pictures != self.kinds
+
+
+@dataclass(frozen=True)
+class RenderJob:
+    """What to render.
+
+    Attributes:
+        subjects, labels: N of them and their names.
+        path: F cameras that see every subject, or with ``own_cameras`` N cameras, each for the subject of its place.
+        options: how to look.
+        writing: what to leave on the disk.
+    """
+
+    subjects: Subjects
+    labels: Sequence[str]
+    path: CameraPath
+    options: ViewOptions = dataclasses.field(default_factory=ViewOptions)
+    writing: Writing = dataclasses.field(default_factory=Writing)
+    own_cameras: bool = False
+
+    def __post_init__(self) -> None:
+        if self.own_cameras and len(self.path.camera) != len(self.subjects):
+            raise ValueError(f"path must hold {len(self.subjects)} cameras, got {len(self.path.camera)}")
+        rows = len(self.writing.pictures) * len(self.subjects) * len(_sheet_rows(self))
+        if self.writing.sheet and rows > MAX_SHEET_ROWS:
+            raise UserError(f"--sheet: wanted at most {MAX_SHEET_ROWS} rows (subjects x kinds), got {rows}")
+
+    @property
+    def frames(self) -> int:
+        """Pictures of each subject."""
+        return 1 if self.own_cameras else len(self.path.camera)
+
+    @property
+    def names(self) -> list[str]:
+        """A name for files for each subject, no two alike."""
+        names = [re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip(".-")[:80] or "subject" for label in self.labels]
+        return [f"{i}-{n}" for i, n in enumerate(names)] if len(set(names)) < len(names) else names
+
+    def check(self, model: Model) -> None:
+        """Raises: UserError naming what the model cannot serve."""
+        check_options(model, self.options)
+        if "background" in self.writing.kinds:
+            check_options(model, dataclasses.replace(self.options, parts="background"))
+
+
+def describe_job(model: Model, job: RenderJob) -> dict[str, Any]:
+    """Everything that decides about the bits of a job's files, as JSON can hold it."""
+    return {
+        "model_sha256": _digest([to_dict(model.config), model.generator.state_dict()]),
+        "subjects_sha256": _digest([job.subjects.ws, job.subjects.z_bg]),
+        "cameras_sha256": _digest([job.path.camera.cam2world, job.path.camera.tan_half_fov, job.own_cameras]),
+        "device": job.subjects.ws.device.type,
+        "subjects": list(job.labels),
+        "frames": job.frames,
+        "options": dataclasses.asdict(job.options),
+        "loops": job.path.loops,
+        "sheet_columns": job.path.columns,
+        "writing": json.loads(json.dumps(dataclasses.asdict(job.writing))),
+    }
+
+
+def check_folder(out: Path, description: dict[str, Any], *, resume: bool) -> None:
+    """Let a job into a folder that is new or empty, or with ``resume`` holds a part of the same job.
+
+    Raises: UserError naming what differs.
+    """
+    file = out / "job.json"
+    if not resume and file.is_file():
+        raise UserError(f"--out: wanted a new or empty folder (to go on with the job in it: --resume), got {out}")
+    if not (resume and out.is_dir() and any(out.iterdir())):
+        check_vacant(out)
+        return
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        before = found["job"] if found["format"] == _FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        before = None
+    if not isinstance(before, dict):
+        raise UserError(f"--resume: wanted a folder that a rendering began (its job.json), got {out}")
+    keys = [k.removesuffix("_sha256") for k in description if before.get(k) != description[k]]
+    if keys:
+        raise UserError(f"--resume: wanted the same job as in {out}, got one that differs in {', '.join(keys)}")
+
+
+def render_job(
+    model: Model, job: RenderJob, out: Path, *, resume: bool = False, progress: Callable[[int], None] = lambda n: None
+) -> list[Path]:
+    """Do a job, or what is missing of it.
+
+    Args:
+        out: a new or empty folder, or with ``resume`` one that holds a part of this job.
+        progress: called with the number of pictures that were finished (or found) since the last call.
+    Returns: what was made, or was there already: moving pictures and sheets, and the folder of frames if it stays.
+    Raises: UserError before anything is written, or naming the file that cannot be.
+    """
+    job.check(model)
+    description = describe_job(model, job)
+    check_folder(out, description, resume=resume)
+    outputs.save_text(json.dumps({"format": _FORMAT, "model": str(model.path), "job": description}, indent=2),
+                      out / "job.json")  # fmt: skip
+    camera = job.path.camera
+    outputs.save_text(camera.to_json(), out / "cameras.json")
+    save_subjects(out / "latents.npz", job.subjects, camera if job.own_cameras else None)
+    made = _products(job, out)
+    if not job.writing.keeps_frames and all(p.exists() for p in made):
+        progress(len(job.subjects) * job.frames)
+    else:
+        _render_frames(model, job, out, progress)
+        for path in made:
+            if not path.exists():
+                _make(job, out, path)
+    if "png" not in job.writing.formats:
+        _remove_pictures(job, out / "frames")
+    return [out / "frames", *made] if job.writing.keeps_frames else made
+
+
+def _render_frames(model: Model, job: RenderJob, out: Path, progress: Callable[[int], None]) -> None:
+    total = len(job.subjects) * job.frames
+    for first in range(0, total, job.writing.batch):
+        places = [divmod(i, job.frames) for i in range(first, min(first + job.writing.batch, total))]
+        if not all(_frame(job, out, kind, *place).exists() for kind in job.writing.kinds for place in places):
+            _render_group(model, job, out, places)
+        progress(len(places))
+
+
+def _render_group(model: Model, job: RenderJob, out: Path, places: list[tuple[int, int]]) -> None:
+    """Render the pictures at ``places`` (subject, frame) together, and write those that do not exist."""
+    device = job.subjects.ws.device
+    who = torch.tensor([n for n, _ in places], device=device)
+    where = torch.tensor([n if job.own_cameras else f for n, f in places])
+    subjects, camera = job.subjects[who], job.path.camera[where].to(device)
+    views: dict[Parts, View] = {}
+
+    def look(parts: Parts) -> View:
+        if parts not in views:
+            views[parts] = render_view(model, subjects, camera, dataclasses.replace(job.options, parts=parts))
+        return views[parts]
+
+    for kind in job.writing.kinds:
+        for place, write in zip(places, _writers(model, job, kind, look, camera)):
+            path = _frame(job, out, kind, *place)
+            if not path.exists():
+                write(path)
+
+
+def _writers(
+    model: Model, job: RenderJob, kind: str, look: Callable[[Parts], View], camera: Camera
+) -> list[Callable[[Path], None]]:
+    """What writes each picture of a group."""
+    near, far = model.config.field.near, model.config.field.far
+    own = job.options.parts
+    if kind == "depth16":
+        return [partial(outputs.save_depth_16bit, depth, near=near, far=far) for depth in look(own).depth]
+    if kind == "depth-npy":
+        return [partial(outputs.save_array, depth) for depth in look(own).depth]
+    if kind == "foreground":
+        behind = look("background").image if model.config.background.kind != "none" else None
+        cut = outputs.cutout(look("all").image, look("all").opacity, behind)
+        return [partial(save_png, picture) for picture in outputs.to_pillow(cut)]
+    if kind in ("image", "background"):
+        view = look(own if kind == "image" else "background")
+        return [partial(save_png, picture) for picture in outputs.to_pillow(view.image)]
+    view = look(own)
+    surface = surface_picture(model, kind, view, camera, job.writing.depth_range)
+    return [partial(save_png, p) for p in outputs.to_pillow(outputs.enlarged(surface, view.image.shape[-1]))]
+
+
+def surface_picture(
+    model: Model, kind: str, view: View, camera: Camera, depth_range: tuple[float, float] | None = None
+) -> Tensor:
+    """ "depth", "normals" or "opacity" of a view as pictures of the rays' resolution, uint8 or -1..1.
+
+    ``depth_range`` are the depths of the warmest and the darkest colour; None is the model's near and far.
+    """
+    field = model.config.field
+    if kind == "depth":
+        return outputs.depth_image(view.depth, view.opacity, depth_range or (field.near, field.far), field.far)
+    if kind == "opacity":
+        return outputs.opacity_image(view.opacity)
+    edge = view.depth.shape[-1]
+    full = model.config.resolution if edge < view.image.shape[-1] else edge
+    pixels = pixel_grid(edge, align_corners=field.align_corners, image_resolution=full)
+    return outputs.normals_image(view.depth, view.opacity, camera, field.far, pixels)
+
+
+def _frame(job: RenderJob, out: Path, kind: str, subject: int, frame: int) -> Path:
+    stem, ending = ("depth", "npy") if kind == "depth-npy" else (kind, "png")
+    return out / "frames" / job.names[subject] / f"{stem}-{frame:04d}.{ending}"
+
+
+def _products(job: RenderJob, out: Path) -> list[Path]:
+    """What is made of the frames."""
+    moving = [f for f in job.writing.formats if f != "png"]
+    kinds = job.writing.pictures
+    paths = [out / f"{name}-{kind}.{ending}" for name in job.names for kind in kinds for ending in moving]
+    return [*paths, out / "sheet.png"] if job.writing.sheet else paths
+
+
+def _make(job: RenderJob, out: Path, path: Path) -> None:
+    if path.name == "sheet.png":
+        save_png(_sheet(job, out), path)
+        return
+    name, _, kind = path.stem.rpartition("-")
+    subject = job.names.index(name)
+    frames = (_read(_frame(job, out, kind, subject, f)) for f in range(job.frames))
+    outputs.save_animation(frames, path, fps=job.writing.fps, loop=True)
+
+
+def _sheet_rows(job: RenderJob) -> list[list[int]]:
+    """Frames on the sheet, row by row: the whole of a grid, a few of a longer path, evenly spread."""
+    columns, count = job.path.columns, job.frames
+    if columns is not None:
+        return [list(range(i, min(i + columns, count))) for i in range(0, count, columns)]
+    if count <= SHEET_COLUMNS:
+        return [list(range(count))]
+    if job.path.loops:
+        return [[i * count // SHEET_COLUMNS for i in range(SHEET_COLUMNS)]]
+    return [[round(i * (count - 1) / (SHEET_COLUMNS - 1)) for i in range(SHEET_COLUMNS)]]
+
+
+def _sheet(job: RenderJob, out: Path) -> Image.Image:
+    """Rows for each subject and kind."""
+    lines = []
+    for subject, label in enumerate(job.labels):
+        for kind in job.writing.pictures:
+            for i, frames in enumerate(_sheet_rows(job)):
+                tiles = [_tile(_read(_frame(job, out, kind, subject, f))) for f in frames]
+                text = label if kind == "image" else f"{label}\n{kind}"
+                lines.append((text if i == 0 else "", torch.cat(tiles)))
+    return labelled_rows(lines)
+
+
+def _tile(picture: Image.Image) -> Tensor:
+    """A picture as [1, 3, H, W] uint8, of a size to be looked at beside others."""
+    edge = picture.width
+    if edge < _TILE[0]:
+        larger = edge * (_TILE[0] // edge)
+        picture = picture.resize((larger, larger), Image.Resampling.NEAREST)
+    elif edge > _TILE[1]:
+        picture = picture.resize((_TILE[1], _TILE[1]), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            return outputs.on_white(picture)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: wanted the frame that was written there, got: {str(error)[:120]}") from None
+
+
+def _remove_pictures(job: RenderJob, frames: Path) -> None:
+    """Remove the frames that only the moving pictures needed; raw depth stays."""
+    for name in job.names:
+        for kind in job.writing.pictures:
+            for path in (frames / name).glob(f"{kind}-*.png"):
+                path.unlink()
+    if not job.writing.keeps_frames:
+        shutil.rmtree(frames, ignore_errors=True)
+
+
+def _digest(value: Any) -> str:
+    """SHA-256 of nested lists and mappings of tensors and plain values."""
+    digest = hashlib.sha256()
+
+    def add(item: Any) -> None:
+        if isinstance(item, Tensor):
+            digest.update(f"{item.dtype}{list(item.shape)}".encode())
+            digest.update(item.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        elif isinstance(item, dict):
+            for key in sorted(item):
+                add(key)
+                add(item[key])
+        elif isinstance(item, list | tuple):
+            digest.update(f"[{len(item)}".encode())
+            for entry in item:
+                add(entry)
+        else:
+            digest.update(f"{item!r};".encode())
+
+    add(value)
+    return digest.hexdigest()

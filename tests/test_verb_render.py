@@ -1,0 +1,202 @@
+"""``stylenerf render``: what lies in the folder, what goes on and what is refused."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.cli import main
+from engine.model_io import save_model
+from engine.pictures import to_uint8
+from engine.rendering import jobs
+from engine.rendering.paths import PathOptions, camera_path
+from engine.rendering.subjects import save_subjects, subjects_from_seeds
+from engine.rendering.views import render_view
+from models.camera import Camera
+from tests.models_at_hand import PRIOR, tiny_model
+from tests.runs import digests
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", tiny_model().generator, PRIOR)
+
+
+@pytest.fixture
+def desk(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder of somebody who has a model."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").symlink_to(saved)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note.txt").write_text("keep me")
+    (tmp_path / "bad.json").write_text('[{"cam2world": 1, "fov_deg": 30}]')
+    yield tmp_path
+
+
+def render(arguments: str) -> int:
+    return main(["render", "tiny", "--no-progress", *arguments.split()])
+
+
+def picture(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def test_a_folder_of_everything(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = "image,depth,normals,opacity,foreground,background,depth16,depth-npy"
+    assert render(f"--out all --seeds 1,4 --frames 2 --save {kinds} --format png,gif,webp --sheet") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("rendered:    2 x 2 views, 16 px\nwrote:       all/frames\n")
+    files = {str(p.relative_to("all")) for p in Path("all").rglob("*") if p.is_file()}
+    looks = kinds.split(",")[:6]
+    frames = [f"{k}-000{i}.png" for k in (*looks, "depth16") for i in (0, 1)] + ["depth-0000.npy", "depth-0001.npy"]
+    moving = [f"{s}-{k}.{e}" for s in ("seed-1", "seed-4") for k in looks for e in ("gif", "webp")]
+    wanted = {f"frames/{s}/{f}" for s in ("seed-1", "seed-4") for f in frames} | set(moving)
+    assert files == wanted | {"job.json", "cameras.json", "latents.npz", "sheet.png"}
+
+
+def test_frames_are_the_views_of_the_path(desk: Path) -> None:
+    assert render("--out out --seeds 3 --path sweep --frames 3 --save image,depth-npy,depth16 --batch 2") == 0
+    model = tiny_model()
+    camera = camera_path(PRIOR, "sweep", PathOptions(frames=3)).camera
+    view = render_view(model, subjects_from_seeds(model, [3]).repeat(3), camera)
+    got = picture(Path("out/frames/seed-3/image-0002.png")).astype(int)
+    assert np.abs(got - to_uint8(view.image[2]).permute(1, 2, 0).numpy().astype(int)).max() <= 1
+    depth = np.load("out/frames/seed-3/depth-0002.npy")
+    np.testing.assert_allclose(depth, view.depth[2].numpy(), atol=1e-5)
+    grey = picture(Path("out/frames/seed-3/depth16-0002.png"))
+    np.testing.assert_allclose(grey / 65535 * (1.3 - 0.7) + 0.7, depth, atol=1e-5)
+
+
+def test_the_folder_leads_on(desk: Path) -> None:
+    assert render("--out one --seeds 5,6 --path grid --grid 2x2 --truncation 0.4") == 0
+    assert render("--out two --latents one/latents.npz --cameras one/cameras.json") == 0
+    one, two = digests(Path("one/frames/seed-5")), digests(Path("two/frames/latents-0"))
+    assert one == two and len(one) == 4
+
+
+def test_cameras_saved_with_latents(desk: Path) -> None:
+    model = tiny_model()
+    camera = PRIOR.at(torch.tensor([0.1, 0.9]), 0.5)
+    save_subjects("seen.npz", subjects_from_seeds(model, [1, 2]), camera)
+    assert render("--out out --latents seen.npz --path saved --save depth-npy") == 0
+    view = render_view(model, subjects_from_seeds(model, [1, 2]), camera)
+    np.testing.assert_allclose(np.load("out/frames/seen-1/depth-0000.npy"), view.depth[1].numpy(), atol=1e-5)
+    assert [p.name for p in Path("out/frames/seen-1").iterdir()] == ["depth-0000.npy"]
+
+
+def test_an_interrupted_job_goes_on_bit_for_bit(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = "--seeds 0-2 --frames 4 --save image,normals --batch 3 --format png,gif --sheet"
+    assert render(f"--out whole {job}") == 0
+    calls = []
+
+    def interrupted(*args: object) -> None:
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        original(*args)
+
+    original = jobs._render_group
+    monkeypatch.setattr(jobs, "_render_group", interrupted)
+    assert render(f"--out part {job}") == 130
+    assert not list(Path("part").rglob("*.part")) and len(list(Path("part").rglob("image-*"))) == 6
+    Path("part/frames/seed-0/normals-0001.png").unlink()
+    kept = Path("part/frames/seed-1/image-0000.png").stat().st_mtime_ns
+    assert render(f"--out part {job}") == 2
+    assert render(f"--out part {job} --resume") == 0
+    assert len(calls) == 3 + 3  # the group with the lost picture, and the two that were missing
+    assert Path("part/frames/seed-1/image-0000.png").stat().st_mtime_ns == kept
+    assert digests(Path("part")) == digests(Path("whole"))
+
+
+@pytest.mark.parametrize("change", ["--seeds 1", "--frames 3", "--save depth", "--samples 4", "--fps 12", "--batch 2"])
+def test_another_job_is_refused(desk: Path, change: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert render("--out out --frames 2") == 0
+    before = digests(Path("out"))
+    arguments = f"--out out --resume --frames 2 {change}" if "frames" not in change else f"--out out --resume {change}"
+    assert render(arguments) == 2
+    assert "--resume: wanted the same job as in out, got one that differs in" in capsys.readouterr().err
+    assert digests(Path("out")) == before
+
+
+def test_without_png_only_the_moving_picture_stays(desk: Path) -> None:
+    assert render("--out out --frames 3 --format gif --resume") == 0
+    assert sorted(digests(Path("out"))) == ["cameras.json", "job.json", "latents.npz", "seed-0-image.gif"]
+    before = digests(Path("out"))
+    assert render("--out out --frames 3 --format gif --resume") == 0
+    assert digests(Path("out")) == before
+
+
+def test_cameras_beside_the_frames(desk: Path) -> None:
+    assert render("--out out --path ellipse --frames 5") == 0
+    read = Camera.from_json(Path("out/cameras.json"))
+    torch.testing.assert_close(read.cam2world, camera_path(PRIOR, "ellipse", PathOptions(frames=5)).camera.cam2world)
+    assert json.loads(Path("out/job.json").read_text())["job"]["frames"] == 5
+
+
+BAD = {
+    "no folder": ("", "--out: wanted a new or empty folder, got nothing"),
+    "full folder": ("--out full", "full: wanted a new or empty folder"),
+    "full folder to go on in": ("--out full --resume", r"--resume: wanted a folder that a rendering began .*job.json"),
+    "kind": ("--out new --save image,colour", "--save: wanted some of image, depth, .*, got image,colour"),
+    "no kind": ("--out new --save=", "--save: wanted some of .*, got nothing"),
+    "kind twice": ("--out new --save image,image", "--save: wanted some of"),
+    "format": ("--out new --format avi", "--format: wanted some of png, gif, webp, mp4, got avi"),
+    "raw in motion": ("--out new --save depth16 --format gif", "--save: wanted a kind that can be looked at"),
+    "fps": ("--out new --fps 0", "--fps: wanted 0.1 to 1000"),
+    "fps nan": ("--out new --fps nan", "--fps: wanted 0.1 to 1000"),
+    "batch": ("--out new --batch 0", "--batch: wanted 1 to 4096, got 0"),
+    "frames": ("--out new --frames 0", "--frames: wanted 1 to 100000, got 0"),
+    "path": ("--out new --path spiral", "argument --path: invalid choice: 'spiral'"),
+    "pitch": ("--out new --pitch 1 4", "--pitch: wanted 0 <= LOW <= HIGH <= pi, in radians"),
+    "yaw": ("--out new --yaw 1 nan", "--yaw: wanted LOW <= HIGH"),
+    "fov": ("--out new --fov 180", "--fov: wanted degrees between 0 and 180"),
+    "radius": ("--out new --radius 0 1", "--radius: wanted two positive lengths"),
+    "grid": ("--out new --path grid --grid 3by5", "--grid: wanted COLUMNSxROWS such as 5x3, got '3by5'"),
+    "empty grid": ("--out new --path grid --grid 0x5", "--grid: wanted COLUMNS x ROWS"),
+    "useless": ("--out new --path still --frames 5", "--frames: has no meaning for --path still"),
+    "useless zoom": ("--out new --magnify 1 2", "--magnify: has no meaning for --path turntable"),
+    "cameras and path": ("--out new --cameras c.json --path still", "--cameras: wanted alone .* got also --path"),
+    "no cameras": ("--out new --cameras none.json", "none.json: wanted a JSON file of cameras, got: No such file"),
+    "bad cameras": ("--out new --cameras bad.json", "bad.json: camera 0: wanted cam2world of 4 rows"),
+    "nothing saved": ("--out new --path saved", "--path: wanted --latents FILE with cameras in it"),
+    "depth range": ("--out new --save depth --depth-range 2 1", "--depth-range: wanted two depths, NEAR < FAR"),
+    "sheet of too much": ("--out new --sheet --seeds 0-99", "--sheet: wanted at most 64 rows .*, got 100"),
+    "resolution": ("--out new --resolution 32", "--resolution: wanted the model's own 16 px, or --strict"),
+    "seeds": ("--out new --seeds x", "--seeds: wanted numbers"),
+    "latents": ("--out new --latents none.npz", "none.npz: wanted a .npz of subjects"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(case: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, wanted = BAD[case]
+    before = digests(desk)
+    assert render(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and re.match(f"error: {wanted}", err), err
+    assert digests(desk) == before and not (desk / "new").exists()
+
+
+def test_no_such_model(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["render", "nothing", "--out", "new"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not Path("new").exists()
+
+
+def test_a_camera_outside_the_prior_is_told(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert render("--out out --path dolly --frames 2") == 0
+    assert capsys.readouterr().err == (
+        "warning: cameras stand 0.85 to 1.15 from the origin, those of the training 1: near and far no longer enclose "
+        "the object evenly\n"
+    )
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["render", "--help"])
+    assert ended.value.code == 0 and "stylenerf render runs/quickstart --out turn" in capsys.readouterr().out
