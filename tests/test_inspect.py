@@ -1,5 +1,6 @@
 """``python -m kernels.inspect``: how it reads, what it refuses, and the budget of every kernel we ship."""
 
+import ast
 import dataclasses
 import json
 import os
@@ -461,3 +462,17 @@ def test_every_kernel_keeps_the_budget(tmp_path: pathlib.Path) -> None:
 @pytest.mark.slow
 def test_every_configuration_keeps_the_budget(tmp_path: pathlib.Path) -> None:
     _gate(tmp_path, "--target", "80", "--target", "86", "--target", "89", "--target", "90")
+
+
+def kernels_of(path: pathlib.Path) -> list[tuple[str, int]]:
+    """Name and number of lines of every function that Triton compiles in a file."""
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    compiled = [f for f in functions if any("jit" in ast.unparse(d) for d in f.decorator_list)]
+    return [(f.name, (f.end_lineno or 0) - f.lineno + 1) for f in compiled]
+
+
+def test_no_kernel_is_longer_than_a_person_reads() -> None:
+    lengths = [(f, *row) for f in (ROOT / "kernels" / "fused").glob("*.py") for row in kernels_of(f)]
+    assert len(lengths) > 50
+    assert [row for row in lengths if row[2] > 120] == []
