@@ -143,7 +143,7 @@ BAD = {
     "no folder": ("", "--out: wanted a new or empty folder, got nothing"),
     "full folder": ("--out full", "full: wanted a new or empty folder"),
     "full folder to go on in": ("--out full --resume", r"--resume: wanted a folder that a rendering began .*job.json"),
-    "kind": ("--out new --save image,colour", "--save: wanted some of image, depth, .*, got image,colour"),
+    "kind": ("--out new --save image,colour", "--save: wanted some of image, strict, .*, got image,colour"),
     "no kind": ("--out new --save=", "--save: wanted some of .*, got nothing"),
     "kind twice": ("--out new --save image,image", "--save: wanted some of"),
     "format": ("--out new --format avi", "--format: wanted some of png, gif, webp, mp4, got avi"),

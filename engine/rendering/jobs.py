@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,11 +34,11 @@ from engine.rendering.paths import CameraPath
 from engine.rendering.subjects import Subjects, save_subjects
 from engine.rendering.views import View, ViewOptions, check_options, render_view
 from models.camera import Camera, pixel_grid
-from models.renderer import Parts
 
-PICTURES = ("image", "depth", "normals", "opacity", "foreground", "background")
+PICTURES = ("image", "strict", "depth", "normals", "opacity", "foreground", "background")
 RAW = ("depth16", "depth-npy")
 KINDS = (*PICTURES, *RAW)
+Pairing = Literal["every", "own", "film"]
 FORMATS = ("png", *outputs.ANIMATIONS)
 SHEET_COLUMNS, MAX_SHEET_ROWS = 8, 64
 _TILE = (128, 256)  # px, least and greatest edge of a picture on a sheet
@@ -56,6 +56,7 @@ class Writing:
         sheet: whether to lay pictures out on ``sheet.png``.
         depth_range: depths of the warmest and the darkest colour in pictures of depth; None is the model's near, far.
         batch: pictures rendered at a time.
+        beside: all pictures of a moment beside each other in one moving picture, instead of one for each kind.
     """
 
     kinds: tuple[str, ...] = ("image",)
@@ -64,6 +65,7 @@ class Writing:
     sheet: bool = False
     depth_range: tuple[float, float] | None = None
     batch: int = 8
+    beside: bool = False
 
     def __post_init__(self) -> None:
         for name, values, known in (("--save", self.kinds, KINDS), ("--format", self.formats, FORMATS)):
@@ -98,9 +100,11 @@ class RenderJob:
 
     Attributes:
         subjects, labels: N of them and their names.
-        path: F cameras that see every subject, or with ``own_cameras`` N cameras, each for the subject of its place.
+        path: cameras.
         options: how to look.
         writing: what to leave on the disk.
+        pairing: "every" subject is seen by each camera of the path; or there are N cameras, and each subject is seen by
+            its "own", or they are the moments of one "film", which has the first label.
     """
 
     subjects: Subjects
@@ -108,31 +112,44 @@ class RenderJob:
     path: CameraPath
     options: ViewOptions = dataclasses.field(default_factory=ViewOptions)
     writing: Writing = dataclasses.field(default_factory=Writing)
-    own_cameras: bool = False
+    pairing: Pairing = "every"
 
     def __post_init__(self) -> None:
-        if self.own_cameras and len(self.path.camera) != len(self.subjects):
+        if self.pairing != "every" and len(self.path.camera) != len(self.subjects):
             raise ValueError(f"path must hold {len(self.subjects)} cameras, got {len(self.path.camera)}")
-        rows = len(self.writing.pictures) * len(self.subjects) * len(_sheet_rows(self))
+        rows = len(self.writing.pictures) * len(self.strips) * len(_sheet_rows(self))
         if self.writing.sheet and rows > MAX_SHEET_ROWS:
             raise UserError(f"--sheet: wanted at most {MAX_SHEET_ROWS} rows (subjects x kinds), got {rows}")
 
     @property
     def frames(self) -> int:
-        """Pictures of each subject."""
-        return 1 if self.own_cameras else len(self.path.camera)
+        """Pictures of each strip."""
+        return 1 if self.pairing == "own" else len(self.path.camera)
+
+    @property
+    def strips(self) -> list[str]:
+        """Labels of what is seen frame after frame: a subject, or the only film."""
+        return list(self.labels[:1] if self.pairing == "film" else self.labels)
 
     @property
     def names(self) -> list[str]:
-        """A name for files for each subject, no two alike."""
-        names = [re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip(".-")[:80] or "subject" for label in self.labels]
+        """A name for files for each strip, no two alike."""
+        names = [re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip(".-")[:80] or "subject" for label in self.strips]
         return [f"{i}-{n}" for i, n in enumerate(names)] if len(set(names)) < len(names) else names
+
+    def pair(self, strip: int, frame: int) -> tuple[int, int]:
+        """Places of the subject and the camera of a frame."""
+        if self.pairing == "own":
+            return strip, strip
+        return (frame if self.pairing == "film" else strip), frame
 
     def check(self, model: Model) -> None:
         """Raises: UserError naming what the model cannot serve."""
         check_options(model, self.options)
         if "background" in self.writing.kinds:
             check_options(model, dataclasses.replace(self.options, parts="background"))
+        if "strict" in self.writing.kinds:
+            check_options(model, dataclasses.replace(self.options, strict=True))
 
 
 def describe_job(model: Model, job: RenderJob) -> dict[str, Any]:
@@ -140,11 +157,12 @@ def describe_job(model: Model, job: RenderJob) -> dict[str, Any]:
     return {
         "model_sha256": _digest([to_dict(model.config), model.generator.state_dict()]),
         "subjects_sha256": _digest([job.subjects.ws, job.subjects.z_bg]),
-        "cameras_sha256": _digest([job.path.camera.cam2world, job.path.camera.tan_half_fov, job.own_cameras]),
+        "cameras_sha256": _digest([job.path.camera.cam2world, job.path.camera.tan_half_fov]),
         "device": job.subjects.ws.device.type,
-        "subjects": list(job.labels),
+        "subjects": job.strips,
         "frames": job.frames,
         "options": dataclasses.asdict(job.options),
+        "pairing": job.pairing,
         "loops": job.path.loops,
         "sheet_columns": job.path.columns,
         "writing": json.loads(json.dumps(dataclasses.asdict(job.writing))),
@@ -192,10 +210,10 @@ def render_job(
                       out / "job.json")  # fmt: skip
     camera = job.path.camera
     outputs.save_text(camera.to_json(), out / "cameras.json")
-    save_subjects(out / "latents.npz", job.subjects, camera if job.own_cameras else None)
+    save_subjects(out / "latents.npz", job.subjects, camera if job.pairing != "every" else None)
     made = _products(job, out)
     if not job.writing.keeps_frames and all(p.exists() for p in made):
-        progress(len(job.subjects) * job.frames)
+        progress(len(job.strips) * job.frames)
     else:
         _render_frames(model, job, out, progress)
         for path in made:
@@ -207,7 +225,7 @@ def render_job(
 
 
 def _render_frames(model: Model, job: RenderJob, out: Path, progress: Callable[[int], None]) -> None:
-    total = len(job.subjects) * job.frames
+    total = len(job.strips) * job.frames
     for first in range(0, total, job.writing.batch):
         places = [divmod(i, job.frames) for i in range(first, min(first + job.writing.batch, total))]
         if not all(_frame(job, out, kind, *place).exists() for kind in job.writing.kinds for place in places):
@@ -216,17 +234,16 @@ def _render_frames(model: Model, job: RenderJob, out: Path, progress: Callable[[
 
 
 def _render_group(model: Model, job: RenderJob, out: Path, places: list[tuple[int, int]]) -> None:
-    """Render the pictures at ``places`` (subject, frame) together, and write those that do not exist."""
+    """Render the pictures at ``places`` (strip, frame) together, and write those that do not exist."""
     device = job.subjects.ws.device
-    who = torch.tensor([n for n, _ in places], device=device)
-    where = torch.tensor([n if job.own_cameras else f for n, f in places])
-    subjects, camera = job.subjects[who], job.path.camera[where].to(device)
-    views: dict[Parts, View] = {}
+    pairs = torch.tensor([job.pair(*place) for place in places])
+    subjects, camera = job.subjects[pairs[:, 0].to(device)], job.path.camera[pairs[:, 1]].to(device)
+    views: dict[ViewOptions, View] = {}
 
-    def look(parts: Parts) -> View:
-        if parts not in views:
-            views[parts] = render_view(model, subjects, camera, dataclasses.replace(job.options, parts=parts))
-        return views[parts]
+    def look(options: ViewOptions) -> View:
+        if options not in views:
+            views[options] = render_view(model, subjects, camera, options)
+        return views[options]
 
     for kind in job.writing.kinds:
         for place, write in zip(places, _writers(model, job, kind, look, camera)):
@@ -236,25 +253,27 @@ def _render_group(model: Model, job: RenderJob, out: Path, places: list[tuple[in
 
 
 def _writers(
-    model: Model, job: RenderJob, kind: str, look: Callable[[Parts], View], camera: Camera
+    model: Model, job: RenderJob, kind: str, look: Callable[[ViewOptions], View], camera: Camera
 ) -> list[Callable[[Path], None]]:
     """What writes each picture of a group."""
     near, far = model.config.field.near, model.config.field.far
-    own = job.options.parts
+    own, behind = job.options, dataclasses.replace(job.options, parts="background")
     if kind == "depth16":
         return [partial(outputs.save_depth_16bit, depth, near=near, far=far) for depth in look(own).depth]
     if kind == "depth-npy":
         return [partial(outputs.save_array, depth) for depth in look(own).depth]
-    if kind == "foreground":
-        behind = look("background").image if model.config.background.kind != "none" else None
-        cut = outputs.cutout(look("all").image, look("all").opacity, behind)
-        return [partial(save_png, picture) for picture in outputs.to_pillow(cut)]
-    if kind in ("image", "background"):
-        view = look(own if kind == "image" else "background")
-        return [partial(save_png, picture) for picture in outputs.to_pillow(view.image)]
-    view = look(own)
-    surface = surface_picture(model, kind, view, camera, job.writing.depth_range)
-    return [partial(save_png, p) for p in outputs.to_pillow(outputs.enlarged(surface, view.image.shape[-1]))]
+    if kind in ("image", "strict", "background"):
+        strict = dataclasses.replace(own, strict=True)
+        images = look({"image": own, "strict": strict, "background": behind}[kind]).image
+    elif kind == "foreground":
+        whole = look(dataclasses.replace(own, parts="all"))
+        backdrop = look(behind).image if model.config.background.kind != "none" else None
+        images = outputs.cutout(whole.image, whole.opacity, backdrop)
+    else:
+        view = look(own)
+        surface = surface_picture(model, kind, view, camera, job.writing.depth_range)
+        images = outputs.enlarged(surface, view.image.shape[-1])
+    return [partial(save_png, picture) for picture in outputs.to_pillow(images)]
 
 
 def surface_picture(
@@ -282,19 +301,26 @@ def _frame(job: RenderJob, out: Path, kind: str, subject: int, frame: int) -> Pa
 
 def _products(job: RenderJob, out: Path) -> list[Path]:
     """What is made of the frames."""
-    moving = [f for f in job.writing.formats if f != "png"]
-    kinds = job.writing.pictures
-    paths = [out / f"{name}-{kind}.{ending}" for name in job.names for kind in kinds for ending in moving]
+    paths = [out / f"{stem}.{f}" for stem in _moving(job) for f in job.writing.formats if f != "png"]
     return [*paths, out / "sheet.png"] if job.writing.sheet else paths
+
+
+def _moving(job: RenderJob) -> dict[str, tuple[int, tuple[str, ...]]]:
+    """Names of moving pictures: the strip and the kinds that each shows."""
+    kinds = job.writing.pictures
+    if job.writing.beside:
+        return {name: (i, kinds) for i, name in enumerate(job.names)}
+    return {f"{name}-{kind}": (i, (kind,)) for i, name in enumerate(job.names) for kind in kinds}
 
 
 def _make(job: RenderJob, out: Path, path: Path) -> None:
     if path.name == "sheet.png":
         save_png(_sheet(job, out), path)
         return
-    name, _, kind = path.stem.rpartition("-")
-    subject = job.names.index(name)
-    frames = (_read(_frame(job, out, kind, subject, f)) for f in range(job.frames))
+    strip, kinds = _moving(job)[path.stem]
+    frames = (
+        outputs.side_by_side([_read(_frame(job, out, kind, strip, f)) for kind in kinds]) for f in range(job.frames)
+    )
     outputs.save_animation(frames, path, fps=job.writing.fps, loop=True)
 
 
@@ -313,7 +339,7 @@ def _sheet_rows(job: RenderJob) -> list[list[int]]:
 def _sheet(job: RenderJob, out: Path) -> Image.Image:
     """Rows for each subject and kind."""
     lines = []
-    for subject, label in enumerate(job.labels):
+    for subject, label in enumerate(job.strips):
         for kind in job.writing.pictures:
             for i, frames in enumerate(_sheet_rows(job)):
                 tiles = [_tile(_read(_frame(job, out, kind, subject, f))) for f in frames]

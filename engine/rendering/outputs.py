@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,18 @@ def on_white(picture: Image.Image) -> Image.Image:
         return picture.convert("RGB")
     sheet = Image.new("RGBA", picture.size, (255, 255, 255, 255))
     return Image.alpha_composite(sheet, picture).convert("RGB")
+
+
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one height in a row."""
+    if len(pictures) == 1:
+        return pictures[0]
+    sheet = Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), (255, 255, 255))
+    left = 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width
+    return sheet
 
 
 def to_pillow(images: Tensor) -> list[Image.Image]:
