@@ -42,6 +42,12 @@ def test_a_conditional_model_wants_its_class() -> None:
         subjects_from_seeds(model, [0], label=3)
 
 
+@pytest.mark.parametrize("psi", [float("nan"), float("inf"), 1e30])
+def test_a_truncation_that_is_none(model: Model, psi: float) -> None:
+    with pytest.raises(UserError, match="--truncation: wanted a number"):
+        subjects_from_seeds(model, [0], truncation_psi=psi)
+
+
 def test_a_file_gives_back_what_was_saved(model: Model, tmp_path: Path) -> None:
     subjects, camera = subjects_from_seeds(model, [1, 2]), model.prior.at(torch.tensor([0.2, 0.8]), 0.5)
     save_subjects(tmp_path / "new" / "two.npz", subjects, camera)

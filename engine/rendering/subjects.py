@@ -87,10 +87,24 @@ def subjects_from_seeds(
     """
     if not seeds or min(seeds) < 0 or max(seeds) > MAX_SEED:
         raise UserError(f"seeds: wanted at least one of 0 to {MAX_SEED}, got {list(seeds)[:4]}")
+    return subjects_from_latents(
+        model, *draw_latents(model.generator, seeds), truncation_psi=truncation_psi, label=label
+    )
+
+
+@torch.no_grad()
+def subjects_from_latents(
+    model: Model, z: Tensor, codes: Tensor | None, *, truncation_psi: float = 0.7, label: int | None = None
+) -> Subjects:
+    """The subjects of latents z [N, z_dim] and background codes [N, D], on the model's device.
+
+    Raises: UserError naming the label or the truncation.
+    """
+    if not abs(truncation_psi) <= 100:  # False for NaN
+        raise UserError(f"--truncation: wanted a number, 0 to 1 as a rule, got {truncation_psi}")
     g = model.generator
     device = next(g.parameters()).device
-    z, codes = draw_latents(g, seeds)
-    one_hot = _one_hot(g.cfg.label_dim, label, len(seeds))
+    one_hot = _one_hot(g.cfg.label_dim, label, len(z))
     ws = g.mapping(z.to(device), None if one_hot is None else one_hot.to(device), truncation_psi=truncation_psi)
     return Subjects(ws, None if codes is None else codes.to(device))
 
