@@ -61,6 +61,8 @@ class StrictPixels(NamedTuple):
     colours: Tensor  # [B, 3, R]
     depth: Tensor  # [B, R] expected depth along the optical axis
     opacity: Tensor  # [B, R]
+    weights: Tensor  # [B, R, S'] of the foreground's samples, then the background's
+    depths: Tensor  # [B, R, S] of the foreground's samples, ascending; S = 0 without it
 
 
 class Rendered(NamedTuple):
@@ -199,8 +201,14 @@ class Synthesis(nn.Module):
         )
         growth = self.growth(options.alpha)
         rows = ws[:, self.volume.num_ws :]
-        colours = self._pointwise(each.features, each.colours, rows, growth, options)
-        return StrictPixels(torch.einsum("bcsr,brs->bcr", colours, each.weights), each.depth, each.opacity)
+        seen = self._pointwise(each.features[:, None], each.colours[:, None], rows, growth, options)[
+            ..., 0
+        ]  # [B, 3, K]
+        size = each.weights.shape  # [B, R, S']
+        colours = seen.new_zeros(size[0], 3, size[1] * size[2])
+        colours = colours.scatter(2, each.places[:, None].expand_as(seen), seen).unflatten(2, size[1:])
+        image = torch.einsum("bcrs,brs->bcr", colours, each.weights)
+        return StrictPixels(image, each.depth, each.opacity, each.weights, each.depths)
 
     def path_possible(self, growth: Growth) -> bool:
         """Whether the NeRF path means anything: an upsampler of 1x1 layers at work, and a lattice that fits."""

@@ -11,10 +11,13 @@ from kernels.volume import FarEnd
 
 from .camera import Camera, Rays, pixel_grid, roll_pixels
 from .config import GeneratorConfig
-from .field import CodedField, Field, StyledField
+from .field import CodedField, ColourHead, Field, StyledField
 from .sampling import StepDraws, inverted_sphere_points, path_pixels, stratify
 
 Parts = Literal["all", "foreground", "background"]
+
+# A quarter of float32's spacing below 1: a hundred samples of less add up to less than a millionth of a colour.
+_LEAST_WEIGHT = 2.0**-26
 
 
 class PathSamples(NamedTuple):
@@ -27,12 +30,17 @@ class PathSamples(NamedTuple):
 
 
 class SeparateSamples(NamedTuple):
-    """Rays whose samples were not aggregated: foreground by depth, then background."""
+    """Rays whose samples were not aggregated, and of their samples the K an image that one could see.
 
-    colours: Tensor  # [B, R, S', 3]
-    features: Tensor  # [B, R, S', C]
-    weights: Tensor  # [B, R, S']
-    depth: Tensor  # [B, R] expected depth along the optical axis, what lies behind counted at the far end
+    S' samples a ray: the foreground's by depth, then the background's.
+    """
+
+    colours: Tensor  # [B, K, 3]
+    features: Tensor  # [B, K, C]
+    places: Tensor  # [B, K] r * S' + s, each at most once
+    weights: Tensor  # [B, R, S'] of all samples
+    depths: Tensor  # [B, R, S] of the foreground's samples along the optical axis, ascending; S = 0 without it
+    depth: Tensor  # [B, R] expected depth, what lies behind counted at the far end
     opacity: Tensor  # [B, R] sum of the foreground's weights
 
 
@@ -134,11 +142,42 @@ class VolumeRenderer(nn.Module):
         samples: int | None = None,
         precision: Precision = "fp32",
     ) -> SeparateSamples:
-        """Every sample of ``rays`` [B, R, 3] with its own colour, features and weight, nothing aggregated."""
+        """Samples of ``rays`` [B, R, 3] with colours, features and weights of their own, nothing aggregated.
+
+        Most samples lie in empty space or behind something solid. They are left out before the heads, and so before
+        whatever comes after them: to leave them out changes no number that float32 can hold.
+        """
         fore, back = self._trace(ws, rays, z_bg, parts, samples, StepDraws(), rays.origins.shape[1], precision)
-        colours, features, weights = self._samples(ws, fore, back)
-        depth, opacity = self._depth(fore, weights)
-        return SeparateSamples(colours, features, weights, depth, opacity)
+        total = sum(r.weights.shape[2] for r in (fore, back) if r is not None)
+        colours, features, places, weights = [], [], [], []
+        scale: Tensor | float = 1.0
+        first = 0
+        for field, traced in ((self.foreground, fore), (self.background, back)):
+            if traced is None or field is None:
+                continue
+            assert traced.emitted is not None
+            weight = traced.weights * scale
+            chosen = _seen(weight.flatten(1))  # [B, K]
+            hidden = traced.emitted.flatten(1, 2)
+            hidden = hidden.gather(1, chosen[..., None].expand(-1, -1, hidden.shape[-1]))  # [B, K, H]
+            one = hidden.new_ones(chosen.shape)
+            each = field.features(hidden, one, ws)
+            features.append(each)
+            colours.append(self._head(field)(each, one))
+            count = weight.shape[2]
+            places.append(chosen // count * total + chosen % count + first)
+            weights.append(weight)
+            scale, first = traced.transmittance[..., None], first + count
+        depth, opacity = self._depth(fore, weights[0])
+        depths = weights[0].new_zeros(*weights[0].shape[:2], 0) if fore is None else fore.depths
+        joined = (torch.cat(part, 1) for part in (colours, features, places))
+        return SeparateSamples(*joined, torch.cat(weights, 2), depths, depth, opacity)
+
+    def _head(self, field: Field) -> ColourHead:
+        """The colour head of ``field``, its own or the foreground's."""
+        head = field.colour or self.foreground.colour
+        assert head is not None
+        return head
 
     def _trace(
         self,
@@ -263,10 +302,15 @@ class VolumeRenderer(nn.Module):
             image = rays.hidden.shape[1]
             one = torch.ones_like(rays.weights[:, image:])
             each = field.features(rays.emitted, one, ws)
-            head = field.colour or self.foreground.colour
-            assert head is not None
             features.append(each)
-            colours.append(head(each, one))
+            colours.append(self._head(field)(each, one))
             weights.append(rays.weights[:, image:] * scale)
             scale = rays.transmittance[:, image:, None]
         return torch.cat(colours, 2), torch.cat(features, 2), torch.cat(weights, 2)
+
+
+def _seen(weights: Tensor) -> Tensor:
+    """Places [B, K] of the ``weights`` [B, N] that count (NaN does), in order; short rows are filled from the rest."""
+    counts = ~(weights <= _LEAST_WEIGHT)
+    most = max(int(counts.sum(1).max()), 1)  # the heads want something to work on
+    return counts.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,9 +49,17 @@ class View(NamedTuple):
 
 
 @torch.no_grad()
-def render_view(model: Model, subjects: Subjects, camera: Camera, options: ViewOptions | None = None) -> View:
+def render_view(
+    model: Model,
+    subjects: Subjects,
+    camera: Camera,
+    options: ViewOptions | None = None,
+    *,
+    before_tile: Callable[[], None] | None = None,
+) -> View:
     """See subject i by camera i.
 
+    ``before_tile`` is called before each tile of a strict rendering; what it raises ends the rendering.
     Raises: UserError naming the option that the model cannot serve.
     """
     options = options or ViewOptions()
@@ -62,13 +70,22 @@ def render_view(model: Model, subjects: Subjects, camera: Camera, options: ViewO
         out = synthesis(subjects.ws, camera, z_bg=subjects.z_bg, options=inner)
         return View(out.image.float(), out.depth, out.opacity)
     edge = options.resolution or synthesis.growth().resolution
-    pixels = pixel_grid(edge, align_corners=model.config.field.align_corners, device=subjects.ws.device)
-    tiles = [
-        synthesis.strict(subjects.ws, camera, tile, z_bg=subjects.z_bg, options=inner)
-        for tile in pixels.split(max(options.tile_rays // len(subjects), 1))
-    ]
-    image, depth, opacity = (torch.cat(part, dim=-1).unflatten(-1, (edge, edge)) for part in zip(*tiles))
-    return View(image.float(), depth, opacity)
+    pixels = strict_pixels(model, edge, subjects.ws.device)
+    tiles = []
+    for tile in pixels.split(max(options.tile_rays // len(subjects), 1)):
+        if before_tile is not None:
+            before_tile()
+        out = synthesis.strict(subjects.ws, camera, tile, z_bg=subjects.z_bg, options=inner)
+        tiles.append((out.colours.float(), out.depth, out.opacity))  # its samples go before the next tile comes
+        del out
+    return View(*(torch.cat(part, dim=-1).unflatten(-1, (edge, edge)) for part in zip(*tiles)))
+
+
+def strict_pixels(model: Model, edge: int, device: torch.device) -> Tensor:
+    """Pixels [edge^2, 2] of a strict picture, rows from the top: the model's own at its own resolution."""
+    own = edge == model.generator.synthesis.growth().resolution  # a step of growth skips pixels of the full grid
+    align, full = model.config.field.align_corners, model.config.resolution if own else None
+    return pixel_grid(edge, align_corners=align, image_resolution=full, device=device)
 
 
 def render_views(
