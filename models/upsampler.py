@@ -14,7 +14,7 @@ from kernels.mean_square import mean_square
 from kernels.modulated_conv import modulated_conv
 from kernels.modulated_layer import modulated_layer
 from kernels.upfirdn2d import setup_filter, upsample2d
-from kernels.upsample import Adapter, upsample_features
+from kernels.upsample import Adapter
 from kernels.upsample_block import upsample_block
 
 from .config import UpsamplerConfig
@@ -23,7 +23,6 @@ from .strips import in_strips, strip_rows
 
 NoiseMode = Literal["const", "random", "none"]
 SQRT_HALF = math.sqrt(0.5)
-JOINED_MODES = ("nn_cat", "pixelshuffle", "bilinear")  # 1x1 layer, upsampler and activation are one op there
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,6 @@ class SynthesisLayer(nn.Module):
 
     magnitude: Tensor
     noise_const: Tensor
-    blur: Tensor
 
     def __init__(
         self, in_channels: int, out_channels: int, w_dim: int, resolution: int, cfg: UpsamplerConfig, *, up: bool
@@ -55,14 +53,14 @@ class SynthesisLayer(nn.Module):
         super().__init__()
         self.up, self.clamp, self.decay = up, cfg.clamp, cfg.magnitude_decay
         self.resolution = resolution
-        blurred = not cfg.mode.endswith("_noblur")
-        self.mode = cfg.mode.removesuffix("_noblur").replace("bilinear_all", "bilinear") if up else "plain"
+        self.taps = None if cfg.mode.endswith("_noblur") else BLUR
+        self.mode = cfg.mode.removesuffix("_noblur")
+        self.mode = {"bilinear_all": "bilinear", "default": "transposed"}.get(self.mode, self.mode) if up else "plain"
         self.padding = cfg.kernel_size // 2
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, cfg.kernel_size, cfg.kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.adapter = _make_adapter(self.mode, out_channels)
-        self.register_buffer("blur", setup_filter(BLUR) if blurred else None, persistent=False)
         if self.decay is not None:
             self.register_buffer("magnitude", torch.ones([]))
         self.use_noise = cfg.noise
@@ -76,43 +74,26 @@ class SynthesisLayer(nn.Module):
         noise = self._noise(x, options)
         clamp = None if self.clamp is None else self.clamp * gain
         gain *= math.sqrt(2.0)
-        enlarge = self.up and options.enlarge
-        if enlarge and self.padding == 0 and self.mode in JOINED_MODES:
+        if self.up and options.enlarge:
             return upsample_block(
                 x,
                 self.weight,
                 styles,
                 mode=self.mode,
                 adapter=self._adapter(),
-                taps=None if self.blur is None else BLUR,
+                taps=self.taps,
                 input_gain=input_gain,
                 bias=self.bias,
                 noise=noise,
                 gain=gain,
                 clamp=clamp,
             )
-        if not enlarge and self.padding == 0 and self.mode != "default":
+        if self.padding == 0:
             return modulated_layer(
                 x, self.weight, styles, input_gain=input_gain, bias=self.bias, noise=noise, gain=gain, clamp=clamp
             )
-        learned = enlarge and self.mode == "default"
-        y = modulated_conv(
-            x,
-            self.weight,
-            styles,
-            input_gain=input_gain,
-            noise=noise if self.mode == "default" else None,
-            up=2 if learned else 1,
-            padding=self.padding,
-            filter=self.blur if learned else None,
-            # the public weights of an enlarging 3x3 layer are laid out for a true convolution, in every mode
-            flip_weight=not enlarge,
-        )
-        if enlarge and not learned:
-            y = upsample_features(y, mode=self.mode, adapter=self._adapter(), filter=self.blur)
-        if noise is not None and self.mode != "default":
-            y = y + noise
-        return bias_act(y, self.bias.to(y.dtype), act="lrelu", gain=gain, clamp=clamp, inplace=True)
+        y = modulated_conv(x, self.weight, styles, input_gain=input_gain, noise=noise, padding=self.padding)
+        return bias_act(y, self.bias, act="lrelu", gain=gain, clamp=clamp, inplace=True)
 
     def _adapter(self) -> Adapter | None:
         if self.adapter is None:

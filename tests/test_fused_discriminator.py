@@ -82,14 +82,14 @@ class Case(NamedTuple):
 CASES = {
     "skip, fading in": Case(blend=0.3),
     "skip, bound reached, two groups of two maps": Case({"clamp": 0.5, "group_size": 2, "group_channels": 2}, level=0),
-    "resnet, fading in": Case({"architecture": "resnet"}, blend=0.3),
+    "resnet": Case({"architecture": "resnet"}, level=0),
 }
 MORE = {
     "skip": Case(),
     "skip, as the public code": Case(level=0, twice=True),
     "skip, not growing": Case({"progressive": False}),
     "skip, 32 px": Case({"resolution": 32}, level=2, blend=0.7),
-    "resnet": Case({"architecture": "resnet"}),
+    "resnet, fading in": Case({"architecture": "resnet"}, blend=0.3),
     "resnet, not growing": Case({"architecture": "resnet", "progressive": False}),
     "resnet, labels": Case({"architecture": "resnet", "label_dim": 3}, level=0),
     "orig, without statistics": Case({"architecture": "orig", "group_channels": 0}),

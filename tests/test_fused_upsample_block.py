@@ -43,6 +43,7 @@ class Case(NamedTuple):
     bias: bool = True
     noise: tuple[int, ...] | None = None
     clamp: float | None = None
+    kernel: int = 1
 
 
 CASES = {
@@ -67,6 +68,13 @@ CASES = {
     "bilinear, one pixel": Case("bilinear", shape=(1, 1, 1, 1), channels=4, rows=1),
     "bilinear, tall": Case("bilinear", shape=(2, 3, 5, 1), channels=70, rows=1, bias=False),
     "bilinear, no images": Case("bilinear", shape=(0, 6, 3, 5)),
+    "3x3, everything": Case(noise=(2, 1, 6, 10), clamp=1.0, kernel=3),
+    "pixelshuffle, 3x3": Case("pixelshuffle", channels=12, rows=1, kernel=3),
+    "bilinear, 3x3": Case("bilinear", clamp=1.0, kernel=3),
+    "transposed, everything": Case("transposed", noise=(2, 1, 6, 10), clamp=1.0, kernel=3),
+    "transposed, one row of styles": Case("transposed", shape=(2, 3, 1, 4), channels=5, rows=1, bias=False, kernel=3),
+    "transposed, 1x1": Case("transposed", shape=(4, 3, 2, 1), noise=(8, 4, 2), channels=8),
+    "transposed, no images": Case("transposed", shape=(0, 6, 3, 5), kernel=3),
 }
 
 
@@ -79,8 +87,12 @@ def make(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         return (scale * torch.randn(shape, generator=g, dtype=torch.float64)).to(DEVICE, dtype)
 
     rows = case.rows if N else 0
-    inputs = {"x": normal(N, I, H, W), "weight": normal(C, I, 1, 1), "styles": 1 + normal(rows, I, scale=0.3)}
-    if case.mode != "bilinear":
+    inputs = {
+        "x": normal(N, I, H, W),
+        "weight": normal(C, I, case.kernel, case.kernel),
+        "styles": 1 + normal(rows, I, scale=0.3),
+    }
+    if case.mode not in ("bilinear", "transposed"):
         both, phases = (2 * C, 1) if case.mode == "nn_cat" else (C, 4)
         inputs |= {"weight0": normal(D, both, scale=both**-0.5), "bias0": normal(D, scale=0.3)}
         inputs |= {"weight1": normal(phases * C, D, scale=D**-0.5), "bias1": normal(phases * C, scale=0.3)}
@@ -177,9 +189,9 @@ def test_rounds_where_it_says(channels: int, hidden: int, dtype: torch.dtype) ->
         assert_relative(name, got[name], want[name], tol=3 * torch.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle"])
-def test_half_precision_is_no_worse_than_torch(mode: str) -> None:
-    case = Case(mode, shape=(2, 5, 2, 3), channels=20)
+@pytest.mark.parametrize("mode, kernel", [("nn_cat", 1), ("pixelshuffle", 1), ("nn_cat", 3), ("transposed", 3)])
+def test_half_precision_is_no_worse_than_torch(mode: str, kernel: int) -> None:
+    case = Case(mode, shape=(2, 5, 2, 3), channels=20, kernel=kernel)
     assert_kernel_matches(op(case, "triton"), op(case, "ref"), make(case, HALF))
 
 
@@ -211,9 +223,11 @@ def test_layout_of_x_does_not_matter() -> None:
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle", "bilinear"])
-def test_second_order(mode: str) -> None:
-    case = Case(mode, shape=(1, 2, 2, 2), channels=4, rows=1, noise=None if mode == "bilinear" else (4, 4), clamp=1.0)
+@pytest.mark.parametrize("mode, kernel", [("nn_cat", 1), ("pixelshuffle", 1), ("bilinear", 1), ("nn_cat", 3),
+                                          ("bilinear", 3), ("transposed", 3)])  # fmt: skip
+def test_second_order(mode: str, kernel: int) -> None:
+    noise = None if mode == "bilinear" else (4, 4)
+    case = Case(mode, shape=(1, 2, 2, 2), channels=4, rows=1, noise=noise, clamp=1.0, kernel=kernel)
     inputs = make(case)
     torch.testing.assert_close(second_order(op(case, "triton"), inputs), second_order(op(case, "ref"), inputs))
 

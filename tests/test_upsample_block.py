@@ -11,8 +11,8 @@ from kernels.bias_act import bias_act
 from kernels.modulated_conv import modulate_weights, modulated_conv
 from kernels.reference.upsample_block import upsample_combine_ref
 from kernels.upfirdn2d import setup_filter
-from kernels.upsample import UPSAMPLE_MODES, Adapter, upsample_features
-from kernels.upsample_block import upsample_block
+from kernels.upsample import Adapter, upsample_features
+from kernels.upsample_block import BLOCK_MODES, upsample_block
 from tests.closeness import assert_relative
 from tests.inputs import source
 
@@ -32,18 +32,67 @@ def make_adapter(mode: str, dtype: torch.dtype = torch.float64) -> Adapter | Non
     return Adapter(*(random(*shape, seed=i + 1, dtype=dtype) for i, shape in enumerate(sizes)))
 
 
+LAYERS = [(mode, 1) for mode in BLOCK_MODES] + [("nn_cat", 3), ("nearest", 3), ("transposed", 3), ("transposed", 5)]
+
+
+def steps(
+    x: Tensor, weight: Tensor, styles: Tensor, mode: str, adapter: Adapter | None, noise: Tensor, bias: Tensor
+) -> Tensor:
+    """The ops that the block joins, one after the other."""
+    f, learned = setup_filter([1, 3, 3, 1]), mode == "transposed"
+    how: dict[str, Any] = {"up": 2, "filter": f} if learned else {}
+    y = modulated_conv(x, weight, styles, input_gain=0.7, padding=weight.shape[2] // 2, flip_weight=False, **how)
+    y = y if learned else upsample_features(y, mode=mode, adapter=adapter, filter=f)
+    return bias_act(y + noise.to(y.dtype), bias, act="lrelu", gain=1.5, clamp=2.0)
+
+
+@pytest.mark.parametrize("impl", ["auto", "ref"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("mode", UPSAMPLE_MODES)
-def test_is_its_ops_one_after_the_other(mode: str, dtype: torch.dtype) -> None:
-    x, weight, styles = random(4, I, 3, 4, dtype=dtype), random(C, I, 1, 1).float(), random(2, I, seed=5).float()
-    adapter, noise, bias = make_adapter(mode, torch.float32), random(6, 8, seed=6).float(), random(C, seed=7).float()
-    y = modulated_conv(x, weight, styles, input_gain=0.7)
-    y = upsample_features(y, mode=mode, adapter=adapter, filter=setup_filter([1, 3, 3, 1])) + noise.to(dtype)
-    want = bias_act(y, bias, act="lrelu", gain=1.5, clamp=2.0)
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("mode, kernel", LAYERS)
+def test_is_its_ops_one_after_the_other(mode: str, kernel: int, rows: int, dtype: torch.dtype, impl: Any) -> None:
+    x, weight = random(4, I, 3, 4, dtype=dtype), random(C, I, kernel, kernel).float()
+    styles, adapter = random(rows, I, seed=5).float(), make_adapter(mode, torch.float32)
+    noise, bias = random(6, 8, seed=6).float(), random(C, seed=7).float()
     got = upsample_block(
-        x, weight, styles, mode=mode, adapter=adapter, input_gain=0.7, bias=bias, noise=noise, gain=1.5, clamp=2.0
-    )
-    assert torch.equal(got, want)
+        x, weight, styles, mode=mode, adapter=adapter, input_gain=0.7, bias=bias, noise=noise, gain=1.5, clamp=2.0,
+        impl=impl,
+    )  # fmt: skip
+    assert torch.equal(got, steps(x, weight, styles, mode, adapter, noise, bias))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_transposed_is_a_convolution_of_the_spread_image(dtype: torch.dtype) -> None:
+    x, weight, styles = (random(*s, seed=i).to(dtype) for i, s in enumerate([(2, I, 3, 4), (C, I, 3, 3), (2, I)]))
+    spread = x.new_zeros(2, I, 6, 8)
+    spread[..., ::2, ::2] = x  # zeros after every pixel
+    taps = torch.outer(*[torch.tensor([1.0, 3, 3, 1], dtype=dtype)] * 2) / 16
+    w = modulate_weights(weight, styles).flip([3, 4])
+    y = torch.stack([torch.nn.functional.conv2d(a[None], b, padding=2)[0] for a, b in zip(spread, w)])  # [.., 8, 10]
+    y = torch.nn.functional.pad(y, [1, 0, 1, 0])
+    y = torch.nn.functional.conv2d(y.flatten(0, 1)[:, None], taps[None, None]).view(2, C, 6, 8)
+    got = upsample_block(x, weight, styles, mode="transposed")
+    assert_relative("y", got, math.sqrt(2) * torch.nn.functional.leaky_relu(y, 0.2), tol=10 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("mode", ["transposed", "nn_cat"])
+def test_derivatives_of_larger_layers(mode: str, rows: int) -> None:
+    shapes = [(2, 2, 2, 1), (2, 2, 3, 3), (rows, 2), (2,), (4, 2), ()]
+    x, weight, styles, bias, noise, gain = (random(*s, seed=i) for i, s in enumerate(shapes))
+    given = [t.requires_grad_() for t in (x, weight, styles, bias, noise, gain.abs() + 0.5)]
+    adapter = None
+    if mode == "nn_cat":
+        adapter = Adapter(*(random(*s, seed=9) for s in ((1, 4), (1,), (2, 1), (2,))))
+
+    def block(*args: Tensor) -> Tensor:
+        x, weight, styles, bias, noise, gain = args
+        return upsample_block(
+            x, weight, styles, mode=mode, adapter=adapter, bias=bias, noise=noise, input_gain=gain, clamp=3.0
+        )
+
+    assert torch.autograd.gradcheck(block, given)
+    assert torch.autograd.gradgradcheck(block, given)
 
 
 @pytest.mark.parametrize("taps", [None, (1, 3, 3, 1), (0.25, 0.75, 0.75, 0.25)])
@@ -84,7 +133,9 @@ GOOD: dict[str, Any] = {
 }
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "rank": ({"x": torch.zeros(I, 3, 3)}, ValueError, r"x must be \[N, I, H, W\], got 3 dims"),
-    "kernel": ({"weight": torch.zeros(C, I, 3, 3)}, ValueError, r"weight must be \[C, I, 1, 1\] with 1=1, got"),
+    "kernel": ({"weight": torch.zeros(C, I, 3, 1)}, ValueError, r"weight must be \[C, I, K, K\] with K=3, got"),
+    "even": ({"weight": torch.zeros(C, I, 2, 2)}, ValueError, r"weight must be .* with odd K, got \[8, 5, 2, 2\]"),
+    "transposed": ({"mode": "transposed"}, ValueError, "adapter must be None for mode 'transposed', got Adapter"),
     "dtype": ({"x": torch.zeros(2, I, 3, 3).int()}, TypeError, "x must be one of .*, got torch.int32"),
     "no pixels": ({"x": torch.zeros(2, I, 0, 3)}, ValueError, r"x must have pixels .*, got \[2, 5, 0, 3\]"),
     "styles": ({"styles": torch.zeros(3, I)}, ValueError, r"styles must be \[B, I\] with B dividing the batch N=2"),

@@ -23,7 +23,7 @@ from .upsample_block_forward import GAIN, Combine, PackedAdapter, launch_combine
 
 def upsample_block(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     mode: str,
     adapter: Sequence[Tensor] | None,
     blur: bool,
@@ -36,12 +36,18 @@ def upsample_block(
     """[N, 2H, 2W, C].
 
     Args:
-        x: [N, H, W, I], contiguous.  weight: [B, C, I] float32, N a multiple of B.
+        x: [N, H, W, I], contiguous.  weight: [B, C, I] float32, N a multiple of B; None where x is what the layer
+            made, C = I.
         adapter: weight0, bias0, weight1, bias1 of nn_cat or pixelshuffle; None for bilinear.
         blur, noise: False and None for bilinear; else noise is [N or 1, 2H, 2W] or None.
         bias: [C].
     """
     N, H, W, I = x.shape  # noqa: E741
+    if adapter is None and weight is None:
+        enlarged: Tensor = upsample_bilinear(x, bias, gain, clamp)
+        return enlarged
+    if weight is None:  # x itself beside the adapter's products
+        weight = torch.eye(I, device=x.device)[None]
     B, C, _ = weight.shape
     if adapter is not None:
         first = adapter[0].float()

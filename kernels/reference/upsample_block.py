@@ -26,11 +26,18 @@ def upsample_block_ref(
     clamp: float | None,
     eps: float,
 ) -> Tensor:
-    """``weight`` is [O, I, 1, 1], ``f`` as ``upfirdn2d`` takes it."""
-    form = "weights" if x.shape[0] else "activations"  # a grouped convolution needs at least one group
-    taps, pads = x.new_ones(1, 1), (0, 0, 0, 0)
-    y = modulated_conv_ref(x, weight, styles, True, input_gain, None, None, 1, pads, taps, False, form, eps)
-    y = upsample_features_commuted(y, mode, adapter, f)
+    """``weight`` is [O, I, k, k] with odd k, ``f`` as ``upfirdn2d`` takes it."""
+    taps, up, p = x.new_ones(1, 1), 1, weight.shape[2] // 2
+    pads = (p, p, p, p)
+    if mode == "transposed":
+        taps, up = taps if f is None else f, 2
+        kh, kw = taps.shape[0], taps.shape[-1]
+        pads = (p + (kw + 1) // 2, p + (kw - 2) // 2, p + (kh + 1) // 2, p + (kh - 2) // 2)
+    small = len(styles) == 1 or (up == 1 and p == 0)  # weights per image cost little, or there is one image's worth
+    form = "weights" if x.shape[0] and small else "activations"  # a grouped convolution needs at least one group
+    y = modulated_conv_ref(x, weight, styles, True, input_gain, None, None, up, pads, taps, False, form, eps)
+    if mode != "transposed":
+        y = upsample_features_commuted(y, mode, adapter, f)
     if noise is not None:
         y = y + noise.to(y.dtype)
     return bias_act_ref(y, bias, 1, "lrelu", SLOPE, gain, clamp, True)
