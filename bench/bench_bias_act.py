@@ -9,16 +9,19 @@ from torch import Tensor
 
 from bench import shapes
 from bench.gate import Args
-from bench.harness import DIRECTIONS, IMPLS, Measure, Subject
+from bench.harness import DIRECTIONS, DTYPES, IMPLS, Measure, Subject
+from bench.machine import DEVICE
 from kernels import bias_act
 
 CASES = {"256 ch, 128 px": (256, 128, 1), "64 ch, 512 px": (64, 512, 1), "64 ch, 512 px, NHWC": (64, 512, 3)}
 
 
-def features_and_bias(device: torch.device, seed: int, *, channels: int, edge: int, dim: int) -> tuple[Tensor, Tensor]:
-    """Features with their channels along ``dim``."""
-    x, bias = shapes.biased(device, seed, channels=channels, edge=edge)
-    return x.detach().movedim(1, dim).contiguous().requires_grad_(), bias
+def features_and_bias(
+    device: torch.device, seed: int, *, channels: int, edge: int, dim: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Features and bias of ``dtype``, with the channels along ``dim``."""
+    x, bias = (t.detach().to(dtype) for t in shapes.biased(device, seed, channels=channels, edge=edge))
+    return x.movedim(1, dim).contiguous().requires_grad_(), bias.requires_grad_()
 
 
 def activate(args: Args, *, impl: Any, dim: int) -> tuple[Tensor, ...]:
@@ -26,14 +29,14 @@ def activate(args: Args, *, impl: Any, dim: int) -> tuple[Tensor, ...]:
     return (bias_act(x, bias, dim=dim, act="lrelu", clamp=256.0, impl=impl),)
 
 
-def subject(shape: str) -> Subject:
+def subject(shape: str, dtype: str) -> Subject:
     channels, edge, dim = CASES[shape]
     count = channels * edge**2
     return Subject(
         op="bias_act",
-        shape=shape,
+        shape=f"{shape}, {dtype}",
         ops=("bias_act",),
-        make=partial(features_and_bias, channels=channels, edge=edge, dim=dim),
+        make=partial(features_and_bias, channels=channels, edge=edge, dim=dim, dtype=DTYPES[dtype]),
         run=partial(activate, dim=dim),
         flops=5 * count,  # sum, slope, gain, two comparisons of the clamp
         flops_backward=4 * count,  # gate of the clamp, gain, slope, sum over pixels for the bias
@@ -41,7 +44,10 @@ def subject(shape: str) -> Subject:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("shape", CASES)
-def test_bias_act(measure: Measure, shape: str, direction: str, impl: str) -> None:
-    measure(subject(shape), direction, impl)
+def test_bias_act(measure: Measure, shape: str, direction: str, dtype: str, impl: str) -> None:
+    if DEVICE.type == "cpu" and dtype != "fp32":
+        pytest.skip("on a CPU filters and activations are timed in float32 only")
+    measure(subject(shape, dtype), direction, impl)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bench import shapes
 from bench.gate import Args
-from bench.harness import DIRECTIONS, IMPLS, Measure, Subject
+from bench.harness import DIRECTIONS, DTYPES, IMPLS, Measure, Subject
+from bench.machine import DEVICE
 from kernels import downsample2d, filter2d, setup_filter, upsample2d
 
 Kind = Literal["blur", "up 2", "down 2"]
@@ -34,10 +35,10 @@ CASES = {
 }
 
 
-def image_and_filter(device: torch.device, seed: int, *, case: Case) -> tuple[Tensor, Tensor]:
+def image_and_filter(device: torch.device, seed: int, *, case: Case, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     (x,) = shapes.images(device, seed, channels=case.channels, edge=case.edge)
-    if case.last:
-        x = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    layout = torch.channels_last if case.last else torch.contiguous_format
+    x = x.detach().to(dtype).contiguous(memory_format=layout).requires_grad_()
     return x, setup_filter([1, 3, 3, 1], device=device)
 
 
@@ -48,7 +49,7 @@ def resample(args: Args, *, impl: Any, case: Case) -> tuple[Tensor, ...]:
     return (y.permute(0, 2, 3, 1) if case.last else y,)  # so that the gradient arrives in the same memory format
 
 
-def subject(shape: str) -> Subject:
+def subject(shape: str, dtype: str) -> Subject:
     case = CASES[shape]
     # taps that meet a pixel: 16 per output, of which up leaves 4 (the rest meet inserted zeros)
     outputs, taps = {
@@ -59,17 +60,21 @@ def subject(shape: str) -> Subject:
     flops = 2 * case.channels * outputs * taps  # a product and a sum per tap
     return Subject(
         op="upfirdn2d",
-        shape=shape,
+        shape=f"{shape}, {dtype}",
         ops=("upfirdn2d",),
-        make=partial(image_and_filter, case=case),
+        make=partial(image_and_filter, case=case, dtype=DTYPES[dtype]),
         run=partial(resample, case=case),
         flops=flops,
         flops_backward=flops,  # the transposed filter: the same terms
+        linear=True,
     )
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("shape", CASES)
-def test_upfirdn2d(measure: Measure, shape: str, direction: str, impl: str) -> None:
-    measure(subject(shape), direction, impl)
+def test_upfirdn2d(measure: Measure, shape: str, direction: str, dtype: str, impl: str) -> None:
+    if DEVICE.type == "cpu" and dtype != "fp32":
+        pytest.skip("on a CPU filters and activations are timed in float32 only")
+    measure(subject(shape, dtype), direction, impl)

@@ -4,12 +4,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from bench import shapes
 from bench.gate import Args
-from bench.harness import DIRECTIONS, IMPLS, Measure, Subject
+from bench.harness import DIRECTIONS, DTYPES, IMPLS, Measure, Subject
 from bench.machine import DEVICE
 from kernels import upsample_block
 
@@ -20,7 +19,6 @@ CASES = {  # channels before and after, edge before enlarging
     "512 px, 128 -> 64 ch": (128, 64, 256),
     "1024 px, 64 -> 32 ch": (64, 32, 512),
 }
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 CHECKED_EDGE = 64  # on a CPU: the gate's float64 takes minutes at the largest stages, and tells no more there
 ON_CPU = {("128 px, 512 -> 256 ch", "fp32"), ("512 px, 128 -> 64 ch", "fp32")}
 

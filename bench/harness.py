@@ -29,6 +29,7 @@ from kernels import dispatch
 IMPLS = ("ref", "compile", "triton")
 KERNELS = ("triton", "graph")  # "graph" is "triton" replayed as a CUDA graph
 DIRECTIONS = ("fwd", "fwd+bwd")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}  # of images, where a bench has both
 MAX_ROUNDS = 50
 SHORTEST_ROUND_S = 1e-3 if DEVICE.type == "cuda" else 1e-4  # waiting for a GPU takes some 10 us
 LONG_CALL_S = 0.1
@@ -64,6 +65,7 @@ class Subject:
         pin: for the gate, where the op chooses where it samples.
         twin: what the same kernels compute in float32, checked before them.
         compiled: what torch.compile is given, if not ``run``.
+        linear: the gradient asks for no input.
     """
 
     op: str
@@ -80,6 +82,7 @@ class Subject:
     pin: gate.Pin | None = None
     twin: "Subject | None" = None
     compiled: Run | None = None
+    linear: bool = False
 
     def label(self, impl: str) -> str:
         """What the table calls an implementation of it."""
@@ -115,17 +118,19 @@ def eager_call(run: Run, impl: str) -> gate.Call:
     return partial(run, impl={"compile": "ref", "graph": "triton"}.get(impl, impl))
 
 
-def minimal_bytes(args: gate.Args, outputs: tuple[Tensor, ...], both: bool) -> int:
+def minimal_bytes(args: gate.Args, outputs: tuple[Tensor, ...], both: bool, *, linear: bool = False) -> int:
     """Bytes that no implementation can avoid: every input read once, every output written once.
 
-    The backward reads the inputs and the output gradients and writes a gradient per leaf.
+    The backward reads the inputs, unless the op is ``linear``, and the output gradients, and writes a gradient per
+    leaf.
     """
 
     def size(value: object) -> int:
         return sum(t.numel() * t.element_size() for t in gate.tensors(value))
 
-    moved = size(args) + size(outputs)
-    return 2 * moved + size(gate.leaves(args)) if both else moved
+    given, taken = size(args), size(outputs)
+    again = (0 if linear else given) + taken + size(gate.leaves(args)) if both else 0
+    return given + taken + again
 
 
 def prepare_op(subject: Subject, call: gate.Call, both: bool, ring: int = 1) -> Callable[[], object]:
@@ -239,7 +244,8 @@ class Measure:
         if impl == "graph":
             check_graph(subject, call, both)
         args = subject.make(DEVICE, 0)
-        moved = minimal_bytes(args, gate.forward(definition, args), both)  # compiled code would be compiled once more
+        outputs = gate.forward(definition, args)  # compiled code would be compiled once more
+        moved = minimal_bytes(args, outputs, both, linear=subject.linear)
         facts = {
             "op": subject.op,
             "direction": direction,
@@ -251,7 +257,7 @@ class Measure:
             "bytes": moved,
             "flops": subject.flops + (subject.flops_backward if both else 0),
         }
-        del args, checked  # or they would count in the peak
+        del args, checked, outputs  # or they would count in the peak
         if self.benchmark.disabled:  # --benchmark-disable: the gate is what is wanted
             self.benchmark(lambda: None)
             return

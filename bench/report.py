@@ -1,7 +1,11 @@
-"""Turn pytest-benchmark's JSON into Markdown: ``python -m bench.report results.json [...]``."""
+"""Turn pytest-benchmark's JSON into Markdown: ``python -m bench.report results.json [...]``.
+
+``--bytes`` counts instead what the kernels move, without timing anything and without a GPU.
+"""
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -125,6 +129,43 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]], left: int) -> l
     return [line(head), line(rule), *(line(cells) for cells in body)]
 
 
+MOVED_COLUMNS = ("op", "shape", "direction", "launches", "minimum MB", "memory", "with halos", "with weights")
+MOVED = ("memory", "halos", "programs")
+
+
+def render_moved(rows: Sequence[Row]) -> str:
+    """Counted bytes over the minimum, by op; ``rows`` as ``bench.moved.rows`` gives them."""
+    body = [
+        [
+            row["op"],
+            row["shape"],
+            row["direction"],
+            str(row["launches"]),
+            _number(row["minimum"] / 1e6),
+            *(f"{row[name] / row['minimum']:.2f}" for name in MOVED),
+        ]
+        for row in rows
+    ]
+    targets = ", ".join(f"sm_{target}" for target in sorted({row["target"] for row in rows}))
+    title = f"Bytes by the launch plan of {targets}, times the minimum (inputs read once, outputs written once):"
+    return "\n".join([title, "", *markdown(MOVED_COLUMNS, body, 3)])
+
+
+def render_launches(rows: Sequence[Row], least: float = 0.01) -> str:
+    """The same launch by launch, each beside its own inputs and outputs; what moves a ``least`` part or less is left
+    out."""
+    body = []
+    for row in rows:
+        for part in row["parts"]:
+            if part["memory"] > least * row["memory"]:
+                times = f" ({part['times']} calls)" if part["times"] > 1 else ""
+                ratios = (f"{part[name] / part['memory']:.2f}" for name in MOVED[1:])
+                name = f"{row['op']} {row['shape']} {row['direction']}"
+                body.append([name, part["name"] + times, _number(part["memory"] / 1e6), *ratios])
+    head = ("", "launch", "own minimum MB", "with halos", "with weights")
+    return "\n".join(["Launch by launch, times the launch's own minimum:", "", *markdown(head, body, 2)])
+
+
 def _skip_lines(skipped: Mapping[str, Sequence[str]]) -> list[str]:
     if not skipped:
         return ["", "Nothing was skipped."]
@@ -166,14 +207,31 @@ def load(path: Path) -> tuple[list[Row], dict[str, list[str]]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("results", nargs="+", type=Path, help="written by pytest bench/ --benchmark-json=FILE")
+    parser.add_argument("results", nargs="*", type=Path, help="written by pytest bench/ --benchmark-json=FILE")
+    parser.add_argument("--bytes", action="store_true", help="count what kernels move; takes minutes, needs no GPU")
+    parser.add_argument("--only", default="", metavar="TEXT", help="of --bytes: ops and shapes whose name contains it")
+    parser.add_argument("--launches", action="store_true", help="of --bytes: launch by launch, too")
+    parser.add_argument("--target", type=int, default=90, metavar="SM", help="of --bytes: sm_80 is 80 (default: 90)")
+    options = parser.parse_args(argv)
+    if options.bytes == bool(options.results):
+        parser.error("wanted result files or --bytes")
     try:
-        pages = [render(*load(path)) for path in parser.parse_args(argv).results]
-    except ValueError as error:
+        pages = _bytes_pages(options) if options.bytes else [render(*load(path)) for path in options.results]
+    except (ValueError, RuntimeError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2
     print("\n\n".join(pages))
     return 0
+
+
+def _bytes_pages(options: argparse.Namespace) -> list[str]:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are decorated, so before they are imported
+    from bench import moved
+
+    rows = list(moved.rows(options.only, options.target))
+    if not rows:
+        raise ValueError(f"--only: wanted a part of an op's or a shape's name, got {options.only!r}")
+    return [render_moved(rows), *([render_launches(rows)] if options.launches else [])]
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ class Draw:
         self.device, self.rng = device, torch.Generator().manual_seed(seed)
 
     def normal(self, *shape: int, scale: float = 1.0, leaf: bool = False) -> Tensor:
+        if self.device.type == "meta":  # shapes are all there is
+            return torch.empty(shape, device=self.device, requires_grad=leaf)
         return self._place(torch.randn(*shape, generator=self.rng).mul_(scale), leaf)
 
     def uniform(self, *shape: int, leaf: bool = False) -> Tensor:
@@ -83,6 +85,17 @@ def images(device: torch.device, seed: int, *, channels: int, edge: int, batch: 
 def biased(device: torch.device, seed: int, *, channels: int, edge: int) -> tuple[Tensor, Tensor]:
     draw = Draw(device, seed)
     return draw.normal(1, channels, edge, edge, leaf=True), draw.normal(channels, leaf=True)
+
+
+def layer(
+    device: torch.device, seed: int, *, inputs: int, outputs: int, edge: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Features [1, inputs, edge, edge] of ``dtype``, channels last, and weight, styles, bias of a 1x1 layer."""
+    draw = Draw(device, seed)
+    features = draw.normal(1, inputs, edge, edge).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight = draw.normal(outputs, inputs, 1, 1, leaf=True)
+    styles = (1 + draw.normal(1, inputs, scale=0.3)).requires_grad_()
+    return features.requires_grad_(), weight, styles, draw.normal(outputs, scale=0.1, leaf=True)
 
 
 def convolution(
