@@ -170,8 +170,8 @@ class VolumeRenderer(nn.Module):
             scale, first = traced.transmittance[..., None], first + count
         depth, opacity = self._depth(fore, weights[0])
         depths = weights[0].new_zeros(*weights[0].shape[:2], 0) if fore is None else fore.depths
-        joined = (torch.cat(part, 1) for part in (colours, features, places))
-        return SeparateSamples(*joined, torch.cat(weights, 2), depths, depth, opacity)
+        colour, feature, place = (torch.cat(part, 1) for part in (colours, features, places))
+        return SeparateSamples(colour, feature, place, torch.cat(weights, 2), depths, depth, opacity)
 
     def _head(self, field: Field) -> ColourHead:
         """The colour head of ``field``, its own or the foreground's."""
