@@ -2,6 +2,10 @@
 
 from types import ModuleType
 
-from engine.verbs import convert, render
+from engine.verbs import convert, project, render
 
-VERBS: dict[str, ModuleType] = {"convert": convert, "render": render}
+VERBS: dict[str, ModuleType] = {
+    "render": render,
+    "project": project,
+    "convert": convert,
+}
