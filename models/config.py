@@ -76,7 +76,10 @@ class BackgroundConfig:
 
 @dataclass(frozen=True)
 class UpsamplerConfig:
-    """The 2-D network after the volume: a block per doubling, channels min(channel_base / resolution, channel_max)."""
+    """The 2-D network after the volume: a block per doubling, channels min(channel_base / resolution, channel_max).
+
+    ``recompute`` keeps of a block what goes in and computes the rest again for the backward: less memory, more time.
+    """
 
     mode: str = "nn_cat"
     kernel_size: Literal[1, 3] = 1
@@ -87,6 +90,7 @@ class UpsamplerConfig:
     magnitude_decay: float | None = 0.999
     noise: bool = False
     image_skip: bool = True
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in SYNTHESIS_MODES:

@@ -1,13 +1,14 @@
 """The 2-D half: modulated 1x1 layers at low resolution, a careful upsampler, and a running sum of RGB images."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kernels.bias_act import bias_act
 from kernels.mean_square import mean_square
@@ -30,12 +31,22 @@ class BlockOptions:
     """How a block runs: its dtype, where noise comes from, and whether it enlarges.
 
     ``enlarge=False`` is the NeRF path: the same 1x1 layers on single ray samples, without upsampling, blur or noise.
+    ``kept`` is what the layers of a block that will be computed again measured and drew the first time.
     """
 
     dtype: torch.dtype = torch.float32
     noise: NoiseMode = "const"
     enlarge: bool = True
     generator: torch.Generator | None = None
+    kept: dict[tuple[nn.Module, str], Tensor] | None = None
+
+    def once(self, layer: nn.Module, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """``make()``, or what it was when this pass came here before: averages move and numbers are drawn once."""
+        if self.kept is None:
+            return make()
+        if (layer, name) not in self.kept:
+            self.kept[layer, name] = make()
+        return self.kept[layer, name]
 
 
 class SynthesisLayer(nn.Module):
@@ -70,7 +81,9 @@ class SynthesisLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, options: BlockOptions, *, gain: float = 1.0) -> Tensor:
         styles = self.affine(w)
-        input_gain = None if self.decay is None else self._follow_magnitude(x).rsqrt()
+        input_gain = None
+        if self.decay is not None:
+            input_gain = options.once(self, "input gain", lambda: self._follow_magnitude(x).rsqrt())
         noise = self._noise(x, options)
         clamp = None if self.clamp is None else self.clamp * gain
         gain *= math.sqrt(2.0)
@@ -101,13 +114,11 @@ class SynthesisLayer(nn.Module):
         first, second = cast(list[AdapterLayer], list(self.adapter))
         return Adapter(first.flat_weight, first.bias, second.flat_weight, second.bias)
 
+    @torch.no_grad()
     def _follow_magnitude(self, x: Tensor) -> Tensor:
         if self.training:
             assert self.decay is not None
-            with torch.no_grad():
-                self.magnitude.lerp_(mean_square(x), 1 - self.decay)
-            # the buffer moves again in the next pass; this pass keeps its own value for the backward
-            return self.magnitude.clone()
+            self.magnitude.lerp_(mean_square(x), 1 - self.decay)
         return self.magnitude
 
     def _noise(self, x: Tensor, options: BlockOptions) -> Tensor | None:
@@ -117,7 +128,9 @@ class SynthesisLayer(nn.Module):
             noise = self.noise_const
         else:
             shape = (x.shape[0], 1, self.resolution, self.resolution)
-            noise = torch.randn(shape, device=x.device, generator=options.generator)
+            noise = options.once(
+                self, "noise", lambda: torch.randn(shape, device=x.device, generator=options.generator)
+            )
         return (noise * self.noise_strength).to(x.dtype)
 
 
@@ -222,6 +235,7 @@ class Upsampler(nn.Module):
         super().__init__()
         self.image_skip = cfg.image_skip
         self.pointwise = cfg.pointwise
+        self.recompute = cfg.recompute
         widths = [in_channels] + [cfg.channels(r) for r in resolutions]
         self.blocks = nn.ModuleDict(
             {
@@ -254,11 +268,14 @@ class Upsampler(nn.Module):
         for i, block in enumerate(cast(list[SynthesisBlock], list(self.blocks.values()))[:blocks]):
             assert x is not None
             dtype = fine_dtype if i else torch.float32
-            here = BlockOptions(dtype, options.noise, options.enlarge, options.generator)
+            again = self.recompute and torch.is_grad_enabled()
+            here = replace(options, dtype=dtype, kept={} if again else None)
             run = partial(block, ws=ws[:, 2 * i : 2 * i + 3], options=here)
             rows = self._strip_rows(block, x, here)
             if rows < x.shape[2]:
                 x, skip = in_strips(run, x, skip, rows, keep_features=i + 1 < blocks)
+            elif again:  # nothing is drawn but through ``here``, so that torch's own random state may stay as it is
+                x, skip = checkpoint(run, x, skip, use_reentrant=False, preserve_rng_state=False)
             else:
                 x, skip = run(x, skip)
             images.append(image if skip is None else skip)
