@@ -22,6 +22,7 @@ from .rays import (
     render_points,
     render_rays,
 )
+from .refine_to_rgb import ModulatedWeights, refine_to_rgb
 from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 from .upsample import Adapter, upsample_features
 from .upsample_block import upsample_block
@@ -30,6 +31,7 @@ from .volume import VolumeRendering, VolumeWeights, composite, render_volume, vo
 __all__ = [
     "Adapter",
     "FieldWeights",
+    "ModulatedWeights",
     "RayDraws",
     "RayFeatures",
     "RaySpan",
@@ -50,6 +52,7 @@ __all__ = [
     "modulated_conv",
     "modulated_layer",
     "modulated_mlp",
+    "refine_to_rgb",
     "render_points",
     "render_rays",
     "render_volume",

@@ -25,6 +25,7 @@ TRITON_OPS: frozenset[str] = frozenset(
         "modulated_conv",
         "modulated_layer",
         "modulated_mlp",
+        "refine_to_rgb",
         "render_points",
         "render_rays",
         "upfirdn2d",

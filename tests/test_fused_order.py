@@ -74,6 +74,17 @@ def linear_map(impl: str, x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight.transpose(1, 2)
 
 
+def tail(impl: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """x, the layer's weight and bias, those of the colours, the image."""
+    if impl == "triton":
+        out: tuple[Tensor, ...] = registered("refine_to_rgb", "refine_rows")(*tensors, "fir", True, 1.5, 2.0, False)
+        return out
+    plain: tuple[Tensor, ...] = import_module("kernels.reference.refine_to_rgb").refine_rows_ref(
+        *tensors, "fir", 1.5, 2.0
+    )
+    return plain
+
+
 def layer(impl: Any, x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor) -> Tensor:
     return modulated_layer(x, weight, styles, bias=bias, clamp=2.0, impl=impl)
 
@@ -125,6 +136,7 @@ TABLE: dict[str, Way] = {
     "hierarchical_pass": Way(RUNS["hierarchical_pass"].op, {}),
     "modulated_mlp": of(mlp, points=(2, 5, 4), w0=(2, 3, 4), w1=(3, 3), b0=(2, 3), b1=(3,)),
     "pointwise_layer": of(layer, x=(2, 4, 3, 3), weight=(3, 4, 1, 1), styles=(2, 4), bias=(3,)),
+    "refine_rows": of(tail, x=(2, 2, 4, 4), w=(2, 5, 4), b=(5,), v=(2, 3, 5), c=(3,), image=(2, 3, 1, 2)),
     "single_pass": Way(RUNS["single_pass"].op, {}),
     "upfirdn2d": of(filtered, x=(2, 3, 4, 4), f=(4, 4)),
     "upsample_bilinear": of(bilinear, x=(1, 3, 3, 4), bias=(4,)),
