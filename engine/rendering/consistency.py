@@ -79,11 +79,7 @@ def check_consistency(
         progress: called after each of the 2 N comparisons.
     Raises: UserError naming the argument.
     """
-    if not 0 < apart_rad < math.pi:
-        raise UserError(f"--apart: wanted an angle between 0 and {math.pi:.4f} rad, got {apart_rad}")
-    samples = samples or max(LEAST_SAMPLES, model.config.field.samples)
-    options = ViewOptions(strict=True, resolution=resolution, samples=samples, tile_rays=tile_rays)
-    check_options(model, options)
+    options = comparison(model, apart_rad, resolution, samples, tile_rays)
     cameras = [_turned(model, sign * apart_rad / 2) for sign in (-1, 1)]
     rows: list[Agreement] = []
     pictures: list[tuple[str, Tensor]] = []
@@ -98,6 +94,18 @@ def check_consistency(
             rows.append(_summary(field, mode, [pair[k][0] for pair in agreements]))
             pictures.append((mode if field == "as it is" else f"{mode}, solid", agreements[0][k][1]))
     return Consistency(rows, pictures)
+
+
+def comparison(
+    model: Model, apart_rad: float, resolution: int | None, samples: int | None, tile_rays: int
+) -> ViewOptions:
+    """How :func:`check_consistency` looks, its arguments checked."""
+    if not 0 < apart_rad < math.pi:
+        raise UserError(f"--apart: wanted an angle between 0 and {math.pi:.4f} rad, got {apart_rad}")
+    samples = max(LEAST_SAMPLES, model.config.field.samples) if samples is None else samples
+    options = ViewOptions(strict=True, resolution=resolution, samples=samples, tile_rays=tile_rays)
+    check_options(model, options)
+    return options
 
 
 def made_solid(model: Model, factor: float = SOLID) -> Model:

@@ -14,6 +14,7 @@ from engine.verbs.common import (
     pick_subjects,
     view_options,
 )
+from engine.verbs.consistency_check import add_consistency_arguments, run_check
 from engine.verbs.writing_arguments import add_writing_arguments, job_folder, run_job, writing
 
 HELP = """Render a model: pictures, depth, normals, along a camera path.
@@ -25,6 +26,7 @@ HELP = """Render a model: pictures, depth, normals, along a camera path.
     stylenerf render runs/ffhq256 --out views --path grid --grid 7x3 --yaw -0.5 0.5 --sheet
     stylenerf render runs/ffhq256 --out again --latents film/latents.npz --cameras film/cameras.json
     stylenerf render runs/ffhq256 --out fine --path still --strict --resolution 512 --save image,depth,depth-npy
+    stylenerf render runs/ffhq256 --out check --seeds 0-3 --check-consistency
 
 Paths: turntable (a full turn where the model knows one, else to and fro over the yaw range that it knows), ellipse (the
 paper's), sweep, zoom (field of view), dolly (radius), grid (yaw x pitch), random (the training cameras' distribution),
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subject_arguments(parser)
     add_camera_arguments(parser)
     add_view_arguments(parser)
+    add_consistency_arguments(parser)
     add_writing_arguments(parser)
 
 
@@ -47,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
     out, what, options = job_folder(args), writing(args), path_options(args)
     model = open_model(args)
     subjects, labels, saved = pick_subjects(args, model)
+    if args.check_consistency:
+        run_check(args, model, subjects, out)
+        return 0
     path = pick_path(args, model, options, saved)
     view = view_options(args, subjects.ws.device)
     job = RenderJob(subjects, labels, path, view, what, "own" if args.path == SAVED else "every")
