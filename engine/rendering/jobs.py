@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -31,6 +30,7 @@ from engine.model_io import Model
 from engine.pictures import labelled_rows, save_png
 from engine.rendering import outputs
 from engine.rendering.paths import CameraPath
+from engine.rendering.sheets import tile, to_images
 from engine.rendering.subjects import Subjects, save_subjects
 from engine.rendering.views import View, ViewOptions, check_options, render_view
 from models.camera import Camera, pixel_grid
@@ -41,7 +41,6 @@ KINDS = (*PICTURES, *RAW)
 Pairing = Literal["every", "own", "film"]
 FORMATS = ("png", *outputs.ANIMATIONS)
 SHEET_COLUMNS, MAX_SHEET_ROWS = 8, 64
-_TILE = (128, 256)  # px, least and greatest edge of a picture on a sheet
 _FORMAT = 1
 
 
@@ -105,6 +104,7 @@ class RenderJob:
         writing: what to leave on the disk.
         pairing: "every" subject is seen by each camera of the path; or there are N cameras, and each subject is seen by
             its "own", or they are the moments of one "film", which has the first label.
+        sheet_rows: (label, frames) of each row of the sheet; None picks a few of the path.
     """
 
     subjects: Subjects
@@ -113,6 +113,7 @@ class RenderJob:
     options: ViewOptions = dataclasses.field(default_factory=ViewOptions)
     writing: Writing = dataclasses.field(default_factory=Writing)
     pairing: Pairing = "every"
+    sheet_rows: Sequence[tuple[str, Sequence[int]]] | None = None
 
     def __post_init__(self) -> None:
         if self.pairing != "every" and len(self.path.camera) != len(self.subjects):
@@ -324,39 +325,37 @@ def _make(job: RenderJob, out: Path, path: Path) -> None:
     outputs.save_animation(frames, path, fps=job.writing.fps, loop=True)
 
 
-def _sheet_rows(job: RenderJob) -> list[list[int]]:
-    """Frames on the sheet, row by row: the whole of a grid, a few of a longer path, evenly spread."""
-    columns, count = job.path.columns, job.frames
+def _sheet_rows(job: RenderJob) -> Sequence[tuple[str, Sequence[int]]]:
+    """Labelled frames on the sheet, row by row: the whole of a grid, a few of a longer path, evenly spread."""
+    if job.sheet_rows is not None:
+        return job.sheet_rows
+    columns, count = job.path.columns, min(job.path.shown or job.frames, job.frames)
     if columns is not None:
-        return [list(range(i, min(i + columns, count))) for i in range(0, count, columns)]
+        return [("", range(i, min(i + columns, count))) for i in range(0, count, columns)]
     if count <= SHEET_COLUMNS:
-        return [list(range(count))]
-    if job.path.loops:
-        return [[i * count // SHEET_COLUMNS for i in range(SHEET_COLUMNS)]]
-    return [[round(i * (count - 1) / (SHEET_COLUMNS - 1)) for i in range(SHEET_COLUMNS)]]
+        return [("", range(count))]
+    if job.path.loops and count == job.frames:
+        return [("", [i * count // SHEET_COLUMNS for i in range(SHEET_COLUMNS)])]
+    return [("", evenly(0, count - 1, SHEET_COLUMNS))]
+
+
+def evenly(first: int, last: int, count: int) -> list[int]:
+    """At most ``count`` whole numbers from ``first`` to ``last``, both among them."""
+    count = min(count, last - first + 1)
+    return [first + round(i * (last - first) / max(count - 1, 1)) for i in range(count)]
 
 
 def _sheet(job: RenderJob, out: Path) -> Image.Image:
-    """Rows for each subject and kind."""
+    """Rows for each strip and kind."""
     lines = []
-    for subject, label in enumerate(job.strips):
-        for kind in job.writing.pictures:
-            for i, frames in enumerate(_sheet_rows(job)):
-                tiles = [_tile(_read(_frame(job, out, kind, subject, f))) for f in frames]
-                text = label if kind == "image" else f"{label}\n{kind}"
-                lines.append((text if i == 0 else "", torch.cat(tiles)))
+    for strip, label in enumerate(job.strips):
+        for i, (own, frames) in enumerate(_sheet_rows(job)):
+            for kind in job.writing.pictures:
+                tiles = [tile(_read(_frame(job, out, kind, strip, f))) for f in frames]
+                name = own or (label if i == 0 else "")
+                text = f"{name}\n{kind}" if name and kind != "image" else name
+                lines.append((text, to_images(tiles)))
     return labelled_rows(lines)
-
-
-def _tile(picture: Image.Image) -> Tensor:
-    """A picture as [1, 3, H, W] uint8, of a size to be looked at beside others."""
-    edge = picture.width
-    if edge < _TILE[0]:
-        larger = edge * (_TILE[0] // edge)
-        picture = picture.resize((larger, larger), Image.Resampling.NEAREST)
-    elif edge > _TILE[1]:
-        picture = picture.resize((_TILE[1], _TILE[1]), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
 
 
 def _read(path: Path) -> Image.Image:

@@ -71,6 +71,7 @@ class CameraPath(NamedTuple):
     camera: Camera  # [F]
     loops: bool  # whether the first frame may follow the last
     columns: int | None = None  # of a sheet; None where one row is as good as another
+    shown: int | None = None  # a sheet shows some of the first so many; None: of all
 
 
 class Ranges(NamedTuple):
@@ -120,6 +121,13 @@ def camera_path(
     if kind == "random":
         return CameraPath(_random(prior, options, ranges), loops=False)
     return _MAKERS[kind](ranges, options)
+
+
+def bounced(path: CameraPath) -> CameraPath:
+    """There and back again: F cameras, then those between the ends in reverse, 2 F - 2 in all."""
+    count = len(path.camera)
+    order = [*range(count), *range(count - 2, 0, -1)]
+    return CameraPath(path.camera[torch.tensor(order)], loops=True, shown=count)
 
 
 def warn_of_radius(camera: Camera, prior: CameraPrior) -> str | None:

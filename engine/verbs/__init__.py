@@ -2,10 +2,14 @@
 
 from types import ModuleType
 
-from engine.verbs import convert, project, render
+from engine.verbs import convert, interpolate, mix, project, render, view, zoom
 
 VERBS: dict[str, ModuleType] = {
     "render": render,
+    "mix": mix,
+    "interpolate": interpolate,
+    "zoom": zoom,
     "project": project,
     "convert": convert,
+    "view": view,
 }

@@ -1,0 +1,167 @@
+"""``stylenerf mix``: a table of subjects that share layers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+from PIL import Image
+
+from engine.errors import UserError
+from engine.model_io import Model
+from engine.pictures import save_png
+from engine.rendering import outputs
+from engine.rendering.jobs import Writing, surface_picture
+from engine.rendering.mixing import layer_rows, mix_grid
+from engine.rendering.sheets import table, tile
+from engine.rendering.subjects import Subjects, load_subjects, save_subjects, subjects_from_seeds
+from engine.rendering.views import ViewOptions, check_options, render_view
+from engine.stats import ProgressBar
+from engine.verbs.camera_arguments import add_viewpoint_arguments, pick_viewpoint, viewpoint_options
+from engine.verbs.common import (
+    add_model_arguments,
+    add_view_arguments,
+    new_folder,
+    open_model,
+    parse_seeds,
+    view_options,
+)
+from models.camera import Camera
+
+HELP = """Mix styles: a table of subjects, rows with the coarse layers of one, columns with the other layers of another.
+
+    stylenerf mix runs/quickstart --out mixed                                coarse layers of seeds 0-3, fine of 10-15
+    stylenerf mix runs/quickstart --out mixed --coarse 1,5 --fine 20-27
+    stylenerf mix runs/quickstart --out mixed --save image,depth             the depth is that of the row
+    stylenerf mix runs/ffhq256 --out mixed --layers shape                    only the layers that make the density
+    stylenerf mix runs/ffhq256 --out mixed --layers 0-6,64px --fine me.npz   rows by number and name; a file of styles
+    stylenerf render runs/ffhq256 --out turn --latents mixed/latents.npz     the table's subjects, row by row, turning
+
+Layers: coarse (or field: all of the radiance field), shape (the field up to its density), middle and fine (the first
+half of the upsampler and the rest), 64px (the block that makes it), or numbers of rows. The field's layers decide about
+geometry, the upsampler's only about appearance. The folder gets grid.png, latents.npz, cameras.json and mix.json.
+"""
+
+MAX_CELLS = 1024
+KINDS = ("image", "depth", "normals", "opacity")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    group = parser.add_argument_group("what is mixed")
+    group.add_argument("--coarse", metavar="LIST", default="0-3", help="seeds, or a .npz (default: %(default)s)")
+    group.add_argument("--fine", metavar="LIST", default="10-15", help="seeds, or a .npz (default: %(default)s)")
+    group.add_argument("--layers", metavar="LIST", default="coarse", help="taken from --coarse (default: %(default)s)")
+    group.add_argument(
+        "--backdrop", choices=("coarse", "fine"), default="coarse", help="whose background code (default: %(default)s)"
+    )
+    group.add_argument("--truncation", metavar="PSI", type=float, default=0.7, help="of seeds (default: %(default)s)")
+    group.add_argument("--label", metavar="CLASS", type=int, help="class, for a conditional model")
+    add_viewpoint_arguments(parser)
+    add_view_arguments(parser)
+    written = parser.add_argument_group("what is written")
+    written.add_argument("--out", metavar="DIR", help="folder, new or empty")
+    written.add_argument("--save", metavar="LIST", default="image", help=f"some of {', '.join(KINDS)}")
+    written.add_argument(
+        "--depth-range",
+        nargs=2,
+        metavar=("NEAR", "FAR"),
+        type=float,
+        help="depths of the warmest and the darkest colour (default: the model's near and far)",
+    )
+    written.add_argument("--batch", metavar="N", type=int, default=8, help="pictures at a time (default: %(default)s)")
+    written.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, render every cell and the sources, write the tables."""
+    out, point = new_folder(args.out), viewpoint_options(args)
+    kinds = tuple(part.strip() for part in args.save.split(","))
+    if not set(kinds) <= set(KINDS):
+        raise UserError(f"--save: wanted some of {', '.join(KINDS)}, got {args.save[:60]}")
+    ends = None if args.depth_range is None else (args.depth_range[0], args.depth_range[1])
+    what = Writing(kinds, depth_range=ends, batch=args.batch)
+    model = open_model(args)
+    rows = layer_rows(model, args.layers)
+    view = view_options(args, next(model.generator.parameters()).device)
+    check_options(model, view)
+    (coarse, row_labels), (fine, column_labels) = (_sources(args, model, name) for name in ("coarse", "fine"))
+    if (len(coarse) + 1) * (len(fine) + 1) > MAX_CELLS:
+        raise UserError(f"--coarse, --fine: wanted a table of at most {MAX_CELLS}, got {len(coarse)} x {len(fine)}")
+    camera = pick_viewpoint(args, model, point)
+    mixed = mix_grid(coarse, fine, rows, background=args.backdrop)
+    everything = Subjects.cat([fine, *_interleave(coarse, mixed, len(fine))])
+    with ProgressBar(len(everything), "mix", enabled=not args.no_progress) as bar:
+        tiles = _tiles(model, everything, camera, view, what, bar)
+    written = []
+    for kind in kinds:
+        cells = [None, *tiles[kind]]
+        lines = [cells[i : i + len(fine) + 1] for i in range(0, len(cells), len(fine) + 1)]
+        picture = table(lines, ["", *row_labels], ["", *column_labels], sources=True)
+        written.append(out / ("grid.png" if kind == "image" else f"grid-{kind}.png"))
+        save_png(picture, written[-1])
+    every = Camera(camera.cam2world.expand(len(mixed), 4, 4), camera.tan_half_fov.expand(len(mixed), 2))
+    save_subjects(out / "latents.npz", mixed, every)
+    outputs.save_text(camera.to_json(), out / "cameras.json")
+    told = {"rows": rows, "coarse": row_labels, "fine": column_labels, "backdrop": args.backdrop}
+    outputs.save_text(json.dumps(told, indent=2), out / "mix.json")
+    print(f"mixed:       rows {_ranges(rows)} of {model.generator.synthesis.num_ws} from {len(coarse)} subjects, "
+          f"the others from {len(fine)}")  # fmt: skip
+    for file in [*written, out / "latents.npz", out / "cameras.json", out / "mix.json"]:
+        print(f"wrote:       {file}")
+    return 0
+
+
+def _sources(args: argparse.Namespace, model: Model, name: str) -> tuple[Subjects, list[str]]:
+    """The subjects of --coarse or --fine and their labels."""
+    text: str = getattr(args, name)
+    if text.endswith(".npz"):
+        subjects, _ = load_subjects(text, model)
+        return subjects, [f"{name} {i}" for i in range(len(subjects))]
+    seeds = parse_seeds(text, f"--{name}")
+    if len(seeds) > MAX_CELLS:
+        raise UserError(f"--{name}: wanted at most {MAX_CELLS}, got {len(seeds)}")
+    subjects = subjects_from_seeds(model, seeds, truncation_psi=args.truncation, label=args.label)
+    return subjects, [f"{name} {seed}" for seed in seeds]
+
+
+def _interleave(coarse: Subjects, mixed: Subjects, columns: int) -> list[Subjects]:
+    """Each row of the table: its source, then what it was mixed to."""
+    return [part for i in range(len(coarse)) for part in (coarse[i], mixed[slice(i * columns, (i + 1) * columns)])]
+
+
+def _tiles(
+    model: Model,
+    subjects: Subjects,
+    camera: Camera,
+    options: ViewOptions,
+    what: Writing,
+    bar: ProgressBar,
+) -> dict[str, list[Image.Image]]:
+    """Pictures of every subject, of a size for the table."""
+    tiles: dict[str, list[Image.Image]] = {kind: [] for kind in what.kinds}
+    for first in range(0, len(subjects), what.batch):
+        some = subjects[slice(first, first + what.batch)]
+        seen = camera[torch.zeros(len(some), dtype=torch.long)].to(subjects.ws.device)
+        view = render_view(model, some, seen, options)
+        for kind in what.kinds:
+            images = view.image
+            if kind != "image":
+                images = outputs.enlarged(
+                    surface_picture(model, kind, view, seen, what.depth_range), view.image.shape[-1]
+                )
+            tiles[kind] += [tile(picture) for picture in outputs.to_pillow(images)]
+        bar.update(len(some))
+    return tiles
+
+
+def _ranges(rows: list[int]) -> str:
+    """[0, 1, 2, 5] as "0-2, 5"."""
+    parts: list[list[int]] = []
+    for row in rows:
+        if parts and parts[-1][-1] == row - 1:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)
