@@ -17,8 +17,8 @@ from .checks import FLOATS, check_choice, check_dtypes, check_shapes
 from .dispatch import Impl, fused, resolve
 from .modulated_conv import EPS, check_modulation, check_noise, image_weights
 from .modulated_layer import modulated_layer
-from .reference.refine_to_rgb import SLOPE, TAPS, refine_to_rgb_ref
-from .upfirdn2d import setup_filter, upsample2d
+from .reference.refine_to_rgb import SLOPE, refine_to_rgb_ref, taps_for
+from .upfirdn2d import upsample2d
 
 ENLARGEMENTS = ("fir", "bilinear", None)
 
@@ -154,7 +154,7 @@ def _by_parts(
     if enlarge == "bilinear":
         image = torch.nn.functional.interpolate(image, scale_factor=2, mode="bilinear", align_corners=True)
     elif enlarge == "fir":
-        image = upsample2d(image, setup_filter(TAPS, device=x.device), impl=impl)
+        image = upsample2d(image, taps_for(image), impl=impl)
     return y, image + colours
 
 

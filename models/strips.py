@@ -18,7 +18,7 @@ STRIP_BYTES = 8 * 2**20  # of a block's output: about what a core's caches hold
 MIN_ROWS = 16  # of the input in a strip: fewer, and the rows beside it weigh too much
 HALO = 2  # rows of the input on each side that a strip depends on: one for nn_cat's corners, one for the blur of 4 taps
 
-Block = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+Block = Callable[[Tensor, Tensor | None], tuple[Tensor | None, Tensor | None]]
 
 
 def strip_rows(batch: int, channels: int, width: int, itemsize: int) -> int:
@@ -44,6 +44,7 @@ def in_strips(
         fine, enlarged = block(x[:, :, low:high], None if image is None else image[:, :, low:high])
         cut, place = slice(2 * (first - low), 2 * (last - low)), slice(2 * first, 2 * last)
         if keep_features:
+            assert fine is not None
             features = _like(fine, height) if features is None else features
             features[:, :, place] = fine[:, :, cut]
         if enlarged is not None:

@@ -14,6 +14,7 @@ from kernels.bias_act import bias_act
 from kernels.mean_square import mean_square
 from kernels.modulated_conv import modulated_conv
 from kernels.modulated_layer import modulated_layer
+from kernels.refine_to_rgb import ModulatedWeights, refine_to_rgb
 from kernels.upfirdn2d import setup_filter, upsample2d
 from kernels.upsample import Adapter
 from kernels.upsample_block import upsample_block
@@ -31,12 +32,14 @@ class BlockOptions:
     """How a block runs: its dtype, where noise comes from, and whether it enlarges.
 
     ``enlarge=False`` is the NeRF path: the same 1x1 layers on single ray samples, without upsampling, blur or noise.
+    ``features`` says whether anybody wants a block's features beside its image.
     ``kept`` is what the layers of a block that will be computed again measured and drew the first time.
     """
 
     dtype: torch.dtype = torch.float32
     noise: NoiseMode = "const"
     enlarge: bool = True
+    features: bool = True
     generator: torch.Generator | None = None
     kept: dict[tuple[nn.Module, str], Tensor] | None = None
 
@@ -80,11 +83,8 @@ class SynthesisLayer(nn.Module):
             self.noise_strength = nn.Parameter(torch.zeros([]))
 
     def forward(self, x: Tensor, w: Tensor, options: BlockOptions, *, gain: float = 1.0) -> Tensor:
-        styles = self.affine(w)
-        input_gain = None
-        if self.decay is not None:
-            input_gain = options.once(self, "input gain", lambda: self._follow_magnitude(x).rsqrt())
-        noise = self._noise(x, options)
+        _, styles, _, input_gain = self.modulation(x, w, options)
+        noise = self.draw_noise(x, options)
         clamp = None if self.clamp is None else self.clamp * gain
         gain *= math.sqrt(2.0)
         if self.up and options.enlarge:
@@ -108,6 +108,13 @@ class SynthesisLayer(nn.Module):
         y = modulated_conv(x, self.weight, styles, input_gain=input_gain, noise=noise, padding=self.padding)
         return bias_act(y, self.bias, act="lrelu", gain=gain, clamp=clamp, inplace=True)
 
+    def modulation(self, x: Tensor, w: Tensor, options: BlockOptions) -> ModulatedWeights:
+        """What x is multiplied with; in training, x moves the running mean that takes part in it."""
+        input_gain = None
+        if self.decay is not None:
+            input_gain = options.once(self, "input gain", lambda: self._follow_magnitude(x).rsqrt())
+        return ModulatedWeights(self.weight, self.affine(w), self.bias, input_gain)
+
     def _adapter(self) -> Adapter | None:
         if self.adapter is None:
             return None
@@ -121,7 +128,7 @@ class SynthesisLayer(nn.Module):
             self.magnitude.lerp_(mean_square(x), 1 - self.decay)
         return self.magnitude
 
-    def _noise(self, x: Tensor, options: BlockOptions) -> Tensor | None:
+    def draw_noise(self, x: Tensor, options: BlockOptions) -> Tensor | None:
         if not self.use_noise or options.noise == "none" or not options.enlarge:
             return None
         if options.noise == "const":
@@ -168,11 +175,12 @@ class ToRGB(nn.Module):
         self.weight = nn.Parameter(torch.randn(channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(channels))
 
+    def modulation(self, w: Tensor) -> ModulatedWeights:
+        return ModulatedWeights(self.weight, self.affine(w) * self.weight_gain, self.bias)
+
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        styles = self.affine(w) * self.weight_gain
-        return modulated_layer(
-            x, self.weight, styles, demodulate=False, bias=self.bias, slope=None, gain=1.0, clamp=self.clamp
-        )
+        weight, styles, bias, _ = self.modulation(w)
+        return modulated_layer(x, weight, styles, demodulate=False, bias=bias, slope=None, gain=1.0, clamp=self.clamp)
 
 
 class SynthesisBlock(nn.Module):
@@ -201,8 +209,11 @@ class SynthesisBlock(nn.Module):
 
     def forward(
         self, x: Tensor, image: Tensor | None, ws: Tensor, options: BlockOptions
-    ) -> tuple[Tensor, Tensor | None]:
-        """x [N, C, H, W], image [N, 3, H, W] float32 or None, ws [B, 3, w_dim] -> the same at twice the resolution."""
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """x [N, C, H, W], image [N, 3, H, W] float32 or None, ws [B, 3, w_dim] -> the same at twice the resolution.
+
+        The features may be None where ``options`` do not ask for them.
+        """
         x = x.to(options.dtype)
         if self.architecture == "resnet":
             if not options.enlarge:
@@ -214,6 +225,8 @@ class SynthesisBlock(nn.Module):
             x = short + self.conv1(x, ws[:, 1], options, gain=SQRT_HALF)
         else:
             x = self.conv0(x, ws[:, 0], options)
+            if self.torgb is not None and self.conv1.padding == 0:
+                return self._refine(self.torgb, x, image, ws, options)
             x = self.conv1(x, ws[:, 1], options)
         if image is not None and options.enlarge:
             image = self._enlarge(image)
@@ -221,6 +234,22 @@ class SynthesisBlock(nn.Module):
             rgb = self.torgb(x, ws[:, 2]).float()
             image = rgb if image is None else image + rgb
         return x, image
+
+    def _refine(
+        self, torgb: ToRGB, x: Tensor, image: Tensor | None, ws: Tensor, options: BlockOptions
+    ) -> tuple[Tensor | None, Tensor]:
+        """conv1, toRGB and the sum of the images as one op."""
+        enlarge: Literal["fir", "bilinear"] = "bilinear" if self.bilinear_image else "fir"
+        return refine_to_rgb(
+            x,
+            self.conv1.modulation(x, ws[:, 1], options),
+            torgb.modulation(ws[:, 2]),
+            image,
+            enlarge=enlarge if options.enlarge else None,
+            noise=self.conv1.draw_noise(x, options),
+            clamp=torgb.clamp,
+            keep=options.features,
+        )
 
     def _enlarge(self, image: Tensor) -> Tensor:
         if self.bilinear_image:
@@ -269,7 +298,8 @@ class Upsampler(nn.Module):
             assert x is not None
             dtype = fine_dtype if i else torch.float32
             again = self.recompute and torch.is_grad_enabled()
-            here = replace(options, dtype=dtype, kept={} if again else None)
+            wanted = i + 1 < blocks or not x.is_cuda  # the plain form has them anyway
+            here = replace(options, dtype=dtype, features=wanted, kept={} if again else None)
             run = partial(block, ws=ws[:, 2 * i : 2 * i + 3], options=here)
             rows = self._strip_rows(block, x, here)
             if rows < x.shape[2]:

@@ -1,5 +1,6 @@
 """Second layer, colours and image in one kernel: against the plain form in float64, rounding, borders, refusals."""
 
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,13 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import models.upsampler
 from kernels.fused.refine_to_rgb import refine_rows
 from kernels.modulated_conv import modulate_weights
 from kernels.modulated_layer import modulated_layer
 from kernels.reference.refine_to_rgb import enlarge_ref
 from kernels.refine_to_rgb import ModulatedWeights, refine_to_rgb
 from kernels.upfirdn2d import setup_filter, upsample2d
-from tests.closeness import assert_relative
+from models.camera import Camera
+from models.generator import RenderOptions
+from models.official import generator_from_official
+from tests.closeness import assert_image_close, assert_relative
+from tests.conftest import load_fixture
 from tests.gradients import DEVICE, assert_kernel_matches, derivatives, outputs_and_gradients
 from tests.inputs import source
 
@@ -286,3 +292,22 @@ def test_refuses(bad: tuple[dict[str, Any], type[Exception], str]) -> None:
     }  # fmt: skip
     with pytest.raises(error, match=text):
         refine_to_rgb(**(good | changed))
+
+
+def test_generator_of_reference_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny public model, the tails of its blocks as kernels."""
+    f = load_fixture("gen_ffhq_tiny.npz")
+    calls = []
+
+    def by_kernel(x: Tensor, *args: Any, **options: Any) -> tuple[Tensor | None, Tensor]:
+        calls.append((x.shape[2], options["enlarge"]))
+        return refine_to_rgb(x, *args, **options, impl="triton")
+
+    monkeypatch.setattr(models.upsampler, "refine_to_rgb", by_kernel)
+    g = generator_from_official(json.loads(f.text("meta/config_json")), f.state("sd/")).to(DEVICE)
+    camera = Camera(f["a1_c/world_mat"][:1].to(DEVICE), f["a1_c/camera_mat"][:1, [0, 1], [0, 1]].to(DEVICE))
+    z_bg, options = f["z_shape_bg"][:1].to(DEVICE), RenderOptions(alpha=float(f["a1_c/alpha"]))
+    with torch.no_grad():
+        out = g.synthesis(f["ws"][:1].to(DEVICE), camera, z_bg=z_bg, options=options)
+    assert calls == [(32, "fir"), (64, "fir")]
+    assert_image_close("image", out.image.cpu(), f["a1_c/img"][:1])

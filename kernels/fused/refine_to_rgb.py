@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..reference.refine_to_rgb import SLOPE, TAPS, refine_rows_ref
+from ..reference.refine_to_rgb import SLOPE, refine_rows_ref, taps_for
 from .common import OPERANDS, differentiable_gradients, dot, launch, leaky_relu, register, to_operand
 from .gate import scale_of
 from .linear import launch_dgrad, launch_wgrad
@@ -436,7 +436,7 @@ def _shrunk(grad: Tensor, enlarge: str | None) -> Tensor:
         size = [N, O, H // 2, W // 2]
         small: Tensor = torch.ops.aten.upsample_bilinear2d_backward(grad, [H, W], size, True)
         return small
-    taps = torch.tensor(TAPS, dtype=grad.dtype, device=grad.device) / sum(TAPS)
+    taps = taps_for(grad)
     up, down, pads = (2, 2), (1, 1), (2, 1, 2, 1)
     back = adjoint_padding((H // 2, W // 2), (H, W), taps, up, down, pads)
     small = upfirdn2d(grad, taps, down, up, back, True, 4.0)

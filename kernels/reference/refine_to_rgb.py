@@ -9,7 +9,6 @@ from .modulated_layer import modulated_layer_ref
 from .upfirdn2d import upfirdn2d_ref
 
 SLOPE = 0.2  # of the leaky ReLU
-TAPS = (1, 3, 3, 1)
 Weights = tuple[Tensor, Tensor, Tensor | None, Scale | None]  # weight, styles, bias, input_gain
 
 
@@ -43,8 +42,15 @@ def enlarge_ref(image: Tensor, enlarge: str | None) -> Tensor:
         return image
     if enlarge == "bilinear":
         return F.interpolate(image, scale_factor=2, mode="bilinear", align_corners=True)
-    taps = torch.tensor(TAPS, dtype=image.dtype, device=image.device) / sum(TAPS)
+    taps = taps_for(image)
     return upfirdn2d_ref(image, torch.outer(taps, taps), (2, 2), (1, 1), (2, 1, 2, 1), False, 4)
+
+
+def taps_for(image: Tensor) -> Tensor:
+    """[1, 3, 3, 1] / 8, made on the device: a copy from the host would wait for it, and no CUDA graph could hold it."""
+    taps = torch.full((4,), 3 / 8, dtype=image.dtype, device=image.device)
+    taps[::3] = 1 / 8
+    return taps
 
 
 def refine_rows_ref(
