@@ -15,6 +15,7 @@ export class Pictures {
   // Something has changed: show it as soon as the picture under way is here; a fine one is not waited for.
   change() {
     this.wanted = true;
+    this.canvas.dataset.rests = "0";
     clearTimeout(this.timer);
     if (this.flight?.fine) {
       this.flight.abort.abort();
@@ -29,13 +30,20 @@ export class Pictures {
     await this.load(first, false);
     if (this.wanted) this.coarse();
     else if (finer.length && !this.flight) this.timer = setTimeout(() => this.refine(finer), REST_MS);
+    else this.settle();
   }
 
   async refine([next, ...finer]) {
     this.on.busy(next.text);
     const shown = await this.load(next, true);
     if (shown && finer.length && !this.wanted) return this.refine(finer);
-    if (!this.flight) this.on.busy("");
+    this.settle();
+  }
+
+  settle() {
+    if (this.flight || this.wanted) return;
+    this.on.busy("");
+    this.canvas.dataset.rests = "1";
   }
 
   // One picture; whether it came to be seen.

@@ -174,8 +174,13 @@ function showCamera() {
   document.body.classList.toggle("outside", outside);
   const degrees = (value) => `${(value * DEGREES).toFixed(0)}°`.replace("-0°", "0°").replace("-", "−");
   const parts = [["yaw", degrees(state.yaw)], ["elevation", degrees(Math.PI / 2 - state.pitch)], ["zoom", `${magnification().toFixed(2)}×`]];
-  const line = parts.flatMap(([name, value], i) => [`${i ? " · " : ""}${name} `, Object.assign(document.createElement("b"), { textContent: value })]);
-  if (outside) line.push(Object.assign(document.createElement("span"), { className: "far", textContent: "outside the training" }));
+  const made = (tag, text, name = "") => Object.assign(document.createElement(tag), { textContent: text, className: name });
+  const line = parts.map(([name, value]) => {
+    const part = made("span", `${name} `, "part");
+    part.append(made("b", value));
+    return part;
+  });
+  if (outside) line.push(made("span", "outside the training", "far"));
   $("readout").replaceChildren(...line);
   $("camera-state").textContent = state.clamp ? "" : "free";
 }
@@ -360,12 +365,18 @@ const keys = {
 };
 
 function connectKeys() {
+  // whoever presses with a hand has the arrow keys for the camera afterwards
+  document.addEventListener("click", (event) => {
+    const pressed = document.activeElement;
+    if (event.detail && pressed?.matches("[type=radio], [type=checkbox], button")) pressed.blur();
+  });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
     const target = event.target;
     if (target.matches("input:not([type]), select")) return;
-    const own = target.matches("input, button, summary"); // these have a use for arrows and space themselves
-    if (own && /^(Arrow|Home| $|Enter)/.test(event.key)) return;
+    // some have a use for these keys themselves
+    if (target.matches("[type=range], [type=radio]") && /^(Arrow|Home)/.test(event.key)) return;
+    if (target.matches("input, button, summary") && /^( |Enter)$/.test(event.key)) return;
     const action = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!action) return;
     event.preventDefault();
