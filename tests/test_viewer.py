@@ -374,7 +374,7 @@ def test_a_strict_picture_is_given_up_between_tiles(server: Server, monkeypatch:
 
     def overtaken(*args: Any, **kwargs: Any) -> Any:
         tiles.append(1)
-        studio._take_note("tile", 9)
+        studio.take_note("tile", 9)
         return whole(*args, **kwargs)
 
     monkeypatch.setattr(synthesis, "strict", overtaken)
@@ -385,7 +385,7 @@ def test_a_strict_picture_is_given_up_between_tiles(server: Server, monkeypatch:
 
 def test_clients_are_forgotten_in_time(server: Server) -> None:
     for i in range(300):
-        server.studio._take_note(f"client{i}", 1)
+        server.studio.take_note(f"client{i}", 1)
     assert len(server.studio._newest) == 256 and "client299" in server.studio._newest
 
 
@@ -433,6 +433,24 @@ def test_one_film_at_a_time_and_it_can_be_stopped(server: Server, held: threadin
     held.set()
     until(lambda: ask(server, f"/api/video/{number}").json["state"] == "stopped")
     assert ask(server, f"/api/video/{number + 1}").status == 404
+
+
+def test_a_film_ends_at_the_next_tile(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    synthesis, begun, tiles = server.studio.model.generator.synthesis, threading.Event(), []
+    whole = synthesis.strict
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        begun.set()
+        tiles.append(1)
+        time.sleep(0.02)
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(synthesis, "strict", slow)
+    number = ask(server, "/api/video?frames=2&strict=1&resolution=1024", "POST").json["id"]
+    assert begun.wait(10)
+    ask(server, f"/api/video/{number}/stop", "POST")
+    until(lambda: ask(server, f"/api/video/{number}").json["state"] == "stopped")
+    assert len(tiles) < 200  # of 1024 in each frame
 
 
 WRONG_FILMS = {

@@ -17,7 +17,7 @@ from engine.errors import UserError
 from engine.rendering.outputs import ANIMATIONS, check_animations, save_animation
 from engine.rendering.paths import CameraPath, PathOptions, camera_path
 from engine.viewer.look import BadQuery, Look, Shot
-from engine.viewer.studio import Closing, Studio
+from engine.viewer.studio import Closing, Stale, Studio
 
 PATHS = ("turntable", "ellipse", "full-turn", "zoom")
 MAX_FRAMES = 240
@@ -91,10 +91,15 @@ class Films:
             raise UserError(f"video: wanted the newest one, got {number}")
         return film
 
+    def stop(self, film: Film) -> None:
+        """End it at its next tile or frame."""
+        film.stop.set()
+        self._studio.take_note(_client(film), 1)
+
     def close(self) -> None:
         """Stop what is running and wait for it."""
         if self._film is not None and self._thread is not None:
-            self._film.stop.set()
+            self.stop(self._film)
             self._thread.join()
 
     def _path(self, look: Look, shot: Shot) -> CameraPath:
@@ -129,13 +134,18 @@ class Films:
                 save_animation(frames, file, fps=shot.fps)
                 film.content = file.read_bytes()
             film.state = "done"
-        except Closing:
+        except (Closing, Stale):
             film.state = "stopped"
         except Exception as error:  # the page shows it; this thread has nobody to raise it to
             film.error, film.state = " ".join(str(error).split())[:400] or type(error).__name__, "failed"
 
     def _frame(self, film: Film, look: Look, path: CameraPath, index: int) -> Image.Image:
         camera = path.camera[index].to(self._studio.device)
-        image = self._studio.picture(look, full=True, camera=camera).image
+        image = self._studio.picture(look, _client(film), full=True, camera=camera).image
         film.done = index + 1
         return image
+
+
+def _client(film: Film) -> str:
+    """A name that no page can have."""
+    return f"film {film.number}"

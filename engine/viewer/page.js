@@ -7,6 +7,7 @@ const $ = (id) => document.getElementById(id);
 const DEGREES = 180 / Math.PI;
 const BEYOND = 2; // standard deviations that count as the range of a gaussian
 const STEEPEST = 0.06; // radians from the poles, where up is no direction
+const MOST_UNASKED = 256; // pixels a side that depth, normals and opacity sharpen to without Strict
 const SLIDERS = ["truncation", "samples", "mix-amount", "yaw", "pitch", "fov", "radius"];
 const state = {};
 let about, defaults, pictures, recorder;
@@ -100,18 +101,19 @@ function query() {
 }
 
 // Depth, normals and opacity have only as many pixels as the volume has rays, unless each gets a ray of its own.
-const wantsFine = () => about.strict && (state.strict || state.show !== "colour");
+const wantsFine = () => about.strict && (state.strict || (state.show !== "colour" && about.rays < about.resolution));
+const fineEdge = () => (state.strict ? state.resolution : Math.min(about.resolution, MOST_UNASKED));
 const fine = (edge) => ({ ...query(), strict: 1, resolution: edge });
 
 function stages() {
   const first = { query: { ...query(), format: about.resolution <= 256 ? "png" : "jpeg" } };
   if (!wantsFine() || turning) return [first];
-  const edge = state.strict ? state.resolution : about.resolution;
+  const edge = fineEdge();
   const edges = edge > about.resolution && edge >= 256 ? [about.resolution, edge] : [edge];
   return [first, ...edges.map((e) => ({ query: { ...fine(e), format: "png" }, text: `Sharpening, ${e} px` }))];
 }
 
-const whatIsKept = () => (wantsFine() ? fine(state.strict ? state.resolution : about.resolution) : query());
+const whatIsKept = () => (wantsFine() ? fine(fineEdge()) : query());
 
 // ---- showing the state
 
@@ -349,7 +351,7 @@ const actions = {
   screenshot: () => report(screenshot(whatIsKept())),
   subject: () => report(subject(query())),
   link: () => { history.replaceState(null, "", addressOf()); report(copyLink()); },
-  film: () => report(recorder.press(state.strict ? fine(state.resolution) : state.show === "colour" ? query() : whatIsKept())),
+  film: () => report(recorder.press(whatIsKept())),
 };
 
 const show = (what) => () => set("show", state.show === what ? "colour" : what);
@@ -401,6 +403,7 @@ async function start() {
     busy: (text) => { $("busy-text").textContent = text; $("busy").hidden = !text; },
     wrong: say,
     lost: (lost) => {
+      if (!lost && document.body.classList.contains("lost")) location.reload(); // it may show another model now
       document.body.classList.toggle("lost", lost);
       if (lost) $("status").textContent = "The viewer does not answer; start it again and this page goes on";
     },

@@ -276,7 +276,7 @@ class Handler(BaseHTTPRequestHandler):
         except UserError as error:
             raise Refused(HTTPStatus.NOT_FOUND, str(error)) from None
         if wish == "/stop":
-            found.stop.set()
+            self.server.films.stop(found)
         if wish != "/file":
             return _json(found.describe())
         if found.state != "done":

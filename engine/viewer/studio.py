@@ -118,7 +118,7 @@ class Studio:
         Raises: UserError naming what the model cannot serve, :class:`Stale`, :class:`Closing`.
         """
         check_options(self.model, self.options(look))
-        self._take_note(client, turn)
+        self.take_note(client, turn)
 
         def give_up() -> None:
             if self.closing:
@@ -170,8 +170,8 @@ class Studio:
     def closing(self) -> bool:
         return self._closing.is_set()
 
-    def _take_note(self, client: str, turn: int) -> None:
-        """Remember the newest request of each client; one without a name is never overtaken."""
+    def take_note(self, client: str, turn: int) -> None:
+        """Make what ``client`` asked for before ``turn`` stale; a client without a name is never overtaken."""
         if not client:
             return
         with self._lock:
