@@ -210,6 +210,20 @@ class Synthesis(nn.Module):
         image = torch.einsum("bcrs,brs->bcr", colours, each.weights)
         return StrictPixels(image, each.depth, each.opacity, each.weights, each.depths)
 
+    def colours_at(self, ws: Tensor, points: Tensor, *, options: RenderOptions | None = None) -> Tensor:
+        """Colours [B, 3, N] of the foreground at world ``points`` [B, N, 3], as a strict rendering counts them.
+
+        Where the upsampler is not made of 1x1 layers they are the volume's own, before the upsampler.
+        """
+        options = options or RenderOptions()
+        if ws.ndim != 3 or points.ndim != 3 or points.shape[::2] != (len(ws), 3):
+            raise ValueError(f"points must be [B, N, 3] with B={len(ws)}, got {list(points.shape)}")
+        colours, features = self.volume.colours_at(ws[:, : self.volume.num_ws], points, precision=options.precision)
+        if not self.upsampler.pointwise:
+            return colours.transpose(1, 2)
+        rows, growth = ws[:, self.volume.num_ws :], self.growth(options.alpha)
+        return self._pointwise(features[:, None], colours[:, None], rows, growth, options)[..., 0]
+
     def path_possible(self, growth: Growth) -> bool:
         """Whether the NeRF path means anything: an upsampler of 1x1 layers at work, and a lattice that fits."""
         lattice = self.cfg.path_lattice

@@ -6,7 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from kernels.dispatch import Precision
-from kernels.rays import RayDraws, RayFeatures, RaySpan, render_points, render_rays
+from kernels.rays import (
+    RayDraws,
+    RayFeatures,
+    RaySpan,
+    evaluate_density,
+    evaluate_field,
+    render_points,
+    render_rays,
+)
+from kernels.reference.rays import bend_ref
 from kernels.volume import FarEnd
 
 from .camera import Camera, Rays, pixel_grid, roll_pixels
@@ -172,6 +181,23 @@ class VolumeRenderer(nn.Module):
         depths = weights[0].new_zeros(*weights[0].shape[:2], 0) if fore is None else fore.depths
         colour, feature, place = (torch.cat(part, 1) for part in (colours, features, places))
         return SeparateSamples(colour, feature, place, torch.cat(weights, 2), depths, depth, opacity)
+
+    def extinction(self, ws: Tensor, points: Tensor, *, precision: Precision = "fp32") -> Tensor:
+        """Light lost per world unit [B, N] in the foreground at ``points`` [B, N, 3]; negative where nothing is."""
+        density = evaluate_density(self._bent(points), self.foreground.trunk(ws), precision=precision)
+        return density * self.cfg.field.density_scale
+
+    def colours_at(self, ws: Tensor, points: Tensor, *, precision: Precision = "fp32") -> tuple[Tensor, Tensor]:
+        """Colours [B, N, 3] and features [B, N, C] of the foreground at world ``points`` [B, N, 3]."""
+        hidden, _ = evaluate_field(self._bent(points), self.foreground.trunk(ws), precision=precision)
+        one = hidden.new_ones(hidden.shape[:2])
+        features = self.foreground.features(hidden, one, ws)
+        return self._head(self.foreground)(features, one), features
+
+    def _bent(self, points: Tensor) -> Tensor:
+        """Where the foreground sees world points."""
+        cfg = self.cfg.field
+        return bend_ref(points, RaySpan(cfg.near, cfg.far, space=cfg.space, centre=cfg.centre))
 
     def _head(self, field: Field) -> ColourHead:
         """The colour head of ``field``, its own or the foreground's."""

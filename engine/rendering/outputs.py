@@ -169,6 +169,11 @@ def save_text(text: str, path: Path) -> None:
     _whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
+def save_bytes(content: bytes, path: Path) -> None:
+    """Bytes as they are."""
+    _whole(path, lambda part: part.write_bytes(content))
+
+
 def check_animations(formats: Iterable[str]) -> None:
     """Raises: UserError for a format that this installation cannot write, naming what to install."""
     for name in formats:
