@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench import shapes
 from bench.gate import Args
-from bench.harness import DIRECTIONS, DTYPES, IMPLS, Measure, Subject
+from bench.harness import DTYPES, REPLAYED, Measure, Subject
 from bench.machine import DEVICE
 from kernels import modulated_layer
 
@@ -58,9 +58,8 @@ def subject(shape: str, dtype: str) -> Subject:
     )
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(("direction", "impl"), REPLAYED)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("shape", CASES)
 def test_modulated_layer(measure: Measure, shape: str, direction: str, dtype: str, impl: str) -> None:
     if DEVICE.type == "cpu" and (shape, dtype) not in ON_CPU:

@@ -1,24 +1,32 @@
-"""One training step, phase by phase, as the engine runs it; the images come from the cache after the first call."""
+"""One training step, phase by phase, as the engine runs it; the images come from the cache after the first call.
+
+A step is G main with the NeRF path, then D main; now and then path length and R1 come on top.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from typing import Any
 
 import pytest
 
-from bench.harness import Measure
+from bench.harness import Measure, dispatched, skip_reason
 from bench.machine import DEVICE
-from engine.config import load_config
+from engine.config import Config, load_config
 from engine.stats import Accumulator
 from engine.step import Stepper, TrainState
 from engine.trainer import open_training_data
 
+OPS = ("render_rays", "render_points", "upsample_block", "modulated_layer", "bias_act", "conv2d_resample")
+WITHOUT_PATH = "G without NeRF path"  # what the NeRF path costs is the difference to G main
 PHASES: dict[str, Callable[[Stepper], None]] = {
     "G main": lambda stepper: stepper._generator_main(),
     "path length": lambda stepper: stepper._path_length(),
     "D main": lambda stepper: stepper._discriminator_main(),
     "R1": lambda stepper: stepper._r1(),
+    WITHOUT_PATH: lambda stepper: stepper._generator_main(),
 }
+IMPLS = ("ref", "triton")
 
 
 @dataclass(frozen=True)
@@ -30,40 +38,77 @@ class Case:
     public_s: dict[str, float] | None = None
 
 
-SMALL_FFHQ = (
-    "generator.resolution=64",
-    "growth.enabled=false",
-    "train.batch=4",
-    "train.micro_batch=4",
-    "train.precision=fp32",
-    "data.path=procedural",
-    "data.mirror=false",
-    "data.scenes=64",
-)
+def ffhq(resolution: int, batch: int, *more: str, scenes: int = 16) -> tuple[str, ...]:
+    """FFHQ's networks on procedural scenes, all blocks at work, one round per step."""
+    return (
+        f"generator.resolution={resolution}",
+        "growth.enabled=false",
+        f"train.batch={batch}",
+        f"train.micro_batch={batch}",
+        "data.path=procedural",
+        "data.mirror=false",
+        f"data.scenes={scenes}",
+        *more,
+    )
+
+
 CASES = {
     "quickstart 64 px, batch 8": Case("quickstart"),
-    "FFHQ 64 px, batch 4": Case("ffhq256", SMALL_FFHQ, {"G main": 12.4, "path length": 3.8, "D main": 2.9, "R1": 2.0}),
+    "FFHQ 64 px, batch 4": Case(
+        "ffhq256",
+        ffhq(64, 4, "train.precision=fp32", scenes=64),
+        {"G main": 12.4, "path length": 3.8, "D main": 2.9, "R1": 2.0},
+    ),
+    "FFHQ 512 px, batch 8": Case("ffhq512", ffhq(512, 8)),
+    "FFHQ 256 px, batch 8": Case("ffhq256", ffhq(256, 8)),
+    "FFHQ 1024 px, batch 4": Case("ffhq1024", ffhq(1024, 4, scenes=8)),
 }
 PUBLIC_NOTE = (
     "its figures were measured elsewhere: a 2-core CPU, 2 threads, +-30 %; they compare with such a machine only"
 )
 SLOW = {"FFHQ 64 px, batch 4"}
+ON_CPU = {"quickstart 64 px, batch 8", "FFHQ 64 px, batch 4"}
+
+
+def phases(shape: str) -> list[str]:
+    return [phase for phase in PHASES if phase != "path length" or CASES[shape].preset != "quickstart"]  # it has none
+
+
 STEPS = [
-    pytest.param(shape, phase, marks=[pytest.mark.slow] if shape in SLOW else [])
-    for shape, case in CASES.items()
-    for phase in PHASES
-    if phase != "path length" or case.preset != "quickstart"  # the quickstart has none
+    pytest.param(shape, impl, phase, marks=[pytest.mark.slow] if shape in SLOW else [])
+    for shape in CASES
+    for impl in IMPLS
+    for phase in phases(shape)
 ]
 
 
-def prepare(shape: str, phase: str) -> Callable[[], Stepper]:
+def configuration(shape: str, phase: str) -> Config:
     case = CASES[shape]
-    cfg = load_config(case.preset, None, list(case.overrides))
+    alone = ["loss.nerf_path_weight=0"] if phase == WITHOUT_PATH else []
+    return load_config(case.preset, None, [*case.overrides, *alone])
+
+
+def every(cfg: Config, phase: str) -> int | None:
+    """Steps from one such phase to the next; None if it is no part of a step."""
+    if phase == WITHOUT_PATH:
+        return None
+    return {"path length": cfg.loss.path_length_interval, "R1": cfg.loss.r1_interval}.get(phase, 1)
+
+
+@lru_cache(maxsize=1)
+def networks(shape: str, impl: str, with_path: bool) -> Stepper:
+    """Kept for the phases that follow: building them takes longer than a phase on a GPU."""
+    cfg = configuration(shape, "G main" if with_path else WITHOUT_PATH)
     data = open_training_data(cfg, report=lambda message: None)
-    stepper = Stepper(cfg, data, TrainState.create(cfg, data.label_dim, DEVICE), Accumulator(), DEVICE)
+    return Stepper(cfg, data, TrainState.create(cfg, data.label_dim, DEVICE), Accumulator(), DEVICE)
+
+
+def prepare(shape: str, phase: str, impl: str = "triton") -> Callable[[], Stepper]:
+    stepper = networks(shape, impl, phase != WITHOUT_PATH)
 
     def run() -> Stepper:
-        PHASES[phase](stepper)
+        with dispatched(impl):
+            PHASES[phase](stepper)
         return stepper
 
     return run
@@ -78,10 +123,24 @@ def check(result: object) -> None:
     assert not replaced, f"gradients: not finite, {replaced}"
 
 
-@pytest.mark.parametrize(("shape", "phase"), STEPS)
-def test_train_step(measure: Measure, shape: str, phase: str) -> None:
-    public = CASES[shape].public_s
-    facts = (
-        {} if public is None else {"public_implementation_s": public[phase], "public_implementation_note": PUBLIC_NOTE}
+@pytest.mark.parametrize(("shape", "impl", "phase"), STEPS)
+def test_train_step(measure: Measure, shape: str, impl: str, phase: str) -> None:
+    reason = skip_reason(OPS, impl)
+    if reason:
+        pytest.skip(reason)
+    if DEVICE.type == "cpu" and shape not in ON_CPU:
+        pytest.skip("on a CPU steps are timed at 64 px: at 512 px one takes minutes")
+    case, cfg = CASES[shape], configuration(shape, phase)
+    facts: dict[str, Any] = {"batch": cfg.train.batch, "every": every(cfg, phase), "precision": cfg.train.precision}
+    if case.public_s is not None and phase in case.public_s:
+        facts |= {"public_implementation_s": case.public_s[phase], "public_implementation_note": PUBLIC_NOTE}
+    measure.model(
+        partial(prepare, shape, phase, impl),
+        check,
+        op="train step",
+        direction=phase,
+        shape=shape,
+        impl=impl,
+        baseline=impl == "ref",
+        **facts,
     )
-    measure.model(partial(prepare, shape, phase), check, op="train step", direction=phase, shape=shape, **facts)

@@ -8,11 +8,13 @@ finds its inputs in it; on a CPU one set is used, and what fits its caches stays
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from typing import Any, Protocol
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -29,12 +31,15 @@ from kernels import dispatch
 IMPLS = ("ref", "compile", "triton")
 KERNELS = ("triton", "graph")  # "graph" is "triton" replayed as a CUDA graph
 DIRECTIONS = ("fwd", "fwd+bwd")
+# of an op whose kernel takes less time than launching it does: its forward replayed, too
+REPLAYED = (*((d, impl) for d in DIRECTIONS for impl in IMPLS), ("fwd", "graph"))
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}  # of images, where a bench has both
 MAX_ROUNDS = 50
 SHORTEST_ROUND_S = 1e-3 if DEVICE.type == "cuda" else 1e-4  # waiting for a GPU takes some 10 us
 LONG_CALL_S = 0.1
 MAX_RING = 16
 ROWS = pytest.StashKey[list[dict[str, Any]]]()
+COUNTED = pytest.StashKey[dict[tuple[str, str, str], int]]()  # operations of models, by op, shape and direction
 
 
 class Make(Protocol):
@@ -111,6 +116,14 @@ def skip_reason(ops: tuple[str, ...], impl: str) -> str | None:
     if impl == "compile" and DEVICE.type != "cuda":
         return "compile: torch.compile is timed on CUDA only; on a CPU it needs a C++ compiler and minutes to compile"
     return None
+
+
+@contextmanager
+def dispatched(impl: str) -> Iterator[None]:
+    """Within it a whole model takes the plain forms of all ops for "ref" and "compile", else what each op chooses."""
+    ops = frozenset[str]() if impl in ("ref", "compile") else dispatch.TRITON_OPS
+    with patch.object(dispatch, "TRITON_OPS", ops):
+        yield
 
 
 def eager_call(run: Run, impl: str) -> gate.Call:
@@ -271,27 +284,43 @@ class Measure:
     def model(self, prepare: Prepare, check: Callable[[object], None], **facts: Any) -> None:
         """Time something larger than an op. ``check`` sees what the first call returns, before the clock starts.
 
-        FLOPs are those of products and convolutions, counted during that call.
+        FLOPs are those of products and convolutions in torch's own ops, counted during the first call of "ref", and
+        taken from there for what has the same op, shape and direction. Skips where the device's memory does not do.
         """
-        peak = None if self.benchmark.disabled else peak_memory(prepare)  # first: two models would share the figure
+        try:
+            self._model(prepare, check, facts)
+        except torch.OutOfMemoryError:
+            pytest.skip(f"{facts['impl']}: more than the memory of the device")
+
+    def _model(self, prepare: Prepare, check: Callable[[object], None], facts: dict[str, Any]) -> None:
+        timed, on_cpu = not self.benchmark.disabled, DEVICE.type == "cpu"
+        peak = peak_memory(prepare) if timed and on_cpu else None  # first: two models would share the figure
         run = prepare()
-        with FlopCounter() as counter:
+        key = facts["op"], facts["shape"], facts["direction"]
+        if facts["impl"] == "ref":
+            with FlopCounter() as counter:
+                result = run()
+            self.config.stash.setdefault(COUNTED, {})[key] = counter.total
+        else:
             result = run()
         check(result)
-        if peak is None:
+        del result  # or it would count in the peak
+        if not timed:
             self.benchmark(lambda: None)
             return
-        self._time(run, {"impl": "auto", "baseline": False, "flops": counter.total, **facts}, peak)
+        flops = self.config.stash.get(COUNTED, {}).get(key)
+        self._time(run, {"flops": flops, **facts}, peak or peak_memory(lambda: run))
 
     def _time(self, run: Callable[[], object], facts: dict[str, Any], peak: Peak) -> None:
         best = ceilings()
         self.benchmark.group = f"{facts['op']} {facts['direction']} {facts['shape']}"  # what may be compared
         timing = self._rounds(run)
         seconds = timing.percentile_ms(50) / 1e3
-        rates = {
-            "GB_per_s": facts["bytes"] / seconds / 1e9 if "bytes" in facts else None,
-            "GFLOP_per_s": facts["flops"] / seconds / 1e9,
-        }
+        moved = facts["bytes"] / seconds / 1e9 if "bytes" in facts else None
+        flops = None if facts["flops"] is None else facts["flops"] / seconds / 1e9
+        rates = {"GB_per_s": moved, "GFLOP_per_s": flops}
+        if "images" in facts:
+            rates["images_per_s"] = facts["images"] / seconds
         info = {
             **facts,
             **{f"p{q}_ms": timing.percentile_ms(q) for q in (20, 50, 80)},
@@ -299,8 +328,8 @@ class Measure:
             "calls_per_round": timing.calls,
             **rates,
             **{f"ceiling_{name}": value for name, value in best._asdict().items()},
-            "share_copy": None if rates["GB_per_s"] is None else rates["GB_per_s"] / best.copy_GB_per_s,
-            "share_matmul": rates["GFLOP_per_s"] / best.matmul(facts.get("precision")),
+            "share_copy": None if moved is None else moved / best.copy_GB_per_s,
+            "share_matmul": None if flops is None else flops / best.matmul(facts.get("precision")),
             "peak_mib": peak.total_mib,
             "peak_before_mib": peak.before_mib,
             **environment(),

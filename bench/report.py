@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
 COLUMNS = (
@@ -30,14 +30,20 @@ COLUMNS = (
 LEFT_ALIGNED = 4
 
 
-def render(rows: Sequence[Row], skipped: Mapping[str, Sequence[str]]) -> str:
-    """The whole page: where it was measured, the table, the public implementation beside it, what is missing."""
+def render(rows: Sequence[Row], skipped: Mapping[str, Sequence[str]], moved: Sequence[Row] = ()) -> str:
+    """The whole page: where it was measured, the table, the public implementation beside it, bytes, what is missing."""
     if not rows:
         return "\n".join(["Nothing was timed.", *_skip_lines(skipped)])
     lines = [*_machine_lines(rows), "", *_table(rows)]
+    if any("images" in row for row in rows):
+        lines += ["", *_images_table([row for row in rows if "images" in row], rows)]
+    if any("every" in row for row in rows):
+        lines += ["", *_steps_table([row for row in rows if "every" in row])]
     beside = [row for row in rows if row.get("public_implementation_s")]
     if beside:
         lines += ["", *_public_table(beside)]
+    if moved:
+        lines += ["", render_moved(moved)]
     return "\n".join([*lines, *_skip_lines(skipped)])
 
 
@@ -129,6 +135,77 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]], left: int) -> l
     return [line(head), line(rule), *(line(cells) for cells in body)]
 
 
+def _images_table(models: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+    body = []
+    for row in models:
+        times = speed_up(row, rows)
+        pace = _number(row["images_per_s"])
+        body.append([row["shape"], row["impl"], pace, "" if times is None else f"{times:.2f}", _peak(row)])
+    head = ("generator", "implementation", "images/s", "times faster than ref", "peak MiB")
+    return ["Whole images:", "", *markdown(head, body, 2)]
+
+
+class Step(NamedTuple):
+    """A whole training step, put together from its phases. ``ratio``: a step of D with R1 over one without."""
+
+    shape: str
+    impl: str
+    images_per_s: float | None  # None where a phase is missing
+    ratio: float | None
+    nerf_path_ms: float | None
+    peak_mib: float | None
+
+
+def training_steps(rows: Sequence[Row]) -> list[Step]:
+    """One per shape and implementation of the phases in ``rows``, each counted as often as a step has it."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        if "every" in row:
+            found.setdefault((row["shape"], row["impl"]), {})[row["direction"]] = row
+    wanted = {shape: {d for s, i in found if s == shape for d in found[s, i]} for shape, _ in found}
+    steps = []
+    for (shape, impl), phases in found.items():
+        ms = {name: row["p50_ms"] for name, row in phases.items()}
+        part = [row["p50_ms"] / row["every"] for row in phases.values() if row["every"]]
+        whole = {"G main", "D main", "R1"} <= set(ms) and set(ms) == wanted[shape]
+        batch = next(iter(phases.values()))["batch"]
+        both = ("D main" in ms) and ("R1" in ms)
+        peaks = [row.get("peak_mib") for row in phases.values()]
+        steps.append(
+            Step(
+                shape,
+                impl,
+                batch / sum(part) * 1e3 if whole else None,
+                (ms["D main"] + ms["R1"]) / ms["D main"] if both else None,
+                next((ms["G main"] - ms[name] for name in ms if "without" in name and "G main" in ms), None),
+                max((peak for peak in peaks if peak is not None), default=None) if whole else None,
+            )
+        )
+    return steps
+
+
+def _steps_table(rows: Sequence[Row]) -> list[str]:
+    steps = training_steps(rows)
+    body = []
+    for step in steps:
+        plain = next((s.images_per_s for s in steps if s.shape == step.shape and s.impl == "ref"), None)
+        times = f"{step.images_per_s / plain:.2f}" if step.images_per_s and plain else ""
+        ratio = "" if step.ratio is None else f"{step.ratio:.2f}"
+        peak = "" if step.peak_mib is None else f"{step.peak_mib:.0f}"
+        cells = [_number(step.images_per_s), times, ratio, _number(step.nerf_path_ms), peak]
+        body.append([step.shape, step.impl, *cells])
+    head = (
+        "training",
+        "implementation",
+        "images/s",
+        "times faster than ref",
+        "D with R1 / D",
+        "NeRF path ms",
+        "peak MiB",
+    )
+    return ["Whole training steps, put together from their phases:", "", *markdown(head, body, 2)]
+
+
 MOVED_COLUMNS = ("op", "shape", "direction", "launches", "minimum MB", "memory", "with halos", "with weights")
 MOVED = ("memory", "halos", "programs")
 
@@ -189,8 +266,8 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.0f} %"
 
 
-def load(path: Path) -> tuple[list[Row], dict[str, list[str]]]:
-    """Rows and skips of one file. Raises: ValueError naming the file, what was wanted and what came."""
+def load(path: Path) -> tuple[list[Row], dict[str, list[str]], list[Row]]:
+    """Rows, skips and counted bytes of one file. Raises: ValueError naming the file, what was wanted and what came."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -202,7 +279,7 @@ def load(path: Path) -> tuple[list[Row], dict[str, list[str]]]:
     rows = [bench["extra_info"] for bench in data["benchmarks"]]
     if any("p50_ms" not in row for row in rows):
         raise ValueError(f"{path}: wanted results of `pytest bench/`, got benches without p50_ms in extra_info")
-    return rows, data.get("skipped", {})
+    return rows, data.get("skipped", {}), data.get("moved", [])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

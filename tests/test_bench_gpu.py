@@ -13,7 +13,7 @@ import pytest
 
 from bench import report
 from bench.gpu import __main__ as command
-from bench.gpu import lines, runner, stages, summary, training
+from bench.gpu import lines, runner, stages, summary, targets, training
 from bench.gpu.runner import Outcome, Runner
 from bench.gpu.stages import STAGES, Step
 from bench.gpu.summary import Found
@@ -39,8 +39,8 @@ def test_dry_run_says_what_is_left_out(capsys: pytest.CaptureFixture[str], monke
     assert command.main(["--dry-run", "--only", "bench", "--only", "train"], make=lambda cpus: STEPS) == 0
     text = capsys.readouterr().out
     assert "not installed: pytest_benchmark\n" in text
-    assert "bench: rays, at most 170 s, left out (not installed: pytest_benchmark)" in text
-    assert "train: quickstart, at most 80 s\n" in text and "tests:" not in text
+    assert "bench: rays, at most 120 s, left out (not installed: pytest_benchmark)" in text
+    assert "train: quickstart, at most 65 s\n" in text and "tests:" not in text
 
 
 @pytest.mark.parametrize("found", [{}, {"torch": "2.11", "cuda": False, "device": None}])
@@ -160,13 +160,22 @@ def test_bad_ends_keep_what_was_found(
     assert good.status == "ok"
 
 
+def ends(stat: Path, patience_s: float = 5.0) -> bool:
+    """Whether a process is dead, if nobody took notice: soon, since a busy machine lets signals wait."""
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def test_limits_reach_what_a_step_started(tmp_path: Path) -> None:
     child = tmp_path / "child"
     start = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '60'])"
     note = f"open({str(child)!r}, 'w').write(str(p.pid))"
     make_runner(tmp_path).step(script("parent", f"{start}; {note}; time.sleep(30)", limit_s=1.5))
-    stat = Path(f"/proc/{child.read_text()}/stat")
-    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"  # dead, if nobody took notice
+    assert ends(Path(f"/proc/{child.read_text()}/stat"))
 
 
 def test_no_time_left(tmp_path: Path) -> None:
@@ -273,7 +282,20 @@ def outcome(stage: str, name: str, *found: dict[str, Any], status: str = "ok", *
     return Outcome(f"{stage}-{name}", stage, name, status, seconds=1.0, lines=list(found), **more)
 
 
-SIXTEEN, ONE = (summary.FFHQ.format(batch) for batch in (16, 1))
+def filtered(shape: str, impl: str, share: float, bytes_moved: float = 67e6) -> dict[str, Any]:
+    return row(shape, "fwd", impl, 0.1, op="upfirdn2d", share_copy=share, bytes=bytes_moved)
+
+
+def phases(impl: str, ms: float, mib: float) -> list[dict[str, Any]]:
+    """G main 14 ``ms``, path length 8 every 4th step, D main 10, R1 32 every 16th."""
+    times = {"G main": (14, 1), "path length": (8, 4), "D main": (10, 1), "R1": (32, 16)}
+    return [
+        row(targets.STEP, name, impl, ms * share, op="train step", every=every, batch=8, peak_mib=mib)
+        for name, (share, every) in times.items()
+    ]
+
+
+SIXTEEN, ONE = (targets.FFHQ.format(batch) for batch in (16, 1))
 MADE_UP = [
     outcome(
         "environment",
@@ -303,6 +325,41 @@ MADE_UP = [
         status="out of time",
         reason="ended after 170 s",
     ),
+    outcome(
+        "bench",
+        "filters",
+        {"row": filtered("blur, fp32", "triton graph", 0.9)},
+        {"row": filtered("up 2, fp32", "triton graph", 0.7)},
+        {"row": filtered("small, fp32", "triton graph", 0.1, 15e6)},  # the launch counts
+        {"row": filtered("blur, fp16", "triton graph", 0.61)},
+        {"row": filtered("blur, fp16", "triton", 0.3)},
+    ),
+    outcome(
+        "bench",
+        "models",
+        {"row": row(targets.IMAGE.format(16), "fwd", "triton", 6.7, op="generator", images=16, images_per_s=2400)},
+        {"row": row(targets.IMAGE.format(1), "fwd", "graph", 0.95, op="generator", images=1, images_per_s=1053)},
+        *({"row": phase} for phase in phases("ref", 4.0, 5000.0)),
+        *({"row": phase} for phase in phases("triton", 1.0, 2000.0)),
+    ),
+    outcome(
+        "bench",
+        "bytes",
+        {
+            "moved": {
+                "op": "blur",
+                "shape": "large",
+                "direction": "fwd",
+                "target": 90,
+                "launches": 1,
+                "minimum": 5e6,
+                "memory": 5e6,
+                "halos": 6e6,
+                "programs": 7e6,
+                "parts": [],
+            }
+        },
+    ),
     outcome("experiments", "tiles", {"kind": "rays", "tile": [128, 4, 2], "us_per_image": 12.5, "registers": 240}),
     outcome("experiments", "sincos", {"octave": None, "error": 2e-7}, {"octave": 9, "error": 6e-7}),
     outcome("determinism", "repeat", {"call": "FFHQ, fwd", "times": 20, "unequal": 0, "finite": True}),
@@ -322,7 +379,24 @@ def test_targets() -> None:
         ("6", "met"),
         ("0.103", "missed"),  # (500 - 100) / (4000 - 100)
         ("40.1", "missed"),
+        ("70%", "missed"),  # upfirdn2d in float32
+        ("61%", "met"),
+        *[("", "not measured")] * 2,  # bias_act
+        ("2.4e+03", "missed"),
+        ("0.95", "met"),
+        ("4", "met"),  # training: 14 + 10 + 32 / 16 + 8 / 4 ms against four times that
+        ("0.4", "met"),
+        ("4.2", "missed"),  # (10 + 32) / 10
     ]
+
+
+def test_a_training_step_needs_all_its_phases() -> None:
+    rows = [r for r in Found(MADE_UP).rows if (r["op"], r["impl"]) != ("train step", "ref")]
+    assert report.training_steps(rows)[0].images_per_s == pytest.approx(8 / 0.028)
+    assert report.training_steps(rows[:-1])[0].images_per_s is None  # no R1
+    verdicts = {name: verdict for name, _, _, verdict in summary.judge(rows)}
+    assert verdicts["training 512 px: times faster than eager"] == "not measured"
+    assert verdicts["training 512 px: D with R1 over D without"] == "missed"
 
 
 def test_nothing_measured_is_said() -> None:
@@ -340,7 +414,7 @@ def test_short_table_is_short_and_says_it_all() -> None:
     assert "repeated 20 times, FFHQ, fwd: 0 differ" in text and "the same run twice: 1 of 600 tensors differ" in text
     assert "quickstart: 61.2 images per second, peak 512 MiB, 3000 images, losses finite" in text
     assert "left out: bench-ops (no time left)" in text
-    assert len(text) < 4000
+    assert len(text) < 5000
 
 
 def test_tuning_log_sets_measured_beside_predicted() -> None:
@@ -351,6 +425,7 @@ def test_tuning_log_sets_measured_beside_predicted() -> None:
     assert "6.3e-7" in sines and "6.0e-07" in sines
     assert "| rays   |  128 |     4 |      2 |         12.5 |       240 |" in page
     assert "* failed: `t::b`" in page and "| render_rays | FFHQ" in page
+    assert "| blur | large | fwd       |        1 |          5 |   1.00 |       1.20 |         1.40 |" in page
 
 
 def test_files_can_be_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -361,10 +436,11 @@ def test_files_can_be_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert report.main([str(tmp_path / "bench.json")]) == 0
     text = capsys.readouterr().out
     assert "12.50" in text and "* no Kernel: rays (1)" in text
+    assert "| blur | large | fwd " in text and "Whole training steps" in text and "Whole images" in text
     whole = json.loads((tmp_path / "summary.json").read_text())
     assert whole["tests"] == {"passed": 1, "failed": 1} and whole["failures"][0]["name"] == "t::b"
     assert whole["targets"][0] == {
-        "target": "forward, batch 16: times faster than eager", "wanted": ">= 10", "measured": "12.5", "verdict": "met"
+        "target": "rays, batch 16: times faster than eager", "wanted": ">= 10", "measured": "12.5", "verdict": "met"
     }  # fmt: skip
     assert all("start" not in line for line in json.loads((tmp_path / "tests.json").read_text())["steps"][0]["lines"])
 

@@ -259,6 +259,7 @@ def _profiled() -> dict[str, Callable[[], object]]:
         runs["generator 256 px, fp16"] = bench_generator.prepare(256, "fp16")
         runs["generator 1024 px, fp16"] = bench_generator.prepare(1024, "fp16")
         runs["quickstart step, G main"] = bench_train_step.prepare("quickstart 64 px, batch 8", "G main")
+        runs["FFHQ 512 px step, G main"] = bench_train_step.prepare("FFHQ 512 px, batch 8", "G main")
     except Exception as error:  # the ray pass is worth its profile without them
         print(f"models: {_said(error)}", file=sys.stderr)
     return runs

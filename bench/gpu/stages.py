@@ -49,13 +49,16 @@ STAGES = {
     "environment": "versions, the device, how fast it copies, multiplies and reads its caches",
     "tests": "the tests of every kernel on the device, and those marked gpu",
     "determinism": "the same call twice and a resumed run, bit for bit; compute-sanitizer on odd shapes",
-    "bench": "ray passes, whole model, every op, by pytest bench/",
+    "bench": "whole images and training steps, filters, ray passes, every op, by pytest bench/; bytes counted",
     "experiments": "tiles, sine and cosine, fused or two passes, trunk backward, where the time goes",
     "train": "the quickstart for some seconds: losses, images per second, memory",
 }
 PYTEST_PACKAGES = ("torch", "triton", "numpy", "pytest")
 BENCH_PACKAGES = (*PYTEST_PACKAGES, "pytest_benchmark")
 MODEL_PACKAGES = ("torch", "triton", "numpy", "PIL", "yaml")
+FILTERS = ("bench/bench_upfirdn2d.py", "bench/bench_bias_act.py")
+BLOCKS = ("bench/bench_upsample_block.py", "bench/bench_modulated_layer.py")
+QUICK = "--benchmark-max-time=0.1"
 SHORT = ("--benchmark-max-time=0.3", "--benchmark-min-rounds=5")
 
 
@@ -101,19 +104,36 @@ def steps(cpus: int, which: Callable[[str], str | None] = shutil.which, root: Pa
              alone=False, needs=BENCH_PACKAGES + MODEL_PACKAGES),
         *_sanitizer(which),
         Step("experiments", "compile", module("experiments", "compile"), 120, alone=False, needs=BENCH_PACKAGES),
-        Step("bench", "compile", pytest("bench/bench_rays.py", "-k", "compile", quick=True), 150,
-             alone=False, tests=True, stall_s=150, needs=BENCH_PACKAGES),
-        Step("bench", "rays", pytest("bench/bench_rays.py", *SHORT), 170,
+        Step("bench", "compile", pytest("bench/bench_rays.py", "bench/bench_generator.py", "-k", "compile", quick=True),
+             150, alone=False, tests=True, stall_s=150, needs=BENCH_PACKAGES),
+        Step("bench", "bytes", ("-m", "bench.moved", "--lines", "{lines}"), 170, alone=False, needs=BENCH_PACKAGES,
+             extra={"TRITON_INTERPRET": "1"}),
+        Step("bench", "generator", pytest("bench/bench_generator.py", "-k", "1024", *SHORT), 90,
+             tests=True, needs=BENCH_PACKAGES + MODEL_PACKAGES),
+        Step("bench", "training", pytest("bench/bench_train_step.py", "-k", "512", *SHORT), 70,
+             tests=True, needs=BENCH_PACKAGES + MODEL_PACKAGES),
+        Step("bench", "filters", pytest(*FILTERS, "-k", "fwd- and not compile", QUICK), 50,
+             tests=True, needs=BENCH_PACKAGES),
+        Step("bench", "rays", pytest("bench/bench_rays.py", *SHORT), 120,
              tests=True, stall_s=150, needs=BENCH_PACKAGES),
+        Step("bench", "blocks", pytest(*BLOCKS, "-k", "not compile", QUICK), 60,
+             tests=True, needs=BENCH_PACKAGES),
         Step("experiments", "tiles", module("experiments", "tiles", "--compiled", "{lines:experiments-compile}"), 70,
              needs=BENCH_PACKAGES),
+        Step("train", "quickstart", module("training", "--work", "{work}", "--seconds", "30"), 65,
+             needs=MODEL_PACKAGES),
+        Step("experiments", "profile", module("experiments", "profile"), 60, needs=BENCH_PACKAGES + MODEL_PACKAGES),
         Step("experiments", "sincos", module("experiments", "sincos"), 30, needs=BENCH_PACKAGES),
         Step("experiments", "passes", module("experiments", "passes"), 45, needs=BENCH_PACKAGES),
         Step("experiments", "backward", module("experiments", "backward"), 45, needs=BENCH_PACKAGES),
-        Step("train", "quickstart", module("training", "--work", "{work}"), 80, needs=MODEL_PACKAGES),
-        Step("experiments", "profile", module("experiments", "profile"), 60, needs=BENCH_PACKAGES + MODEL_PACKAGES),
-        Step("bench", "models", pytest("bench/bench_generator.py", "bench/bench_train_step.py", *SHORT), 80,
+        Step("bench", "models", pytest("bench/bench_generator.py", "bench/bench_train_step.py",
+                                       "-k", "not compile and not 512 and not 1024", *SHORT), 80,
              tests=True, needs=BENCH_PACKAGES + MODEL_PACKAGES),
+        Step("bench", "largest", pytest("bench/bench_generator.py", "bench/bench_train_step.py",
+                                        "-k", "(generator and 512 and not compile) or (train_step and 1024)", *SHORT),
+             80, tests=True, needs=BENCH_PACKAGES + MODEL_PACKAGES),
+        Step("bench", "filters, backward", pytest(*FILTERS, "-k", "bwd- and not compile", QUICK), 50,
+             tests=True, needs=BENCH_PACKAGES),
         Step("bench", "ops", pytest(*_ops(root), "-k", "not compile", "--benchmark-max-time=0.15"), 120,
              tests=True, needs=BENCH_PACKAGES),
     ]  # fmt: skip
@@ -121,8 +141,9 @@ def steps(cpus: int, which: Callable[[str], str | None] = shutil.which, root: Pa
 
 
 def _ops(root: Path) -> list[str]:
-    whole = {"bench_rays.py", "bench_generator.py", "bench_train_step.py"}
-    return [f"bench/{path.name}" for path in sorted((root / "bench").glob("bench_*.py")) if path.name not in whole]
+    whole = {"bench/bench_rays.py", "bench/bench_generator.py", "bench/bench_train_step.py", *FILTERS, *BLOCKS}
+    files = [f"bench/{path.name}" for path in sorted((root / "bench").glob("bench_*.py"))]
+    return [file for file in files if file not in whole]
 
 
 def _sanitizer(which: Callable[[str], str | None]) -> list[Step]:

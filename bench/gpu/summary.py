@@ -4,102 +4,16 @@ Everything here works on the dictionaries that the steps left, so it can be trie
 """
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from bench.gpu.runner import Outcome, tally
-from bench.report import markdown, render
+from bench.gpu.targets import GRAPH, KERNEL, NOT_MEASURED, judge, microseconds, row
+from bench.report import markdown, render, render_moved
 
-Rows = Sequence[Mapping[str, Any]]
 Lines = list[dict[str, Any]]
-FFHQ = "FFHQ 32x32 rays, 14+14 samples, batch {}"
 TRAINING = "training 1024+256 rays, 14+14 samples, batch 4"
 BACKGROUND = "background 32x32 rays, 4 samples, 4x64, batch 16"
-KERNEL, GRAPH = "triton fp16", "triton fp16 graph"
-NOT_MEASURED = "not measured"
-
-
-class Target(NamedTuple):
-    """A figure that the ray pass is to reach.
-
-    ``measure`` takes the rows of the benches and returns the figure, None if a row that it needs is missing.
-    """
-
-    name: str
-    wanted: str
-    measure: Callable[[Rows], float | None]
-    met: Callable[[float], bool]
-    shown: str = "{:.3g}"
-
-
-def row(rows: Rows, shape: str, direction: str, impl: str) -> Mapping[str, Any] | None:
-    """The newest row of an implementation of a shape."""
-    keys = {"shape": shape, "direction": direction, "impl": impl}
-    found = [r for r in rows if all(r.get(key) == value for key, value in keys.items())]
-    return found[-1] if found else None
-
-
-def times_faster(batch: int, direction: str, than: str) -> Callable[[Rows], float | None]:
-    def measure(rows: Rows) -> float | None:
-        slow, fast = (row(rows, FFHQ.format(batch), direction, impl) for impl in (than, KERNEL))
-        return slow["p50_ms"] / fast["p50_ms"] if slow and fast else None
-
-    return measure
-
-
-def microseconds(batch: int, impl: str) -> Callable[[Rows], float | None]:
-    """Per image."""
-
-    def measure(rows: Rows) -> float | None:
-        found = row(rows, FFHQ.format(batch), "fwd", impl)
-        return found["p50_ms"] * 1e3 / batch if found else None
-
-    return measure
-
-
-def memory_share(rows: Rows) -> float | None:
-    """What a forward and backward adds to the memory in use, over what eager torch adds."""
-    added = []
-    for impl in (KERNEL, "ref"):
-        found = row(rows, FFHQ.format(16), "fwd+bwd", impl)
-        if found is None or found.get("peak_mib") is None:
-            return None
-        added.append(found["peak_mib"] - found["peak_before_mib"])
-    return added[0] / added[1] if added[1] > 0 else None
-
-
-TARGETS = (
-    Target("forward, batch 16: times faster than eager", ">= 10", times_faster(16, "fwd", "ref"), lambda x: x >= 10),
-    Target(
-        "forward, batch 16: times faster than torch.compile",
-        ">= 3",
-        times_faster(16, "fwd", "compile"),
-        lambda x: x >= 3,
-    ),
-    Target("forward, batch 16: us per image, call", "<= 20", microseconds(16, KERNEL), lambda x: x <= 20),
-    Target("forward, batch 16: us per image, CUDA graph", "<= 20", microseconds(16, GRAPH), lambda x: x <= 20),
-    Target(
-        "forward + backward, batch 16: times faster than eager",
-        ">= 6",
-        times_faster(16, "fwd+bwd", "ref"),
-        lambda x: x >= 6,
-    ),
-    Target("forward + backward, batch 16: peak memory over eager's", "<= 0.1", memory_share, lambda x: x <= 0.1),
-    Target("forward, batch 1, CUDA graph: us", "<= 40", microseconds(1, GRAPH), lambda x: x <= 40),
-)
-
-
-def judge(rows: Rows) -> list[tuple[str, str, str, str]]:
-    """(target, wanted, measured, "met" | "missed" | "not measured")."""
-    judged = []
-    for target in TARGETS:
-        value = target.measure(rows)
-        if value is None:
-            judged.append((target.name, target.wanted, "", NOT_MEASURED))
-        else:
-            verdict = "met" if target.met(value) else "missed"
-            judged.append((target.name, target.wanted, target.shown.format(value), verdict))
-    return judged
 
 
 class Found:
@@ -123,6 +37,11 @@ class Found:
     def rows(self) -> Lines:
         """Of the benches."""
         return [line["row"] for line in self.lines("bench") if "row" in line]
+
+    @property
+    def moved(self) -> Lines:
+        """Bytes counted."""
+        return [line["moved"] for line in self.lines("bench") if "moved" in line]
 
     def fact(self, name: str) -> Any:
         """Of the environment."""
@@ -222,7 +141,7 @@ def tests(found: Found) -> dict[str, int]:
 
 def short_table(found: Found) -> str:
     """What is printed last."""
-    lines = [*markdown(("target of the ray pass", "wanted", "measured", ""), judge(found.rows), 1), ""]
+    lines = [*markdown(("target", "wanted", "measured", ""), judge(found.rows), 1), ""]
     counts = tests(found)
     lines.append("tests on the device: " + (", ".join(f"{n} {name}" for name, n in counts.items()) or NOT_MEASURED))
     bad = failures(found)
@@ -261,7 +180,7 @@ def tuning_log(found: Found, when: str) -> str:
         "",
         "## Targets",
         "",
-        *markdown(("target of the ray pass", "wanted", "measured", ""), judge(found.rows), 1),
+        *markdown(("target", "wanted", "measured", ""), judge(found.rows), 1),
         "",
         "## Predictions",
         "",
@@ -301,6 +220,8 @@ def _profile(found: Found) -> Iterator[str]:
 def _benches(found: Found) -> Iterator[str]:
     yield from ("", "## Benches", "")
     yield render(found.rows, {}) if found.rows else NOT_MEASURED
+    yield from ("", "## Bytes", "")
+    yield render_moved(found.moved) if found.moved else "not counted"
 
 
 def summary(found: Found, seconds: float, when: str) -> dict[str, Any]:
@@ -324,6 +245,7 @@ def stage_file(stage: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     found: dict[str, Any] = {"stage": stage, "steps": [o.facts() for o in own]}
     if stage == "bench":
         found["benchmarks"] = [{"extra_info": line["row"]} for o in own for line in o.lines if "row" in line]
+        found["moved"] = [line["moved"] for o in own for line in o.lines if "moved" in line]
         skipped: dict[str, list[str]] = {}
         for line in (line for o in own for line in o.lines):
             if line.get("outcome") == "skipped":
@@ -331,5 +253,5 @@ def stage_file(stage: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
                 skipped.setdefault(reason, []).append(line["test"].split("::")[-1].removeprefix("test_"))
         found["skipped"] = skipped
     for step in found["steps"]:  # rows are above, and what started has ended
-        step["lines"] = [line for line in step["lines"] if not {"row", "start", "collected"} & set(line)]
+        step["lines"] = [line for line in step["lines"] if not {"row", "moved", "start", "collected"} & set(line)]
     return found
