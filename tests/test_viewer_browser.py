@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import threading
@@ -69,25 +70,33 @@ class Page:
         raise AssertionError(f"{name} did not come, only {[p.name for p in self.downloads.iterdir()]}")
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    server = Server(port=0)
+@contextlib.contextmanager
+def serving(port: int = 0) -> Iterator[Server]:
+    server = Server(port=port)
     server.open(Studio(tiny_model()))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    assert PROGRAM is not None
-    browser = Browser(PROGRAM, tmp_path_factory.mktemp("profile"))
     try:
-        downloads = tmp_path_factory.mktemp("downloads")
-        browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
-        page = Page(browser, server.url, downloads)
-        page.fresh()
-        yield page
+        yield server
     finally:
-        browser.close()
         server.shutdown()
         server.close()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    assert PROGRAM is not None
+    with serving() as server:
+        browser = Browser(PROGRAM, tmp_path_factory.mktemp("profile"))
+        try:
+            downloads = tmp_path_factory.mktemp("downloads")
+            browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
+            page = Page(browser, server.url, downloads)
+            page.fresh()
+            yield page
+        finally:
+            browser.close()
 
 
 @pytest.fixture(autouse=True)
@@ -253,3 +262,19 @@ def test_nothing_stands_out_on_any_width(page: Page, width: int) -> None:
         assert 0 <= left < right <= width and right - left > 0.5 * min(width, 600)
     finally:
         page.browser.call("Emulation.clearDeviceMetricsOverride")
+
+
+@pytest.mark.slow
+def test_the_page_goes_on_when_the_viewer_was_started_again(page: Page) -> None:
+    with serving() as first:
+        port = first.server_port
+        page.browser.open(first.url + "#seed=2")
+        page.browser.wait("document.getElementById('canvas')?.dataset.shown")
+    page.press('[data-do="next"]')
+    page.browser.wait("document.getElementById('status').textContent.startsWith('The viewer does not answer')")
+    page.browser.run("document.getElementById('canvas').dataset.shown = ''")
+    with serving(port):
+        page.browser.wait("document.getElementById('canvas')?.dataset.shown")
+        assert page.browser.run("document.getElementById('seed').value") == "3"
+        page.browser.open("about:blank")
+    page.browser.events.clear()  # the browser complains about the silence in between

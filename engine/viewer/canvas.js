@@ -56,6 +56,7 @@ export class Pictures {
       const query = new URLSearchParams({ ...stage.query, client: this.client, turn: ++this.turn });
       const answer = await fetch(`/api/image?${query}`, { signal: flight.abort.signal });
       if (answer.status === 204) return false; // another request of ours came first
+      if (answer.status === 503) throw new Error("the viewer is about to end");
       if (!answer.ok) {
         this.on.wrong((await answer.json()).error);
         return false;

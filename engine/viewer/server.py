@@ -207,6 +207,7 @@ class Handler(BaseHTTPRequestHandler):
         except Stale:
             answer = Answer(b"", "", HTTPStatus.NO_CONTENT)
         except Closing:
+            self.close_connection = True
             answer = _json({"error": "viewer: it is about to end"}, HTTPStatus.SERVICE_UNAVAILABLE)
         except Exception as error:  # the page shows it, and the viewer lives on
             line = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
