@@ -73,6 +73,16 @@ def test_frames_are_the_views_of_the_path(desk: Path) -> None:
     np.testing.assert_allclose(grey / 65535 * (1.3 - 0.7) + 0.7, depth, atol=1e-5)
 
 
+def test_a_long_name_leaves_room_on_the_sheet(desk: Path) -> None:
+    long, short = "x" * 100 + ".npz", "short.npz"
+    for_both = subjects_from_seeds(tiny_model(), [1])
+    save_subjects(long, for_both)
+    save_subjects(short, for_both)
+    assert render(f"--out long --latents {long} --frames 2 --sheet") == 0
+    assert render(f"--out short --latents {short} --frames 2 --sheet") == 0
+    assert picture(Path("long/sheet.png")).shape[1] < picture(Path("short/sheet.png")).shape[1] + 300
+
+
 def test_the_folder_leads_on(desk: Path) -> None:
     assert render("--out one --seeds 5,6 --path grid --grid 2x2 --truncation 0.4") == 0
     assert render("--out two --latents one/latents.npz --cameras one/cameras.json") == 0
@@ -112,6 +122,22 @@ def test_an_interrupted_job_goes_on_bit_for_bit(desk: Path, monkeypatch: pytest.
     assert len(calls) == 3 + 3  # the group with the lost picture, and the two that were missing
     assert Path("part/frames/seed-1/image-0000.png").stat().st_mtime_ns == kept
     assert digests(Path("part")) == digests(Path("whole"))
+
+
+def test_a_job_that_was_killed_before_it_began_goes_on(desk: Path) -> None:
+    Path("out").mkdir()
+    Path("out/.job.123.part.json").write_text("{")
+    assert render("--out out --frames 1 --resume") == 0
+    assert "job.json" in digests(Path("out"))
+
+
+def test_a_job_has_the_model_s_own_number_of_samples(desk: Path) -> None:
+    model = tiny_model()
+    path = camera_path(PRIOR, "still")
+    job = jobs.RenderJob(subjects_from_seeds(model, [0]), ["seed 0"], path)
+    before = jobs.describe_job(model, job)
+    model.generator.synthesis.default_samples = 5
+    assert {k for k, v in jobs.describe_job(model, job).items() if v != before[k]} == {"model_sha256"}
 
 
 @pytest.mark.parametrize("change", ["--seeds 1", "--frames 3", "--save depth", "--samples 4", "--fps 12", "--batch 2"])

@@ -120,7 +120,7 @@ class RenderJob:
             raise ValueError(f"path must hold {len(self.subjects)} cameras, got {len(self.path.camera)}")
         rows = len(self.writing.pictures) * len(self.strips) * len(_sheet_rows(self))
         if self.writing.sheet and rows > MAX_SHEET_ROWS:
-            raise UserError(f"--sheet: wanted at most {MAX_SHEET_ROWS} rows (subjects x kinds), got {rows}")
+            raise UserError(f"--sheet: wanted at most {MAX_SHEET_ROWS} rows (subjects or steps x kinds), got {rows}")
 
     @property
     def frames(self) -> int:
@@ -155,8 +155,9 @@ class RenderJob:
 
 def describe_job(model: Model, job: RenderJob) -> dict[str, Any]:
     """Everything that decides about the bits of a job's files, as JSON can hold it."""
-    return {
-        "model_sha256": _digest([to_dict(model.config), model.generator.state_dict()]),
+    synthesis = model.generator.synthesis
+    described = {
+        "model_sha256": _digest([to_dict(model.config), synthesis.default_samples, model.generator.state_dict()]),
         "subjects_sha256": _digest([job.subjects.ws, job.subjects.z_bg]),
         "cameras_sha256": _digest([job.path.camera.cam2world, job.path.camera.tan_half_fov]),
         "device": job.subjects.ws.device.type,
@@ -166,8 +167,10 @@ def describe_job(model: Model, job: RenderJob) -> dict[str, Any]:
         "pairing": job.pairing,
         "loops": job.path.loops,
         "sheet_columns": job.path.columns,
-        "writing": json.loads(json.dumps(dataclasses.asdict(job.writing))),
+        "writing": dataclasses.asdict(job.writing),
     }
+    plain: dict[str, Any] = json.loads(json.dumps(described))  # tuples as the lists that a file gives back
+    return plain
 
 
 def check_folder(out: Path, description: dict[str, Any], *, resume: bool) -> None:
@@ -178,7 +181,9 @@ def check_folder(out: Path, description: dict[str, Any], *, resume: bool) -> Non
     file = out / "job.json"
     if not resume and file.is_file():
         raise UserError(f"--out: wanted a new or empty folder (to go on with the job in it: --resume), got {out}")
-    if not (resume and out.is_dir() and any(out.iterdir())):
+    if resume and out.is_dir() and all(p.name.startswith(".") and ".part" in p.name for p in out.iterdir()):
+        return  # empty, or killed while it wrote the first file
+    if not (resume and out.is_dir()):
         check_vacant(out)
         return
     try:
@@ -210,8 +215,10 @@ def render_job(
     outputs.save_text(json.dumps({"format": _FORMAT, "model": str(model.path), "job": description}, indent=2),
                       out / "job.json")  # fmt: skip
     camera = job.path.camera
-    outputs.save_text(camera.to_json(), out / "cameras.json")
-    save_subjects(out / "latents.npz", job.subjects, camera if job.pairing != "every" else None)
+    if not (out / "cameras.json").exists():
+        outputs.save_text(camera.to_json(), out / "cameras.json")
+    if not (out / "latents.npz").exists():
+        save_subjects(out / "latents.npz", job.subjects, camera if job.pairing != "every" else None)
     made = _products(job, out)
     if not job.writing.keeps_frames and all(p.exists() for p in made):
         progress(len(job.strips) * job.frames)
@@ -352,10 +359,16 @@ def _sheet(job: RenderJob, out: Path) -> Image.Image:
         for i, (own, frames) in enumerate(_sheet_rows(job)):
             for kind in job.writing.pictures:
                 tiles = [tile(_read(_frame(job, out, kind, strip, f))) for f in frames]
-                name = own or (label if i == 0 else "")
+                name = own or (_short(label) if i == 0 else "")
                 text = f"{name}\n{kind}" if name and kind != "image" else name
                 lines.append((text, to_images(tiles)))
     return labelled_rows(lines)
+
+
+def _short(label: str, longest: int = 28) -> str:
+    """A label that leaves room for pictures: a file's long name loses its middle."""
+    half = longest // 2
+    return label if len(label) <= longest else f"{label[:half]}...{label[-half:]}"
 
 
 def _read(path: Path) -> Image.Image:
