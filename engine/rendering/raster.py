@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,45 +12,44 @@ from torch import Tensor
 from engine.rendering.isosurface import Mesh
 from models.camera import Camera
 
-_FINE = 3  # samples a side of a pixel
+_FINE = 2  # samples a side of a pixel
 _PAPER, _CLAY = 1.0, np.array([0.78, 0.77, 0.75])
 
 
-def draw_mesh(mesh: Mesh, camera: Camera, resolution: int, *, coloured: bool = True) -> tuple[Tensor, Tensor]:
-    """Pictures [B, 3, R, R] in -1..1 of ``mesh`` by B cameras, lit from behind each, and coverage [B, R, R] in 0..1.
+class Drawing(NamedTuple):
+    """B pictures of a mesh."""
 
-    Args:
-        coloured: with the vertices' colours, if there are any; else as clay.
-    """
-    pictures, covers = [], []
-    for i in range(len(camera)):
-        image, cover = _draw(mesh, camera[i], resolution * _FINE, coloured and mesh.colours is not None)
-        small = torch.nn.functional.avg_pool2d(torch.cat([image, cover[None]])[None], _FINE)[0]
-        pictures.append(small[:3] * 2 - 1)
-        covers.append(small[3])
-    return torch.stack(pictures), torch.stack(covers)
+    shape: Tensor  # [B, 3, R, R] in -1..1, as clay lit from behind the camera
+    colours: Tensor | None  # [B, 3, R, R] in the vertices' colours, hardly lit; None if it has none
+    cover: Tensor  # [B, R, R] in 0..1
 
 
-def _draw(mesh: Mesh, camera: Camera, edge: int, coloured: bool) -> tuple[Tensor, Tensor]:
-    """Colour [3, E, E] in 0..1 and coverage [E, E], one sample a pixel."""
+def draw_mesh(mesh: Mesh, camera: Camera, resolution: int) -> Drawing:
+    """Draw ``mesh`` as B cameras see it."""
+    parts = [_draw(mesh, camera[i], resolution * _FINE) for i in range(len(camera))]
+    small = torch.nn.functional.avg_pool2d(torch.stack(parts), _FINE)  # [B, 4 or 7, R, R]
+    images = small[:, 1:] * 2 - 1
+    return Drawing(images[:, :3], None if mesh.colours is None else images[:, 3:], small[:, 0])
+
+
+def _draw(mesh: Mesh, camera: Camera, edge: int) -> Tensor:
+    """Coverage, clay and colours in 0..1, [1 + 3 + 3, E, E], one sample a pixel."""
     vertices = torch.from_numpy(mesh.vertices).double()
     pixels, depth = Camera(camera.cam2world.double(), camera.tan_half_fov.double()).project(vertices[None])
     # column and row, counted from the corner of the first pixel
     places = np.stack([(pixels[0, :, 0].numpy() + 1) / 2 * edge, (1 - pixels[0, :, 1].numpy()) / 2 * edge], 1)
     eye = camera.position[0].double().numpy() - mesh.vertices
     eye /= np.linalg.norm(eye, axis=1, keepdims=True)
-    light = 0.35 + 0.65 * np.clip((mesh.normals * eye).sum(1), 0, 1)
-    paint = mesh.colours / 255.0 if coloured and mesh.colours is not None else _CLAY[None]
-    shade = np.broadcast_to(paint, (len(light), 3)) * light[:, None]
+    facing = np.clip((mesh.normals * eye).sum(1), 0, 1)[:, None]
+    paints = [np.ones((len(facing), 1)), _CLAY * (0.35 + 0.65 * facing)]
+    if mesh.colours is not None:
+        paints.append(mesh.colours / 255.0 * (0.7 + 0.3 * facing))
+    paint = np.concatenate(paints, 1)
     at, numbers, weights = _points_on(mesh, places, depth[0].numpy(), edge)
-    image = np.full((edge * edge, 3), _PAPER)
-    image[at] = (shade[mesh.faces[numbers]] * weights[..., None]).sum(1)
-    cover = np.zeros(edge * edge)
-    cover[at] = 1
-    return (
-        torch.from_numpy(image).float().T.reshape(3, edge, edge),
-        torch.from_numpy(cover).float().reshape(edge, edge),
-    )
+    image = np.full((edge * edge, paint.shape[1]), _PAPER)
+    image[:, 0] = 0
+    image[at] = (paint[mesh.faces[numbers]] * weights[..., None]).sum(1)
+    return torch.from_numpy(image).float().T.reshape(-1, edge, edge)
 
 
 def _points_on(
@@ -60,8 +59,7 @@ def _points_on(
     corners, far = places[mesh.faces], depth[mesh.faces]  # [F, 3, 2], [F, 3]
     reach = np.abs(corners - np.roll(corners, 1, axis=1)).max((1, 2))
     reach = np.where((far > 0).all(1) & np.isfinite(reach), reach, 0)
-    steps = np.exp2(np.ceil(np.log2(np.maximum(2 * reach, 1)))).astype(int)  # points half a pixel apart, or nearer
-    steps = np.minimum(steps, 4 * edge)
+    steps = np.ceil(1.5 * reach).clip(1, 4 * edge).astype(int)  # points at most two thirds of a pixel apart
     found: list[tuple[NDArray[Any], ...]] = []
     for n in np.unique(steps):
         i, j = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
@@ -103,7 +101,6 @@ def _first_by_depth(at: NDArray[Any], t: NDArray[Any]) -> NDArray[Any]:
 
 def preview(mesh: Mesh, cameras: Camera, resolution: int) -> list[tuple[str, Tensor]]:
     """Rows for ``pictures.labelled_rows``: as clay, and with the vertices' colours if there are any."""
-    rows = [("shape", draw_mesh(mesh, cameras, resolution, coloured=False)[0])]
-    if mesh.colours is not None:
-        rows.append(("colours", draw_mesh(mesh, cameras, resolution)[0]))
-    return rows
+    drawing = draw_mesh(mesh, cameras, resolution)
+    rows = [("shape", drawing.shape)]
+    return rows if drawing.colours is None else [*rows, ("colours", drawing.colours)]
