@@ -13,6 +13,7 @@ import pytest
 from bench.harness import Measure, dispatched, skip_reason
 from bench.machine import DEVICE
 from engine.config import Config, load_config
+from engine.data import Dataset
 from engine.stats import Accumulator
 from engine.step import Stepper, TrainState
 from engine.trainer import open_training_data
@@ -96,15 +97,15 @@ def every(cfg: Config, phase: str) -> int | None:
 
 
 @lru_cache(maxsize=1)
-def networks(shape: str, impl: str, with_path: bool) -> Stepper:
-    """Kept for the phases that follow: building them takes longer than a phase on a GPU."""
-    cfg = configuration(shape, "G main" if with_path else WITHOUT_PATH)
+def networks(shape: str) -> tuple[Dataset, TrainState]:
+    """Kept for the phases that follow, whatever runs them: building takes longer than a phase on a GPU."""
+    cfg = configuration(shape, "G main")
     data = open_training_data(cfg, report=lambda message: None)
-    return Stepper(cfg, data, TrainState.create(cfg, data.label_dim, DEVICE), Accumulator(), DEVICE)
+    return data, TrainState.create(cfg, data.label_dim, DEVICE)
 
 
 def prepare(shape: str, phase: str, impl: str = "triton") -> Callable[[], Stepper]:
-    stepper = networks(shape, impl, phase != WITHOUT_PATH)
+    stepper = Stepper(configuration(shape, phase), *networks(shape), Accumulator(), DEVICE)
 
     def run() -> Stepper:
         with dispatched(impl):

@@ -56,6 +56,7 @@ STAGES = {
 PYTEST_PACKAGES = ("torch", "triton", "numpy", "pytest")
 BENCH_PACKAGES = (*PYTEST_PACKAGES, "pytest_benchmark")
 MODEL_PACKAGES = ("torch", "triton", "numpy", "PIL", "yaml")
+MODELS = ("bench/bench_generator.py", "bench/bench_train_step.py")
 FILTERS = ("bench/bench_upfirdn2d.py", "bench/bench_bias_act.py")
 BLOCKS = ("bench/bench_upsample_block.py", "bench/bench_modulated_layer.py")
 QUICK = "--benchmark-max-time=0.1"
@@ -106,6 +107,11 @@ def steps(cpus: int, which: Callable[[str], str | None] = shutil.which, root: Pa
         Step("experiments", "compile", module("experiments", "compile"), 120, alone=False, needs=BENCH_PACKAGES),
         Step("bench", "compile", pytest("bench/bench_rays.py", "bench/bench_generator.py", "-k", "compile", quick=True),
              150, alone=False, tests=True, stall_s=150, needs=BENCH_PACKAGES),
+        Step("bench", "compile, models", pytest(*MODELS, "-k", "triton and (1024 and generator or 512 and train_step)",
+                                                quick=True),
+             170, alone=False, tests=True, stall_s=150, needs=BENCH_PACKAGES + MODEL_PACKAGES),
+        Step("bench", "compile, layers", pytest(*FILTERS, *BLOCKS, "-k", "triton", quick=True),
+             150, alone=False, tests=True, stall_s=150, needs=BENCH_PACKAGES),
         Step("bench", "bytes", ("-m", "bench.moved", "--lines", "{lines}"), 170, alone=False, needs=BENCH_PACKAGES,
              extra={"TRITON_INTERPRET": "1"}),
         Step("bench", "generator", pytest("bench/bench_generator.py", "-k", "1024", *SHORT), 90,
@@ -126,11 +132,9 @@ def steps(cpus: int, which: Callable[[str], str | None] = shutil.which, root: Pa
         Step("experiments", "sincos", module("experiments", "sincos"), 30, needs=BENCH_PACKAGES),
         Step("experiments", "passes", module("experiments", "passes"), 45, needs=BENCH_PACKAGES),
         Step("experiments", "backward", module("experiments", "backward"), 45, needs=BENCH_PACKAGES),
-        Step("bench", "models", pytest("bench/bench_generator.py", "bench/bench_train_step.py",
-                                       "-k", "not compile and not 512 and not 1024", *SHORT), 80,
+        Step("bench", "models", pytest(*MODELS, "-k", "not compile and not 512 and not 1024", *SHORT), 80,
              tests=True, needs=BENCH_PACKAGES + MODEL_PACKAGES),
-        Step("bench", "largest", pytest("bench/bench_generator.py", "bench/bench_train_step.py",
-                                        "-k", "(generator and 512 and not compile) or (train_step and 1024)", *SHORT),
+        Step("bench", "largest", pytest(*MODELS, "-k", "generator and 512 and not compile or train_step and 1024", *SHORT),
              80, tests=True, needs=BENCH_PACKAGES + MODEL_PACKAGES),
         Step("bench", "filters, backward", pytest(*FILTERS, "-k", "bwd- and not compile", QUICK), 50,
              tests=True, needs=BENCH_PACKAGES),
@@ -141,7 +145,7 @@ def steps(cpus: int, which: Callable[[str], str | None] = shutil.which, root: Pa
 
 
 def _ops(root: Path) -> list[str]:
-    whole = {"bench/bench_rays.py", "bench/bench_generator.py", "bench/bench_train_step.py", *FILTERS, *BLOCKS}
+    whole = {"bench/bench_rays.py", *MODELS, *FILTERS, *BLOCKS}
     files = [f"bench/{path.name}" for path in sorted((root / "bench").glob("bench_*.py"))]
     return [file for file in files if file not in whole]
 
