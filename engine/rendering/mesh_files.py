@@ -19,7 +19,7 @@ from engine.errors import UserError
 from engine.rendering.isosurface import Mesh
 from engine.rendering.outputs import save_bytes
 
-_FLOAT, _UINT, _UBYTE = 5126, 5125, 5121  # component types of glTF
+_FLOAT, _UINT, _USHORT = 5126, 5125, 5123  # component types of glTF
 _ARRAY, _INDICES = 34962, 34963  # targets of its buffer views
 
 
@@ -92,8 +92,8 @@ def glb_bytes(mesh: Mesh) -> bytes:
     ]
     if mesh.colours is not None:
         opaque = np.concatenate([linear_light(mesh.colours), np.ones((len(mesh.colours), 1))], 1)
-        # four bytes a vertex: glTF wants attributes to begin at multiples of four
-        parts.append(("COLOR_0", np.round(opaque * 255).astype("u1"), "VEC4", _UBYTE))
+        # two bytes each, since one is coarse for linear light in the dark
+        parts.append(("COLOR_0", np.round(opaque * 65535).astype("<u2"), "VEC4", _USHORT))
     parts.append(("", mesh.faces.astype("<u4").reshape(-1), "SCALAR", _UINT))
     views: list[dict[str, Any]] = []
     accessors: list[dict[str, Any]] = []
