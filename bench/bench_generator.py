@@ -15,7 +15,7 @@ from models.config import GeneratorConfig
 from models.generator import Generator, Rendered, RenderOptions
 from models.layers import Precision
 
-OPS = ("render_rays", "render_points", "upsample_block", "modulated_layer")
+OPS = ("render_rays", "render_points", "upsample_block", "refine_to_rgb", "modulated_layer")
 RESOLUTIONS = (256, 512, 1024)
 BATCHES = (1, 16)
 

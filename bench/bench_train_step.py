@@ -18,7 +18,7 @@ from engine.stats import Accumulator
 from engine.step import Stepper, TrainState
 from engine.trainer import open_training_data
 
-OPS = ("render_rays", "render_points", "upsample_block", "modulated_layer", "bias_act", "conv2d_resample")
+OPS = ("render_rays", "render_points", "upsample_block", "refine_to_rgb", "bias_act", "conv2d_resample")
 WITHOUT_PATH = "G without NeRF path"  # what the NeRF path costs is the difference to G main
 PHASES: dict[str, Callable[[Stepper], None]] = {
     "G main": lambda stepper: stepper._generator_main(),

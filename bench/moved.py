@@ -44,7 +44,7 @@ META = torch.device("meta")
 SHIFT = 44  # bits of an address within a storage
 SECTOR = 32  # bytes: the least that a GPU fetches
 SAMPLED = 6  # programs of a launch that are run
-ADJACENT = 2  # of these, the first ones
+ADJACENT = 2  # of these, the first ones: where channels are split among programs, they have different ones
 LONGEST_ROW = 2048  # bytes of channels that a kernel may read a part of
 SHARED = 8  # programs; what more of them read, on average, is a weight
 
@@ -214,10 +214,10 @@ def count_launch(launch: common.Launch, sampled: int = SAMPLED) -> Moved:
     runs = list(_run(launch, ids, places))
     memory = halos = total = 0
     for kind in ("read", "written"):
-        sectors = np.concatenate([np.empty(0, np.uint64), *(_unique(getattr(run, kind)) for run in runs)])
+        each = [_unique(getattr(run, kind)) for run in runs]
         for storage, place in places.items():
-            here = sectors[sectors >> np.uint64(SHIFT - 5) == place >> SHIFT]
-            asked = round(len(here) * SECTOR * programs / len(ids))
+            here = [sectors[sectors >> np.uint64(SHIFT - 5) == place >> SHIFT] for sectors in each]
+            asked = round(sum(map(len, here)) * SECTOR * programs / len(ids))
             own = [t for t in tensors if _storage(t) == storage]
             once = min(asked, round(max(map(extent, own)) * _part_of_row(here, own)))
             memory += once
@@ -230,15 +230,19 @@ def _unique(sectors: "Sequence[np.ndarray[Any, Any]]") -> "np.ndarray[Any, Any]"
     return np.unique(np.concatenate([np.empty(0, np.uint64), *sectors]))
 
 
-def _part_of_row(sectors: "np.ndarray[Any, Any]", tensors: Sequence[Tensor]) -> float:
-    """Share of a pixel's channels that programs touch at all."""
+def _part_of_row(runs: "Sequence[np.ndarray[Any, Any]]", tensors: Sequence[Tensor]) -> float:
+    """Share of a pixel's channels that a launch touches: where every program touches the same ones, or else all."""
     first = tensors[0]
     width = next((n for n, stride in zip(first.shape, first.stride()) if stride == 1), 0) * first.element_size()
     start = first.storage_offset() * first.element_size()
     if len(tensors) > 1 or first.ndim < 2 or width % SECTOR or start % SECTOR or not 0 < width <= LONGEST_ROW:
         return 1.0
-    inside = sectors & np.uint64((1 << (SHIFT - 5)) - 1)
-    return len(np.unique((inside - np.uint64(start // SECTOR)) % np.uint64(width // SECTOR))) * SECTOR / width
+    offset, row = np.uint64(start // SECTOR), np.uint64(width // SECTOR)
+    inside = np.uint64((1 << (SHIFT - 5)) - 1)
+    channels = [np.unique(((sectors & inside) - offset) % row) for sectors in runs if len(sectors)]
+    if not channels or any(not np.array_equal(found, channels[0]) for found in channels):
+        return 1.0
+    return len(channels[0]) * SECTOR / width
 
 
 def _sample(programs: int, sampled: int) -> list[int]:
@@ -322,6 +326,7 @@ def subjects() -> Iterator[tuple[Subject, tuple[str, ...]]]:
         bench_modulated_layer,
         bench_modulated_mlp,
         bench_rays,
+        bench_refine_to_rgb,
         bench_upfirdn2d,
         bench_upsample_block,
         bench_volume,
@@ -338,7 +343,7 @@ def subjects() -> Iterator[tuple[Subject, tuple[str, ...]]]:
         yield bench_mean_square.subject(shape), forward
     for shape in bench_modulated_conv.CASES:
         yield bench_modulated_conv.subject(shape, "weights"), both
-    for module in (bench_modulated_layer, bench_upsample_block):
+    for module in (bench_modulated_layer, bench_refine_to_rgb, bench_upsample_block):
         for shape in module.CASES:
             yield module.subject(shape, "fp16"), both
     yield from ((bench_encode_positions.subject(shape), both) for shape in bench_encode_positions.CASES)

@@ -6,6 +6,7 @@ Every function takes (device, seed) first, so that a child process can build the
 import torch
 from torch import Tensor
 
+from kernels.refine_to_rgb import ModulatedWeights
 from kernels.upsample import Adapter
 
 RAYS, SAMPLES, HIDDEN, DEPTH, OCTAVES = 32 * 32, 14, 128, 8, 10  # FFHQ: 14 coarse and 14 fine samples per ray
@@ -96,6 +97,16 @@ def layer(
     weight = draw.normal(outputs, inputs, 1, 1, leaf=True)
     styles = (1 + draw.normal(1, inputs, scale=0.3)).requires_grad_()
     return features.requires_grad_(), weight, styles, draw.normal(outputs, scale=0.1, leaf=True)
+
+
+def tail(
+    device: torch.device, seed: int, *, channels: int, edge: int, dtype: torch.dtype
+) -> tuple[Tensor, ModulatedWeights, ModulatedWeights, Tensor]:
+    """Features [1, channels, edge, edge] of ``dtype``, channels last, second layer, colours, image of half the size."""
+    x, *first = layer(device, seed, inputs=channels, outputs=channels, edge=edge, dtype=dtype)
+    _, *second = layer(device, seed + 1, inputs=channels, outputs=3, edge=1, dtype=dtype)
+    image = Draw(device, seed + 2).normal(1, 3, edge // 2, edge // 2, leaf=True)
+    return x, ModulatedWeights(*first), ModulatedWeights(*second), image
 
 
 def convolution(

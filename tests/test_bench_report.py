@@ -210,6 +210,41 @@ def test_minimal_bytes() -> None:
     forward = 40 + 24 + 16
     assert harness.minimal_bytes(args, out, both=False) == forward
     assert harness.minimal_bytes(args, out, both=True) == 2 * forward + 40
+    assert harness.minimal_bytes(args, out, both=True, linear=True) == forward + 16 + 40
+
+
+@pytest.mark.parametrize(("impl", "kernels"), [("ref", False), ("compile", False), ("triton", True), ("graph", True)])
+def test_models_take_the_forms_they_are_asked_for(impl: str, kernels: bool) -> None:
+    before = dispatch.TRITON_OPS
+    with harness.dispatched(impl):
+        assert ("upsample_block" in dispatch.TRITON_OPS) == kernels
+    assert dispatch.TRITON_OPS is before
+
+
+def test_whole_steps_are_put_together() -> None:
+    def phase(name: str, ms: float, every: int | None, impl: str = "ref") -> dict[str, Any]:
+        facts = {"op": "train step", "shape": "tiny", "batch": 8, "impl": impl, "baseline": impl == "ref"}
+        return row(**facts, direction=name, p50_ms=ms, every=every, GB_per_s=None, share_copy=None)
+
+    plain = [
+        phase("G main", 20, 1),
+        phase("D main", 10, 1),
+        phase("R1", 32, 16),
+        phase("G without NeRF path", 15, None),
+    ]
+    fast = [{**r, "impl": "triton", "baseline": False, "p50_ms": r["p50_ms"] / 2, "peak_mib": 100.0} for r in plain]
+    text = report.render([*plain, *fast[:3]], {})
+    assert cells(text, "tiny     | ref") == ["tiny", "ref", "250", "1.00", "4.20", "5", "300"]  # 8 in 20 + 10 + 2 ms
+    text = report.render([*plain, *fast], {})
+    assert cells(text, "tiny     | triton") == ["tiny", "triton", "500", "2.00", "4.20", "2.5", "100"]
+
+
+def test_images_per_second_have_a_table() -> None:
+    rows = [
+        row(images=16, images_per_s=4.0),
+        row(images=16, images_per_s=8.0, impl="graph", baseline=False, p50_ms=2.0),
+    ]
+    assert cells(report.render(rows, {}), "3 ch      | graph") == ["3 ch", "graph", "8", "2.00", "300 (+40)"]
 
 
 TINY: dict[str, tuple[Any, Any, Callable[[], harness.Subject]]] = {

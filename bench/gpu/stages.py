@@ -58,7 +58,7 @@ BENCH_PACKAGES = (*PYTEST_PACKAGES, "pytest_benchmark")
 MODEL_PACKAGES = ("torch", "triton", "numpy", "PIL", "yaml")
 MODELS = ("bench/bench_generator.py", "bench/bench_train_step.py")
 FILTERS = ("bench/bench_upfirdn2d.py", "bench/bench_bias_act.py")
-BLOCKS = ("bench/bench_upsample_block.py", "bench/bench_modulated_layer.py")
+BLOCKS = ("bench/bench_upsample_block.py", "bench/bench_modulated_layer.py", "bench/bench_refine_to_rgb.py")
 QUICK = "--benchmark-max-time=0.1"
 SHORT = ("--benchmark-max-time=0.3", "--benchmark-min-rounds=5")
 
@@ -134,8 +134,9 @@ def steps(cpus: int, which: Callable[[str], str | None] = shutil.which, root: Pa
         Step("experiments", "backward", module("experiments", "backward"), 45, needs=BENCH_PACKAGES),
         Step("bench", "models", pytest(*MODELS, "-k", "not compile and not 512 and not 1024", *SHORT), 80,
              tests=True, needs=BENCH_PACKAGES + MODEL_PACKAGES),
-        Step("bench", "largest", pytest(*MODELS, "-k", "generator and 512 and not compile or train_step and 1024", *SHORT),
-             80, tests=True, needs=BENCH_PACKAGES + MODEL_PACKAGES),
+        Step("bench", "largest",
+             pytest(*MODELS, "-k", "generator and 512 and not compile or train_step and 1024", *SHORT), 80, tests=True,
+             needs=BENCH_PACKAGES + MODEL_PACKAGES),
         Step("bench", "filters, backward", pytest(*FILTERS, "-k", "bwd- and not compile", QUICK), 50,
              tests=True, needs=BENCH_PACKAGES),
         Step("bench", "ops", pytest(*_ops(root), "-k", "not compile", "--benchmark-max-time=0.15"), 120,
