@@ -160,11 +160,10 @@ def test_a_table_holds_its_pictures_where_they_belong() -> None:
     red, blue = (Image.new("RGB", (50, 50), c) for c in ((200, 0, 0), (0, 0, 200)))
     sheet = table([[None, red], [blue, red]], ["", "row"], ["", "column"], sources=True)
     width, height = sheet.size
-    assert sheet.getpixel((width - 20, height - 20)) == (200, 0, 0) and sheet.getpixel((width - 90, height - 20)) == (
-        0,
-        0,
-        200,
-    )
-    assert sheet.getpixel((width - 90, height - 80)) == (255, 255, 255)
+    places = {"red": (-20, -20), "blue": (-90, -20), "none": (-90, -80)}
+    seen = {name: sheet.getpixel((width + x, height + y)) for name, (x, y) in places.items()}
+    assert seen == {"red": (200, 0, 0), "blue": (0, 0, 200), "none": (255, 255, 255)}
+    close = table([[None, red], [blue, red]], ["", "row"], ["", "column"])
+    assert (width - close.width, height - close.height) == (4, 4)  # sources stand a twelfth of 50 px apart
     with pytest.raises(ValueError, match=r"cells must be 1 rows of 2, got \[1\]"):
         table([[red]], ["a"], ["b", "c"])

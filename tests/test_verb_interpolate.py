@@ -59,7 +59,11 @@ def test_a_walk_with_a_moving_camera(desk: Path, capsys: pytest.CaptureFixture[s
     read, seen = load_subjects("out/latents.npz", model)
     torch.testing.assert_close(read.ws, subjects.ws)
     assert seen is not None and torch.equal(seen.cam2world, camera.cam2world)
-    assert pixels("out/sheet.png").shape[0] == 3 * 132  # a row for each step
+    sheet = pixels("out/sheet.png")
+    assert sheet.shape[0] == 3 * 132  # a row for each step, which ends where the next begins
+    tiles = [[sheet[132 * r + 2 :][:128, -(130 * (5 - c)) :][:, :128] for c in (0, 4)] for r in range(3)]
+    ends = [np.abs(tiles[r][1] - tiles[(r + 1) % 3][0]).max() for r in range(3)]
+    assert max(ends) == 0 and not np.array_equal(tiles[0][0], tiles[0][1])
 
 
 def test_in_w_from_a_file_with_a_still_camera(desk: Path) -> None:

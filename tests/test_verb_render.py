@@ -116,11 +116,11 @@ def test_an_interrupted_job_goes_on_bit_for_bit(desk: Path, monkeypatch: pytest.
     assert render(f"--out part {job}") == 130
     assert not list(Path("part").rglob("*.part")) and len(list(Path("part").rglob("image-*"))) == 6
     Path("part/frames/seed-0/normals-0001.png").unlink()
-    kept = Path("part/frames/seed-1/image-0000.png").stat().st_mtime_ns
+    kept = Path("part/frames/seed-0/image-0001.png").stat().st_mtime_ns
     assert render(f"--out part {job}") == 2
     assert render(f"--out part {job} --resume") == 0
     assert len(calls) == 3 + 3  # the group with the lost picture, and the two that were missing
-    assert Path("part/frames/seed-1/image-0000.png").stat().st_mtime_ns == kept
+    assert Path("part/frames/seed-0/image-0001.png").stat().st_mtime_ns == kept  # beside the lost one
     assert digests(Path("part")) == digests(Path("whole"))
 
 
