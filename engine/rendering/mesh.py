@@ -95,9 +95,10 @@ def extract_mesh(
         values = volume.extinction(ws, points[None].to(device))[0].cpu()
         if cameras is None:
             return values
-        # falls through the level at the border of what is seen, over one cell
-        inside = seen_region(points, cameras, model.config.field.near, model.config.field.far)
-        return torch.minimum(values, level + level * inside / cell)
+        inside = seen_region(points, cameras, model.config.field.near, model.config.field.far) / cell
+        over = values - level
+        # falls through the level at the border of what is seen, as steeply on either side; keeps all that lies deeper
+        return level + torch.where(over > 0, over * inside.clamp(-1, 1), over)
 
     mesh = isosurface(
         field,

@@ -171,7 +171,7 @@ def read_cameras(path: str | Path) -> Camera:
 
 
 def _read_camera(where: str, row: Any) -> tuple[Tensor, float]:
-    if not isinstance(row, dict) or set(row) != {"cam2world", "fov_deg"}:
+    if not isinstance(row, dict) or not {"cam2world", "fov_deg"} <= set(row):
         got = sorted(map(str, row)) if isinstance(row, dict) else type(row).__name__
         raise UserError(f"{where}: wanted an object with cam2world and fov_deg, got {str(got)[:80]}")
     matrix, fov = row["cam2world"], row["fov_deg"]
