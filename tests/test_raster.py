@@ -35,7 +35,7 @@ def test_nearer_faces_hide_others() -> None:
     around = torch.ones(48, 48, dtype=torch.bool)
     around[15:33, 15:33] = around[:, :13] = around[:, 35:] = False  # pixels on a border are a mixture
     assert (red[around] > 0.9).all() and (green[around] == 0).all() and (blue[:, 13:35] == 0).all()
-    assert (drawing.colours[0, :, :, :12] == 1).all()  # paper
+    assert (drawing.colours[0, :, :, :11] == 1).all()  # paper
 
 
 def test_what_faces_the_camera_is_bright() -> None:
