@@ -140,13 +140,28 @@ def test_a_job_has_the_model_s_own_number_of_samples(desk: Path) -> None:
     assert {k for k, v in jobs.describe_job(model, job).items() if v != before[k]} == {"model_sha256"}
 
 
-@pytest.mark.parametrize("change", ["--seeds 1", "--frames 3", "--save depth", "--samples 4", "--fps 12", "--batch 2"])
+OTHERS = {
+    "--seeds 1": "subjects, subjects",
+    "--frames 3": "cameras, frames",
+    "--save depth": "kinds",
+    "--samples 4": "samples",
+    "--fps 12": "fps",
+    "--batch 2": "batch",
+}
+
+
+@pytest.mark.parametrize("change", OTHERS)
 def test_another_job_is_refused(desk: Path, change: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert render("--out out --frames 2") == 0
     before = digests(Path("out"))
-    arguments = f"--out out --resume --frames 2 {change}" if "frames" not in change else f"--out out --resume {change}"
-    assert render(arguments) == 2
-    assert "--resume: wanted the same job as in out, got one that differs in" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["render", "tiny", *f"--out out --resume --frames 2 {change}".split()]) == 2
+    wanted = f"error: --resume: wanted the same job as in out, got one that differs in {OTHERS[change]}\n"
+    assert capsys.readouterr().err == wanted
+    assert main(["render", "tiny", *f"--out out --frames 2 {change}".split()]) == 2
+    assert capsys.readouterr().err == (
+        "error: out: wanted a new or empty folder, got one with a job in it (--resume goes on with it)\n"
+    )
     assert digests(Path("out")) == before
 
 

@@ -180,7 +180,7 @@ def check_folder(out: Path, description: dict[str, Any], *, resume: bool) -> Non
     """
     file = out / "job.json"
     if not resume and file.is_file():
-        raise UserError(f"--out: wanted a new or empty folder (to go on with the job in it: --resume), got {out}")
+        raise UserError(f"{out}: wanted a new or empty folder, got one with a job in it (--resume goes on with it)")
     if resume and out.is_dir() and all(p.name.startswith(".") and ".part" in p.name for p in out.iterdir()):
         return  # empty, or killed while it wrote the first file
     if not (resume and out.is_dir()):
@@ -193,9 +193,21 @@ def check_folder(out: Path, description: dict[str, Any], *, resume: bool) -> Non
         before = None
     if not isinstance(before, dict):
         raise UserError(f"--resume: wanted a folder that a rendering began (its job.json), got {out}")
-    keys = [k.removesuffix("_sha256") for k in description if before.get(k) != description[k]]
+    keys = [k.removesuffix("_sha256") for k in _differences(before, description)]
     if keys:
         raise UserError(f"--resume: wanted the same job as in {out}, got one that differs in {', '.join(keys)}")
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Keys of ``now`` that differ, those of nested mappings each for itself."""
+    keys = []
+    for key, value in now.items():
+        other = before.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            keys += _differences(other, value)
+        elif other != value:
+            keys.append(key)
+    return keys
 
 
 def render_job(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from engine.errors import UserError
 from engine.model_io import Model
-from engine.rendering.jobs import FORMATS, KINDS, RenderJob, Writing, render_job
+from engine.rendering.jobs import FORMATS, KINDS, RenderJob, Writing, check_folder, describe_job, render_job
 from engine.stats import ProgressBar
 from engine.verbs.common import new_folder
 
@@ -46,7 +47,13 @@ def add_writing_arguments(
 
 def job_folder(args: argparse.Namespace) -> Path:
     """--out, new or empty unless the job goes on."""
-    return Path(args.out) if args.resume and args.out is not None else new_folder(args.out)
+    if args.resume and args.out is not None:
+        return Path(args.out)  # run_job looks into it
+    if args.out is not None and (Path(args.out) / "job.json").is_file():
+        raise UserError(
+            f"{args.out}: wanted a new or empty folder, got one with a job in it (--resume goes on with it)"
+        )
+    return new_folder(args.out)
 
 
 def writing(args: argparse.Namespace) -> Writing:
@@ -58,6 +65,8 @@ def writing(args: argparse.Namespace) -> Writing:
 
 def run_job(args: argparse.Namespace, model: Model, job: RenderJob, out: Path) -> list[Path]:
     """Render with a progress bar, say what was written, return it."""
+    job.check(model)
+    check_folder(out, describe_job(model, job), resume=args.resume)
     with ProgressBar(len(job.strips) * job.frames, args.verb, enabled=not args.no_progress) as bar:
         made = render_job(model, job, out, resume=args.resume, progress=bar.update)
     edge = args.resolution or model.generator.synthesis.growth().resolution
