@@ -126,7 +126,7 @@ def _in_parts(x: Tensor, layer: ModulatedWeights, rgb: ModulatedWeights, noise: 
     """Whether one kernel does not cover this call, and several have to."""
     (C, I), O = layer.weight.shape[:2], rgb.weight.shape[0]  # noqa: E741
     empty = 0 in (*x.shape[1:], C)
-    return noise is not None or empty or not fused("refine_to_rgb").covered(x.dtype, I, C, O)
+    return noise is not None or empty or not fused("refine_to_rgb_forward").covered(x.dtype, I, C, O)
 
 
 def _by_parts(
