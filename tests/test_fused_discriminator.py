@@ -1,22 +1,15 @@
 """The whole discriminator on kernels: R1 with every parameter's gradient against the plain form, reference numbers."""
 
 import json
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-import triton
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import models.discriminator
-import models.layers
 from engine.losses import r1_penalty
-from kernels.bias_act import bias_act
-from kernels.conv_resample import conv2d_resample
 from kernels.fused import common
-from kernels.upfirdn2d import downsample2d
 from models.discriminator import Discriminator, DiscriminatorOptions
 from models.growth import Growth
 from models.official import discriminator_from_official, discriminator_name
@@ -25,14 +18,10 @@ from tests.closeness import assert_relative
 from tests.conftest import Fixture, load_fixture
 from tests.gradients import DEVICE
 from tests.inputs import make_image, seeded, tiny_discriminator_config
+from tests.on_kernels import ops_as_on_a_device
 
 KERNELS = {"upfirdn2d", "bias_act", "bias_act_grad"}  # what a discriminator's passes of any order are made of
 REPLACED = {"aten::leaky_relu", "aten::leaky_relu_backward", "aten::clamp"}  # what the plain forms are made of
-OPS = {
-    "conv2d_resample": (models.layers, conv2d_resample),
-    "bias_act": (models.layers, bias_act),
-    "downsample2d": (models.discriminator, downsample2d),
-}
 
 
 class Seen(TorchDispatchMode):
@@ -47,24 +36,10 @@ class Seen(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def whole_image(Y: Any, X: Any, planar: bool, images: int, C: int, periods_y: int, periods_x: int) -> dict[str, int]:
-    """A tile that is the whole image: an interpreted program costs time by its operations, not by its numbers."""
-    sizes = {"BLOCK_Y": periods_y, "BLOCK_X": periods_x, "BLOCK_C": C}
-    return {"RUN": 1, "num_warps": 4} | {name: triton.next_power_of_2(size) for name, size in sizes.items()}
-
-
 @pytest.fixture
 def on_kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Call it, and from then on every op of a discriminator that has a kernel runs it."""
-    if DEVICE.type == "cpu":
-        monkeypatch.setattr(import_module("kernels.fused.upfirdn2d"), "_tile", whole_image)
-        monkeypatch.setattr(import_module("kernels.fused.bias_act"), "BLOCK", 2**20)
-
-    def switch() -> None:
-        for name, (module, op) in OPS.items():
-            monkeypatch.setattr(module, name, lambda *args, op=op, **how: op(*args, **how, impl="triton"))
-
-    return switch
+    return lambda: ops_as_on_a_device(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

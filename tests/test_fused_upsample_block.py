@@ -1,6 +1,5 @@
-"""The upsampling block as kernels: against the plain form in float64, rounding, borders, a whole model."""
+"""The upsampling block as kernels: against the plain form in float64, rounding, borders."""
 
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import models.upsampler
 from kernels.fused.upsample_block import upsample_combine, upsample_map
 from kernels.fused.upsample_block_bilinear import upsample_bilinear
 from kernels.fused.upsample_block_forward import GAIN, SLOPE
@@ -21,11 +19,7 @@ from kernels.reference.upsample import corner_average
 from kernels.reference.upsample_block import TAPS
 from kernels.upsample import Adapter
 from kernels.upsample_block import upsample_block
-from models.camera import Camera
-from models.generator import RenderOptions
-from models.official import generator_from_official
-from tests.closeness import assert_image_close, assert_relative
-from tests.conftest import load_fixture
+from tests.closeness import assert_relative
 from tests.gradients import DEVICE, assert_kernel_matches, outputs_and_gradients, second_order
 from tests.inputs import source
 
@@ -274,22 +268,3 @@ def test_needs_a_device_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> N
     values = (x.cpu() for x in make(CASES["one pixel"]).values())
     with pytest.raises(RuntimeError, match="upsample_block: impl='triton' needs CUDA tensors, got device cpu"):
         op(CASES["one pixel"], "triton")(*values)
-
-
-def test_generator_of_reference_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny public model as it grows, its first block as kernels."""
-    f = load_fixture("gen_ffhq_tiny.npz")
-    calls = []
-
-    def by_kernel(x: Tensor, *args: Any, **options: Any) -> Tensor:
-        calls.append(x.shape[2])
-        return upsample_block(x, *args, **options, impl="triton")
-
-    monkeypatch.setattr(models.upsampler, "upsample_block", by_kernel)
-    g = generator_from_official(json.loads(f.text("meta/config_json")), f.state("sd/")).to(DEVICE)
-    camera = Camera(f["a025_c/world_mat"][:1].to(DEVICE), f["a025_c/camera_mat"][:1, [0, 1], [0, 1]].to(DEVICE))
-    z_bg, options = f["z_shape_bg"][:1].to(DEVICE), RenderOptions(alpha=float(f["a025_c/alpha"]))
-    with torch.no_grad():
-        out = g.synthesis(f["ws"][:1].to(DEVICE), camera, z_bg=z_bg, options=options)
-    assert calls == [16]
-    assert_image_close("image", out.image.cpu(), f["a025_c/img"][:1])

@@ -1,0 +1,69 @@
+"""Whole networks as they run on a CUDA device: every op by its kernel that has one, interpreted where there is none."""
+
+import pkgutil
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+import triton
+from torch import Tensor
+
+import kernels
+from kernels import dispatch
+from kernels.fused import field, hierarchical, linear, rays, upsample_block_forward
+from tests.conftest import Fixture
+from tests.gradients import DEVICE
+
+upfirdn2d = import_module("kernels.fused.upfirdn2d")  # the op of that name hides the module
+OPS = [import_module(f"kernels.{m.name}") for m in pkgutil.iter_modules(kernels.__path__) if m.name not in
+       ("dispatch", "fused", "inspect", "reference")]  # fmt: skip
+
+
+def ops_as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """From now on "auto" means the kernel wherever it covers the call; the names of those that ran."""
+    ran: set[str] = set()
+
+    def resolve(op: str, impl: Any, x: Tensor, *, unsupported: str | None = None) -> str:
+        if impl == "auto" and op in dispatch.TRITON_OPS and unsupported is None:
+            impl = "triton"
+        chosen = dispatch.resolve(op, impl, x, unsupported=unsupported)
+        if chosen == "triton":
+            ran.add(op)
+        return chosen
+
+    for module in OPS:
+        if hasattr(module, "resolve"):
+            monkeypatch.setattr(module, "resolve", resolve)
+    if DEVICE.type == "cpu":
+        large_tiles(monkeypatch)
+    return ran
+
+
+def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interpreted program costs time by its operations, not by its numbers: few programs, each with many."""
+    ray = partial(field.Tile, 512, 8, 2)
+    monkeypatch.setattr(hierarchical, "hierarchical_tile", lambda *_: ray())
+    monkeypatch.setattr(rays, "ray_tile", lambda *_: ray())
+    monkeypatch.setattr(linear, "rows_tile", lambda *_: linear.Tile(1024, 64, 64, 8, 2))
+    monkeypatch.setattr(
+        upsample_block_forward, "_tile", lambda C, D, how: upsample_block_forward._Tile(32, 32, 16, 32, 4)
+    )
+    monkeypatch.setattr(import_module("kernels.fused.bias_act"), "BLOCK", 2**20)
+    monkeypatch.setattr(upfirdn2d, "_tile", _whole_image)
+
+
+def _whole_image(Y: Any, X: Any, planar: bool, images: int, C: int, periods_y: int, periods_x: int) -> dict[str, int]:
+    sizes = {"BLOCK_Y": periods_y, "BLOCK_X": periods_x, "BLOCK_C": C}
+    return {"RUN": 1, "num_warps": 4} | {name: triton.next_power_of_2(size) for name, size in sizes.items()}
+
+
+def numbers_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference numbers are read to, and networks are made on, the device that kernels run on; no TF32."""
+    if DEVICE.type == "cpu":
+        return
+    read = Fixture.__getitem__
+    monkeypatch.setattr(Fixture, "__getitem__", lambda f, name: read(f, name).to(DEVICE))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.set_default_device(DEVICE)
