@@ -65,7 +65,8 @@ class PerceptualNet:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch announces another format for new files; this one is given
                 self._net = torch.jit.load(str(self.path), map_location=device).eval()
-            self._net.requires_grad_(False)
+            for parameter in self._net.parameters():  # a ScriptModule cannot be told as a whole
+                parameter.requires_grad_(False)
             with torch.no_grad():
                 features = self.features(torch.zeros(1, 3, 32, 32, device=device))
             if features.ndim != 2:

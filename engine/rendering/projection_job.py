@@ -71,7 +71,12 @@ class ProjectionJob:
         if p.options.tune:
             made.append(out / "model")
             if not made[-1].exists():  # there once a finish was cut short after it; a resumed tuning has its bits
-                save_model(made[-1], p.model.generator, p.source.prior, {"tuned": str(p.source.path)})
+                save_model(
+                    made[-1],
+                    p.model.generator,
+                    p.source.prior,
+                    {"tuned": p.source.path.name, "sha256": _digest(p.source)},
+                )
         rows = self._stages()
         for name, picture in zip(self.file_names, outputs.to_pillow(rows[-1][1])):
             save_png(picture, out / "images" / f"{name}.png")
@@ -132,7 +137,7 @@ class ProjectionJob:
     def _record(self, poses: Tensor) -> dict[str, Any]:
         p = self.projector
         return {
-            "model": str(p.source.path),
+            "model": str(p.source.path.absolute()),
             "options": to_dict(p.options),
             "stages": p.options.stages,
             "photos": self.names,
