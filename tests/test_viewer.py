@@ -129,6 +129,11 @@ def test_mixing_all_rows_is_the_other_subject_before_the_same_background(server:
     assert ask(server, "/api/image?seed=1&mix=5&parts=foreground").content == wanted
 
 
+def test_an_amount_is_remembered_apart(server: Server) -> None:
+    answers = [ask(server, f"/api/image?seed=1&mix=5&mix_amount={amount}").content for amount in ("0.2", "0.6", "1")]
+    assert len(set(answers)) == 3
+
+
 @pytest.mark.parametrize(("query", "edge"), [("", 16), ("&strict=1", 16), ("&strict=1&resolution=40", 40),
                                              ("&show=depth", 8), ("&show=depth&download=1", 16)])  # fmt: skip
 def test_sizes(server: Server, query: str, edge: int) -> None:

@@ -205,7 +205,7 @@ class Studio:
             if not whole and look.mix is not None:
                 second = self._subject(replace(look, seed=look.mix, mix=None))
                 rows = [i for name in look.mix_rows for i in style_rows(self.model)[name]]
-                mixed = mix(second, first, rows, background="fine")
+                mixed = mix(second, first, rows)
                 subject = replace(first, ws=torch.lerp(first.ws, mixed.ws, look.mix_amount))
         self._subjects[key] = subject
         if len(self._subjects) > MAX_SUBJECTS:
