@@ -132,6 +132,11 @@ def save_subjects(path: str | Path, subjects: Subjects, camera: Camera | None = 
     if camera is not None:
         arrays["cam2world"] = camera.cam2world.detach().cpu().numpy()
         arrays["tan_half_fov"] = camera.tan_half_fov.detach().cpu().numpy()
+    save_arrays(path, arrays)
+
+
+def save_arrays(path: str | Path, arrays: dict[str, Any]) -> None:
+    """Write plain arrays as a ``.npz``; whole, or not at all. Raises: UserError naming what cannot be written."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -154,7 +159,7 @@ def load_subjects(path: str | Path, model: Model) -> tuple[Subjects, Camera | No
     Raises: UserError naming the path: not readable, other arrays, of another model's shape, not finite.
     """
     path, g = Path(path), model.generator
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
     num_ws, w_dim = g.synthesis.num_ws, g.cfg.w_dim
     if "ws" in arrays:
         ws = _array(path, arrays, "ws", (num_ws, w_dim))
@@ -178,21 +183,22 @@ def load_subjects(path: str | Path, model: Model) -> tuple[Subjects, Camera | No
     return Subjects(ws, codes).to(device), None if camera is None else camera.to(device)
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, what: str = "subjects") -> dict[str, np.ndarray]:
+    """The arrays of a ``.npz`` of ``what``; nothing in it is executed. Raises: UserError naming the path."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UserError(f"{path}: wanted at most {MAX_FILE_BYTES} bytes, got {path.stat().st_size}")
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
-                raise UserError(f"{path}: wanted a .npz with the array ws or w, got a single array")
+                raise UserError(f"{path}: wanted a .npz of {what}, got a single array")
             with zipfile.ZipFile(path) as members:
                 if sum(m.file_size for m in members.infolist()) > MAX_FILE_BYTES:
                     raise UserError(f"{path}: wanted at most {MAX_FILE_BYTES} bytes of arrays, got more")
             return {name: file[name] for name in file.files}
     except OSError as error:
-        raise UserError(f"{path}: wanted a .npz of subjects, got: {error.strerror or 'another file'}") from None
+        raise UserError(f"{path}: wanted a .npz of {what}, got: {error.strerror or 'another file'}") from None
     except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, KeyError) as error:
-        raise UserError(f"{path}: wanted a .npz of subjects, got: {str(error)[:200] or 'a damaged file'}") from None
+        raise UserError(f"{path}: wanted a .npz of {what}, got: {str(error)[:200] or 'a damaged file'}") from None
 
 
 def _array(

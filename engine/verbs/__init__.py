@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from engine.verbs import convert, interpolate, mesh, mix, project, render, view, zoom
+from engine.verbs import convert, edit, interpolate, mesh, mix, project, render, view, zoom
 
 VERBS: dict[str, ModuleType] = {
     "render": render,
@@ -10,6 +10,7 @@ VERBS: dict[str, ModuleType] = {
     "interpolate": interpolate,
     "zoom": zoom,
     "project": project,
+    "edit": edit,
     "mesh": mesh,
     "convert": convert,
     "view": view,
