@@ -144,4 +144,4 @@ def load_directions(path: str | Path, model: Model) -> Directions:
     device = next(model.generator.parameters()).device
     vectors, stds, values = (torch.from_numpy(arrays[n].astype(np.float32)).to(device)
                              for n in ("vectors", "stds", "values"))  # fmt: skip
-    return Directions(vectors, stds, values, tuple(sorted({int(r) for r in rows})), cast(Method, method))
+    return Directions(vectors, stds, values, tuple(sorted({int(r) for r in rows})), method)

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--method", choices=METHODS, help="default: factor")
     group.add_argument("--layers", metavar="LIST", help="shape, coarse, fine, 64px, 0-3 ... (default: all)")
     group.add_argument("--directions", metavar="FILE", help="directions.npz of an earlier edit instead")
-    group.add_argument("--list", action="store_true", help="print them and their eigenvalues; wants no --out")
+    group.add_argument("--list", action="store_true", help="print them and their eigenvalues; alone it writes nothing")
     group.add_argument("--pick", metavar="LIST", help="directions to sweep or list (default: 0-5, or 0-9 of a list)")
     group.add_argument("--reach", metavar="X", type=float, default=3.0, help="largest strength (default: %(default)g)")
     group.add_argument("--columns", metavar="N", type=int, default=5, help="strengths in a row (default: %(default)s)")
