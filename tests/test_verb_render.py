@@ -20,6 +20,7 @@ from engine.rendering.views import render_view
 from models.camera import Camera
 from tests.models_at_hand import PRIOR, tiny_model
 from tests.runs import digests
+from tests.tiny import TINY
 
 
 @pytest.fixture(scope="module")
@@ -241,3 +242,37 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["render", "--help"])
     assert ended.value.code == 0 and "stylenerf render runs/quickstart --out turn" in capsys.readouterr().out
+
+
+MODELS: dict[str, dict[str, object]] = {
+    "no background": {"background": {"kind": "none"}},
+    "styled background": {"background": {"kind": "styled", "hidden": 8, "depth": 2, "num_freqs": 2, "samples": 2}},
+    "no upsampler": {"resolution": 8},
+    "corners": {"field": {**TINY["generator"]["field"], "align_corners": True}},
+    "wide layers": {"upsampler": {"channel_base": 128, "channel_max": 8, "kernel_size": 3}},
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_every_kind_of_model(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = tiny_model(**MODELS[case])
+    save_model("tiny", model.generator, PRIOR)
+    kinds = [k for k in jobs.KINDS if (k, case) not in (("background", "no background"), ("strict", "wide layers"))]
+    assert render(f"--out out --frames 2 --save {','.join(kinds)} --sheet") == 0
+    edge = model.config.resolution
+    looks = [f"out/frames/seed-0/{k}-0001.png" for k in kinds if k in jobs.PICTURES]
+    assert {picture(Path(p)).shape[:2] for p in looks} == {(edge, edge)}
+    left = set(jobs.KINDS) - set(kinds)
+    assert [render(f"--out new --save {kind}") for kind in left] == [2] * len(left)
+    assert not Path("new").exists()
+
+
+def test_a_model_that_is_still_growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = tiny_model()
+    model.generator.synthesis.alpha.fill_(0.0)
+    save_model("tiny", model.generator, PRIOR)
+    assert render("--out out --frames 1 --save image,strict,depth,normals") == 0
+    edge = model.generator.synthesis.growth().resolution
+    assert edge == 8 and {picture(p).shape[:2] for p in Path("out").rglob("*.png")} == {(8, 8)}

@@ -32,7 +32,7 @@ from engine.rendering import outputs
 from engine.rendering.paths import CameraPath
 from engine.rendering.sheets import tile, to_images
 from engine.rendering.subjects import Subjects, save_subjects
-from engine.rendering.views import View, ViewOptions, check_options, render_view
+from engine.rendering.views import View, ViewOptions, check_options, render_view, strict_pixels
 from models.camera import Camera, pixel_grid
 
 PICTURES = ("image", "strict", "depth", "normals", "opacity", "foreground", "background")
@@ -309,8 +309,10 @@ def surface_picture(
     if kind == "opacity":
         return outputs.opacity_image(view.opacity)
     edge = view.depth.shape[-1]
-    full = model.config.resolution if edge < view.image.shape[-1] else edge
-    pixels = pixel_grid(edge, align_corners=field.align_corners, image_resolution=full)
+    if edge == view.image.shape[-1]:
+        pixels = strict_pixels(model, edge, view.depth.device)
+    else:
+        pixels = pixel_grid(edge, align_corners=field.align_corners, image_resolution=model.config.resolution)
     return outputs.normals_image(view.depth, view.opacity, camera, field.far, pixels)
 
 
