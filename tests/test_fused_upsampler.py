@@ -8,7 +8,7 @@ import torch
 import models.upsampler
 from kernels.refine_to_rgb import refine_to_rgb
 from models.generator import RenderOptions
-from tests import test_generator, test_recompute, test_train_phases, test_upsampler
+from tests import test_fused_generator, test_generator, test_recompute, test_train_phases, test_upsampler
 from tests.closeness import assert_image_close
 from tests.on_kernels import numbers_on_the_device, ops_as_on_a_device
 
@@ -90,9 +90,8 @@ def test_growing_generator(ran: set[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", test_generator.HALF)
-def test_half_precision(run: str) -> None:
-    test_generator.test_half_precision(run)
+def test_half_precision() -> None:
+    test_fused_generator.test_half_precision()
 
 
 @pytest.mark.slow
