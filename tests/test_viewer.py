@@ -385,7 +385,7 @@ def test_a_strict_picture_is_given_up_between_tiles(server: Server, monkeypatch:
     monkeypatch.setattr(synthesis, "strict", overtaken)
     with pytest.raises(Stale):
         studio.picture(Look(strict=True, resolution=128), "tile", 8)
-    assert len(tiles) == 1  # of 16
+    assert len(tiles) == 1  # of 4
 
 
 def test_clients_are_forgotten_in_time(server: Server) -> None:
@@ -455,7 +455,7 @@ def test_a_film_ends_at_the_next_tile(server: Server, monkeypatch: pytest.Monkey
     assert begun.wait(10)
     ask(server, f"/api/video/{number}/stop", "POST")
     until(lambda: ask(server, f"/api/video/{number}").json["state"] == "stopped")
-    assert len(tiles) < 200  # of 1024 in each frame
+    assert len(tiles) < 100  # of 256 in each frame
 
 
 WRONG_FILMS = {
@@ -517,7 +517,7 @@ def test_the_end_does_not_wait_for_a_long_rendering() -> None:
 
         synthesis.strict = slow  # type: ignore[method-assign, assignment]
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(ending.studio.picture, Look(strict=True, resolution=1024))  # 1024 tiles, a minute
+            waiting = pool.submit(ending.studio.picture, Look(strict=True, resolution=1024))  # 256 tiles
             assert begun.wait(10)
             before = time.monotonic()
             ending.studio.close()

@@ -32,7 +32,8 @@ from models.layers import Precision
 MAX_EDGE = 1024  # of a strict picture, where the model's own is no larger
 MAX_CLIENTS = 256
 MAX_SUBJECTS = 64
-_TILE_RAYS = {"cpu": 1024, "cuda": 8192}  # a tile is what cannot be given up half-way
+# a tile is what cannot be given up half-way; a small model has done 4096 rays in a tenth of a second
+_SMALL, _TILE_RAYS = 500_000, {"small": 4096, "cpu": 1024, "cuda": 8192}
 _T = TypeVar("_T")
 
 
@@ -64,6 +65,7 @@ class Studio:
         synthesis, field = model.generator.synthesis, model.config.field
         self.edge = synthesis.growth().resolution
         self.rays_edge = min(self.edge, model.config.volume_resolution)
+        self._parameters = sum(p.numel() for p in model.generator.parameters())
         self.samples = synthesis.default_samples or field.samples
         self.can_be_strict = synthesis.upsampler.pointwise or not model.config.block_resolutions
         self.ranges = prior_ranges(model.prior)
@@ -86,7 +88,7 @@ class Studio:
             "name": _model_name(self.model.path),
             "path": str(self.model.path),
             "device": _device_name(self.device),
-            "parameters": sum(p.numel() for p in self.model.generator.parameters()),
+            "parameters": self._parameters,
             "resolution": self.edge,
             "rays": self.rays_edge,
             "resolutions": sorted(edges),
@@ -149,7 +151,8 @@ class Studio:
     def options(self, look: Look) -> ViewOptions:
         """How to render ``look``."""
         samples = max(look.samples or self.samples, self.samples)
-        tile_rays = max(_TILE_RAYS.get(self.device.type, 1024) * self.samples // samples, 64)
+        kind = "cuda" if self.device.type == "cuda" else "small" if self._parameters < _SMALL else "cpu"
+        tile_rays = max(_TILE_RAYS[kind] * self.samples // samples, 64)
         precision: Precision = "fp16" if self.device.type == "cuda" else "fp32"
         return ViewOptions(look.strict, look.resolution, look.parts, look.samples, precision, tile_rays)
 
@@ -251,7 +254,7 @@ def _middle(ends: tuple[float, float]) -> float:
 
 def _model_name(path: Path) -> str:
     """A run's folder and its checkpoint, or the model's folder."""
-    path = path.resolve()
+    path = path.absolute()  # not resolved: a link's name is what its owner calls the model
     return f"{path.parent.parent.name}/{path.name}" if path.parent.name == "checkpoints" else path.name
 
 
