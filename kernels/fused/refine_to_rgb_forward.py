@@ -3,11 +3,9 @@
     y = clamp(gain lrelu(w x + b)),   image' = clamp(v y + b') + enlarge(image)
 
 A program holds a run of pixels with all channels of y, so that the colours are a second product of numbers that are in
-registers. The small image is read where it is needed: two rows and two columns of it lie around every pixel. Without
-gradients and without a block behind, y is never written.
-
-Bytes per pixel, for C channels of s bytes: forward C s for x, as much for y if it is kept, and 15 for the image. The
-backward reads the gradient of the image and y, or x to make y again, and writes the gradient of the layer's sum.
+registers. The small image is read where it is needed: two rows and two columns of it lie around every pixel. Without a
+block behind, y is never written. Bytes per pixel, for C channels of s bytes: C s for x, as much for y if it is kept,
+and 15 for the image.
 """
 
 from typing import Any, NamedTuple
