@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import math
 import re
@@ -15,64 +14,21 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from engine.errors import UserError
 from engine.rendering.outputs import to_pillow
 from engine.rendering.subjects import load_subjects, subjects_from_seeds
 from engine.rendering.views import render_view
-from engine.viewer.film import Films
-from engine.viewer.look import Look, Shot
+from engine.viewer.look import Look
 from engine.viewer.server import MAX_CONNECTIONS, Server
 from engine.viewer.studio import Closing, Stale, Studio, style_rows
 from models.camera import Camera, CameraPrior
 from tests.models_at_hand import PRIOR, tiny_model
-
-HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-class Answer(NamedTuple):
-    status: int
-    content: bytes
-    headers: Any
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.content)
-
-    @property
-    def image(self) -> Image.Image:
-        return Image.open(io.BytesIO(self.content))
-
-
-def ask(server: Server, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
-    """One request; underscores in the headers' names stand for dashes."""
-    wanted = {name.replace("_", "-"): value for name, value in headers.items()}
-    request = urllib.request.Request(server.url.rstrip("/") + path, data=body, method=method, headers=wanted)
-    try:
-        with HTTP.open(request, timeout=30) as answer:
-            return Answer(answer.status, answer.read(), answer.headers)
-    except urllib.error.HTTPError as error:
-        return Answer(error.code, error.read(), error.headers)
-
-
-@contextlib.contextmanager
-def serving(**changes: object) -> Iterator[Server]:
-    server = Server(port=0)
-    server.open(Studio(tiny_model(**changes)))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.close()
-        thread.join()
+from tests.viewing import ask, serving, until
 
 
 @pytest.fixture(scope="module")
@@ -366,13 +322,6 @@ def test_the_newest_request_of_a_client_wins(server: Server, held: threading.Eve
     assert ask(server, "/api/image?seed=1&client=me&turn=2").status == 204  # late, not new
 
 
-def until(condition: Any) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
 def test_a_strict_picture_is_given_up_between_tiles(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     studio, synthesis, tiles = server.studio, server.studio.model.generator.synthesis, []
     whole = synthesis.strict
@@ -392,96 +341,6 @@ def test_clients_are_forgotten_in_time(server: Server) -> None:
     for i in range(300):
         server.studio.take_note(f"client{i}", 1)
     assert len(server.studio._newest) == 256 and "client299" in server.studio._newest
-
-
-# moving pictures
-
-
-def film(server: Server, query: str) -> tuple[dict[str, Any], Answer]:
-    """Begin one, wait for it, fetch it."""
-    begun = ask(server, f"/api/video?{query}", "POST")
-    assert begun.status == 202, begun.content
-    number = begun.json["id"]
-    until(lambda: ask(server, f"/api/video/{number}").json["state"] != "running")
-    return ask(server, f"/api/video/{number}").json, ask(server, f"/api/video/{number}/file")
-
-
-@pytest.mark.parametrize(("kind", "path"), [("webp", "turntable"), ("gif", "full-turn"), ("webp", "ellipse"),
-                                            ("gif", "zoom")])  # fmt: skip
-def test_a_film_is_made(server: Server, kind: str, path: str) -> None:
-    about, answer = film(server, f"seed=2&frames=4&fps=10&kind={kind}&path={path}")
-    assert (about["state"], about["done"], about["frames"]) == ("done", 4, 4) and about["bytes"] == len(answer.content)
-    assert answer.headers["Content-Type"] == f"image/{kind}"
-    assert answer.headers["Content-Disposition"] == f'attachment; filename="film-{about["id"]}.{kind}"'
-    moving: Any = answer.image
-    assert (moving.format, moving.n_frames, moving.size) == (kind.upper(), 4, (16, 16))
-
-
-def test_a_film_keeps_to_the_camera_that_is_looked_through(server: Server) -> None:
-    films, look = Films(server.studio), Look(pitch=1.4, fov=20.0, radius=1.1, yaw=0.2)
-    for path, fixed in (("turntable", "pitch"), ("full-turn", "pitch"), ("zoom", "yaw")):
-        camera = films._path(look, Shot(path=path, frames=3)).camera
-        x, y, z = camera.position.unbind(-1)
-        torch.testing.assert_close(camera.position.norm(dim=-1), torch.full((3,), 1.1))
-        wanted = torch.acos(z / 1.1) if fixed == "pitch" else torch.atan2(y, x)
-        torch.testing.assert_close(wanted, torch.full((3,), 1.4 if fixed == "pitch" else 0.2))
-        assert float(camera.fov_deg[0]) == pytest.approx(20, rel=1e-5)
-
-
-def test_one_film_at_a_time_and_it_can_be_stopped(server: Server, held: threading.Event) -> None:
-    number = ask(server, "/api/video?frames=200", "POST").json["id"]
-    second = ask(server, "/api/video?frames=2", "POST")
-    assert second.status == 400 and second.json["error"].startswith("video: wanted one at a time")
-    unfinished = ask(server, f"/api/video/{number}/file")
-    assert unfinished.status == 404 and "one that is running" in unfinished.json["error"]
-    assert ask(server, f"/api/video/{number}/stop", "POST").status == 200
-    held.set()
-    until(lambda: ask(server, f"/api/video/{number}").json["state"] == "stopped")
-    assert ask(server, f"/api/video/{number + 1}").status == 404
-
-
-def test_a_film_ends_at_the_next_tile(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    synthesis, begun, tiles = server.studio.model.generator.synthesis, threading.Event(), []
-    whole = synthesis.strict
-
-    def slow(*args: Any, **kwargs: Any) -> Any:
-        begun.set()
-        tiles.append(1)
-        time.sleep(0.02)
-        return whole(*args, **kwargs)
-
-    monkeypatch.setattr(synthesis, "strict", slow)
-    number = ask(server, "/api/video?frames=2&strict=1&resolution=1024", "POST").json["id"]
-    assert begun.wait(10)
-    ask(server, f"/api/video/{number}/stop", "POST")
-    until(lambda: ask(server, f"/api/video/{number}").json["state"] == "stopped")
-    assert len(tiles) < 100  # of 256 in each frame
-
-
-WRONG_FILMS = {
-    "frames=1": "frames: wanted a whole number of 2 to 240, got '1'",
-    "frames=241": "frames: wanted",
-    "strict=1&resolution=1024&frames=200": "frames: wanted at most 85 at 1024 px, got 200",
-    "fps=0": "fps: wanted a number of 1 to 50 frames a second",
-    "kind=avi": "kind: wanted one of webp, gif",
-    "path=/etc/passwd": "path: wanted one of turntable, ellipse, full-turn, zoom, got '/etc/passwd'",
-    "format=png": "format: wanted one of",
-}
-
-
-@pytest.mark.parametrize("query", WRONG_FILMS)
-def test_a_film_that_cannot_be_made_is_one_line(server: Server, query: str) -> None:
-    answer = ask(server, f"/api/video?{query}", "POST")
-    assert answer.status == 400 and answer.json["error"].startswith(WRONG_FILMS[query])
-
-
-def test_a_film_that_fails_says_why(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise UserError("film.webp: no space")
-
-    monkeypatch.setattr("engine.viewer.film.save_animation", broken)
-    about, answer = film(server, "frames=2")
-    assert (about["state"], about["error"]) == ("failed", "film.webp: no space") and answer.status == 404
 
 
 # begin and end

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from engine.viewer.server import Server
-from engine.viewer.studio import Studio
 from tests.browser import Browser, find_browser
-from tests.models_at_hand import tiny_model
+from tests.viewing import serving
 
 PROGRAM = find_browser()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium on this machine (apt-get install chromium)")
@@ -68,20 +64,6 @@ class Page:
                 return path
             self.browser.run("new Promise((done) => setTimeout(done, 20))")
         raise AssertionError(f"{name} did not come, only {[p.name for p in self.downloads.iterdir()]}")
-
-
-@contextlib.contextmanager
-def serving(port: int = 0) -> Iterator[Server]:
-    server = Server(port=port)
-    server.open(Studio(tiny_model()))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.close()
-        thread.join()
 
 
 @pytest.fixture(scope="module")
