@@ -143,10 +143,10 @@ def test_a_conditional_model_wants_its_class(model: Model) -> None:
 # going on
 
 
-@pytest.mark.parametrize("stop", [1, 6, 13, 17])  # in each stage
+@pytest.mark.parametrize("stop", [1, 6, 15, 17])  # in each stage
 def test_a_state_goes_on_with_the_same_bits(model: Model, stop: int) -> None:
     photos, *_ = scene(model, [0, 3], [(-0.5, 1.7), (0.35, 1.5)])
-    options = ProjectionOptions(subjects=4, cameras=2, starts=2, steps=10, polish=3, tune=3)
+    options = ProjectionOptions(subjects=4, cameras=2, starts=2, steps=10, polish=4, tune=3)
     through, first = (Projector(model, photos, options) for _ in range(2))
     for p in (through, first):
         p.search()
@@ -286,12 +286,12 @@ def test_least_squares_take_one_step_where_the_problem_is_linear() -> None:
     a = torch.randn(20, 5, generator=source(2))
     wanted = torch.randn(5, generator=source(4))
     u, damping = torch.zeros(5), FIRST_DAMPING
-    first = levenberg_marquardt(lambda x: (x - wanted) @ a.t(), u, 1e-9)
+    first = levenberg_marquardt(lambda x: (x - wanted) @ a.t(), u, 1e-9, 1e-3)
     torch.testing.assert_close(first.unknowns, wanted, rtol=0, atol=0.02)
     for _ in range(8):
-        u, damping, _ = levenberg_marquardt(lambda x: (x - wanted) @ a.t(), u, damping)
+        u, damping, _ = levenberg_marquardt(lambda x: (x - wanted) @ a.t(), u, damping, 1e-3)
     torch.testing.assert_close(u, wanted, rtol=0, atol=1e-5)
-    stuck = levenberg_marquardt(lambda x: torch.ones(len(x), 3), u, damping)  # nothing can be lowered
+    stuck = levenberg_marquardt(lambda x: torch.ones(len(x), 3), u, damping, 1e-3)  # nothing can be lowered
     assert stuck.damping == math.inf and torch.equal(stuck.unknowns, u)
 
 

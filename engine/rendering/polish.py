@@ -17,7 +17,10 @@ from engine.rendering.unknowns import Chart, Unknowns
 POLISH_EDGE = 128  # px; larger pictures are averaged down to it
 FIRST_DAMPING = 1e-2
 _BATCH = 16
-_STEP = 2e-3  # of a standard deviation: rounding in float32 and curvature each cost about a thousandth of a derivative
+# Of a standard deviation. A picture has kinks (leaky ReLUs, samples that move): where one hides a slope from short
+# differences, long ones see past it, and near the end short ones are the exact ones.
+STEPS = (5e-4, 2e-3, 2e-2)
+_LIGHTER = 0.1  # times the descent's regularisation: pixels to the last digit say more than the average
 _TRIES = 10
 _FLOOR = 1e-3  # of the largest curvature: an unknown without effect stays where it is
 
@@ -26,12 +29,14 @@ class Polished(NamedTuple):
     """Where a step led."""
 
     unknowns: Tensor  # [P]
-    damping: float  # for the next step; infinite once no step lowers the residual
+    damping: float  # for the next step; infinite if none lowered the residual
     objective: float  # sum of squared residuals
 
 
 @torch.no_grad()
-def levenberg_marquardt(residuals: Callable[[Tensor], Tensor], unknowns: Tensor, damping: float) -> Polished:
+def levenberg_marquardt(
+    residuals: Callable[[Tensor], Tensor], unknowns: Tensor, damping: float, step: float
+) -> Polished:
     """One step: solve (J^T J + damping diag(J^T J)) s = -J^T r and go there if that lowers |r|^2.
 
     J comes from forward differences, P + 1 evaluations: for a few hundred unknowns cheaper than derivatives of every
@@ -41,19 +46,18 @@ def levenberg_marquardt(residuals: Callable[[Tensor], Tensor], unknowns: Tensor,
     Args:
         residuals: [n, P] -> [n, M], n points at a time.
         unknowns: [P] float32, scaled so that one is a large step for each.
+        step: length of the differences, see :data:`STEPS`.
     """
     here = residuals(unknowns[None])[0]
     objective = here.double().square().sum()
-    if damping == float("inf"):
-        return Polished(unknowns, damping, float(objective))
-    shifts = unknowns + _STEP * torch.eye(len(unknowns), device=unknowns.device)
-    slopes = (residuals(shifts) - here) / _STEP  # [P, M]
+    shifts = unknowns + step * torch.eye(len(unknowns), device=unknowns.device)
+    slopes = (residuals(shifts) - here) / step  # [P, M]
     normal = _gram(slopes, slopes)
     pull = _gram(slopes, here[None])[:, 0]
     scale = normal.diagonal() + _FLOOR * normal.diagonal().max() + 1e-30
     for _ in range(_TRIES):
-        step = torch.linalg.solve(normal + torch.diag(damping * scale), -pull)
-        there = unknowns + step.to(unknowns.dtype)
+        move = torch.linalg.solve(normal + torch.diag(damping * scale), -pull)
+        there = unknowns + move.to(unknowns.dtype)
         reached = residuals(there[None])[0].double().square().sum()
         if bool(reached < objective):
             return Polished(there, damping / 5, float(reached))
@@ -92,7 +96,7 @@ class PhotoResiduals:
         pixels = torch.cat(rows)
         pixels = pixels / math.sqrt(pixels.shape[1])
         # e^2 / (2 d) is what a small difference costs in the descent
-        weight = math.sqrt(2 * ROBUST_AT * self.regularise)
+        weight = math.sqrt(2 * ROBUST_AT * _LIGHTER * self.regularise)
         size = math.prod(self._shape)
         style, code = flat[:, :size], flat[:, size : size + self._code]
         return torch.cat([pixels, weight * style / math.sqrt(size), weight * code / math.sqrt(max(self._code, 1))], 1)

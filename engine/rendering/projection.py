@@ -21,7 +21,7 @@ from engine.pictures import to_uint8
 from engine.randomness import generator_for
 from engine.rendering.latent_space import latent_space
 from engine.rendering.perceptual import Criterion, PerceptualNet
-from engine.rendering.polish import FIRST_DAMPING, PhotoResiduals, levenberg_marquardt
+from engine.rendering.polish import FIRST_DAMPING, STEPS, PhotoResiduals, levenberg_marquardt
 from engine.rendering.poses import TERMS
 from engine.rendering.projection_options import ProjectionOptions
 from engine.rendering.search import Candidates, best_starts, draw_candidates, pictures_each, rate_candidates
@@ -66,6 +66,7 @@ class Projector:
         self.step, self.history = 0, torch.zeros(0, len(photos))
         self.frames = torch.zeros(0, dtype=torch.uint8)
         self._damping = [FIRST_DAMPING] * self._subjects
+        self._stalls = [0] * self._subjects  # polishing steps in a row that led nowhere
         self._optimiser: torch.optim.Adam | None = None
         self._tuner: Tuner | None = None
 
@@ -136,6 +137,7 @@ class Projector:
             "history": self.history,
             "frames": self.frames,
             "damping": list(self._damping),
+            "stalls": list(self._stalls),
             "moments": None if self._optimiser is None else adam_moments(self._optimiser),
             "tuner": None if self._tuner is None else self._tuner.state(),
             **{name: [t.detach().cpu().clone() for t in u] for name, u in unknowns.items()},
@@ -147,7 +149,7 @@ class Projector:
         for name in ("unknowns", "found", "projected"):
             setattr(self, name, Unknowns(*(t.to(device) for t in state[name])))
         self.step, self.history, self.frames = state["step"], state["history"], state["frames"]
-        self._damping = list(state["damping"])
+        self._damping, self._stalls = list(state["damping"]), list(state["stalls"])
         if state["moments"] is not None:
             self._start_descent()
             assert self._optimiser is not None
@@ -235,13 +237,18 @@ class Projector:
         losses = self.criterion(images, torch.arange(len(images), device=images.device))
         u = self.unknowns.detached()
         for subject in range(self._subjects):
+            if self._stalls[subject] == len(STEPS):
+                continue
             views = (self.chart.owner == subject).nonzero()[:, 0]
             start = Unknowns(u.style[:, [subject]], u.code[:, [subject]], u.pose[:, views])
             problem = PhotoResiduals(
                 self.chart, self.criterion.photos[views], start, self.options.free, self.options.regularise
             )
-            end = levenberg_marquardt(problem.residuals, problem.start, self._damping[subject])
-            self._damping[subject] = end.damping
+            step = STEPS[number % len(STEPS)]
+            end = levenberg_marquardt(problem.residuals, problem.start, self._damping[subject], step)
+            stalled = end.damping == math.inf
+            self._stalls[subject] = self._stalls[subject] + 1 if stalled else 0
+            self._damping[subject] = FIRST_DAMPING if stalled else end.damping
             there = problem.unknowns(end.unknowns[None])
             u.style[:, subject], u.code[:, subject] = there.style[:, 0], there.code[:, 0]
             u.pose[:, views] = there.pose
