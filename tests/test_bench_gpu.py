@@ -13,7 +13,7 @@ import pytest
 
 from bench import report
 from bench.gpu import __main__ as command
-from bench.gpu import lines, runner, stages, summary, targets, training
+from bench.gpu import lines, runner, stages, summary, targets
 from bench.gpu.runner import Outcome, Runner
 from bench.gpu.stages import STAGES, Step
 from bench.gpu.summary import Found
@@ -491,25 +491,3 @@ def test_an_interruption_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest
 
 def test_folder_is_named_after_the_device() -> None:
     assert command._slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
-
-
-def test_training_is_summed_up() -> None:
-    rows: list[dict[str, Any]] = [
-        {"Progress/images": 0},
-        {"Progress/images": 200, "Loss/generator": 1.5, "Time/sec_per_kimg": 99.0, "Memory/peak_mib": 300.0},
-        {"Progress/images": 400, "Loss/generator": 1.2, "Time/sec_per_kimg": 20.0, "Memory/peak_mib": 310.0},
-        {"Progress/images": 600, "Loss/generator": 1.1, "Time/sec_per_kimg": 30.0, "Memory/peak_mib": 310.0},
-    ]
-    found = training.summarise(rows)
-    assert found["images"] == 600 and found["images_per_s"] == 40.0 and found["peak_mib"] == 310.0
-    assert found["finite"] and found["last"] == {"Loss/generator": 1.1}
-    assert not training.summarise([*rows, {**rows[-1], "Loss/generator": None}])["finite"]
-    assert not training.summarise([*rows, {**rows[-1], "Gradient/generator_nonfinite": 2}])["finite"]
-    assert training.summarise([])["images_per_s"] is None and not training.summarise([])["finite"]
-
-
-def test_training_command_is_one_that_train_takes(tmp_path: Path) -> None:
-    asked = [*training.command(tmp_path / "run", "cpu"), "--dry-run"]
-    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["train"]["tick_kimg"] == 0.2

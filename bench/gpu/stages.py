@@ -90,14 +90,20 @@ def shards(cpus: int) -> int:
 
 def steps(cpus: int, which: Callable[[str], str | None] = shutil.which, root: Path = ROOT) -> list[Step]:
     """Every step, in the order in which it would run alone: the most telling first, since time may run out."""
+    first = Step("environment", "environment", module("environment"), 60, needs=("torch", "triton"))
+    return [first, *_together(cpus, which, root), *_alone(root)]
+
+
+def _together(cpus: int, which: Callable[[str], str | None], root: Path) -> list[Step]:
+    """What takes no times, some of it compiling what is timed later."""
     parts = shards(cpus)
-    found = [Step("environment", "environment", module("environment"), 60, needs=("torch", "triton"))]
-    found += [
+    found = [
         Step("tests", f"kernels {i}/{parts}", pytest(f"--shard={i}/{parts}", *fused_files(root)), 180,
              alone=False, tests=True, needs=PYTEST_PACKAGES)
         for i in range(1, parts + 1)
     ]  # fmt: skip
-    found += [
+    return [
+        *found,
         Step("tests", "marked gpu", pytest("-m", "gpu", *marked_files(root)), 120,
              alone=False, tests=True, needs=MODEL_PACKAGES + PYTEST_PACKAGES),
         Step("determinism", "repeat", module("checks", "repeat"), 90, alone=False, needs=BENCH_PACKAGES),
@@ -114,6 +120,12 @@ def steps(cpus: int, which: Callable[[str], str | None] = shutil.which, root: Pa
              150, alone=False, tests=True, stall_s=150, needs=BENCH_PACKAGES),
         Step("bench", "bytes", ("-m", "bench.moved", "--lines", "{lines}"), 170, alone=False, needs=BENCH_PACKAGES,
              extra={"TRITON_INTERPRET": "1"}),
+    ]  # fmt: skip
+
+
+def _alone(root: Path) -> list[Step]:
+    """What takes times."""
+    return [
         Step("bench", "generator", pytest("bench/bench_generator.py", "-k", "1024", *SHORT), 90,
              tests=True, needs=BENCH_PACKAGES + MODEL_PACKAGES),
         Step("bench", "training", pytest("bench/bench_train_step.py", "-k", "512", *SHORT), 70,
@@ -142,7 +154,6 @@ def steps(cpus: int, which: Callable[[str], str | None] = shutil.which, root: Pa
         Step("bench", "ops", pytest(*_ops(root), "-k", "not compile", "--benchmark-max-time=0.15"), 120,
              tests=True, needs=BENCH_PACKAGES),
     ]  # fmt: skip
-    return found
 
 
 def _ops(root: Path) -> list[str]:
