@@ -22,7 +22,7 @@ from engine.rendering.views import render_view
 from tests.models_at_hand import PRIOR, tiny_model
 from tests.runs import digests
 
-SMALL = "--subjects 4 --cameras 2 --starts 2 --steps 10 --polish 2"
+SMALL = "--subjects 2 --cameras 2 --starts 2 --steps 8 --polish 1"
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_everything_is_written(desk: Path, capsys: pytest.CaptureFixture[str]) -
     assert digests(Path("tiny")) == before
     assert "found:       " in printed and "rad from the true camera" in printed and "wrote:       out/model" in printed
     record = json.loads(Path("out/losses.json").read_text())
-    assert record["photos"] == ["a.png", "b.png"] and len(record["losses"]) == 2 + 10 + 2 + 2
+    assert record["photos"] == ["a.png", "b.png"] and len(record["losses"]) == 1 + 8 + 1 + 2
     # the picture is what the tuned model makes of what was found
     tuned = load_model("out/model")
     subjects, camera = load_subjects("out/latents.npz", tuned)
@@ -76,7 +76,7 @@ def test_an_interrupted_projection_goes_on_exactly(desk: Path, monkeypatch: pyte
     advance = Projector.advance
 
     def stopped(self: Projector) -> Any:
-        if self.step == 7:
+        if self.step == 5:
             os.kill(os.getpid(), signal.SIGINT)
         return advance(self)
 
