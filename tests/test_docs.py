@@ -9,7 +9,7 @@ from engine.config import PRESETS
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NEEDS_FILES = ("photos/", "runs/quickstart", "init_kwargs")  # examples about a reader's own files
+NEEDS_FILES = ("photos/", "runs/quickstart", "init_kwargs", "bpy")  # examples about a reader's own files, or in Blender
 
 
 def blocks() -> list[tuple[str, str]]:
