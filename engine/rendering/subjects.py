@@ -188,9 +188,9 @@ def read_arrays(path: Path, what: str = "subjects") -> dict[str, np.ndarray]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UserError(f"{path}: wanted at most {MAX_FILE_BYTES} bytes, got {path.stat().st_size}")
+        if not zipfile.is_zipfile(path):
+            raise UserError(f"{path}: wanted a .npz of {what}, got another file")
         with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise UserError(f"{path}: wanted a .npz of {what}, got a single array")
             with zipfile.ZipFile(path) as members:
                 if sum(m.file_size for m in members.infolist()) > MAX_FILE_BYTES:
                     raise UserError(f"{path}: wanted at most {MAX_FILE_BYTES} bytes of arrays, got more")
