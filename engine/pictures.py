@@ -5,9 +5,7 @@ Everywhere in this file images are [N, 3, H, W] (or [N, 1, H, W] for grey), uint
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from engine.errors import UserError
+from engine.files import write_whole
 from kernels.checks import check_shapes
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -125,21 +124,8 @@ def depth_picture(depth: Tensor, near: float, far: float, weights: Tensor | None
 
 
 def save_png(image: Image.Image, path: str | Path) -> None:
-    """Write ``image`` as PNG under a temporary name and rename it, so that a reader never sees half a file.
-
-    Missing folders are made. Raises: UserError naming ``path`` if it cannot be written.
-    """
-    path = Path(path)
-    part = path.parent / f".{path.name}.{os.getpid()}.part"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(part, format="PNG")
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"path: wanted a file that can be written, got {path} ({error.strerror or error})") from error
-    finally:
-        with contextlib.suppress(OSError):  # there is none after success, nor where its folder could not be made
-            part.unlink()
+    """Write ``image`` as a PNG, whole or not at all. Raises: UserError naming ``path`` if it cannot be written."""
+    write_whole(path, lambda part: image.save(part, format="PNG"))
 
 
 class _Axis(NamedTuple):

@@ -63,6 +63,15 @@ def look_through_triton_once() -> None:
     interpreter._patch_builtin = patch_builtin
 
 
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A tiny model's folder, for reading."""
+    from engine.model_io import save_model
+    from tests.models_at_hand import PRIOR, tiny_model
+
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", tiny_model().generator, PRIOR)
+
+
 class Fixture:
     """One npz of numbers: ``f["name"]`` is a tensor, ``f.keys(prefix)`` lists, ``f.state(prefix)`` a state dict."""
 

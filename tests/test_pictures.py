@@ -188,7 +188,7 @@ def test_save_png_leaves_the_old_picture_when_it_fails(tmp_path: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
-    with pytest.raises(UserError, match=r"picture\.png \(No space left on device\)"):
+    with pytest.raises(UserError, match=r"picture\.png: .*No space left on device"):
         save_png(grid(tiles(BLUE)), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]
@@ -198,7 +198,7 @@ def test_save_png_leaves_the_old_picture_when_it_fails(tmp_path: Path, monkeypat
 def test_save_png_refuses_with_the_path(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match=f"path: wanted a file that can be written, got .*{name}"):
+    with pytest.raises(UserError, match=f"{name}: wanted a file that can be written, got "):
         save_png(grid(tiles(RED)), tmp_path / name)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 

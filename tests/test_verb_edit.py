@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from engine.cli import main
-from engine.model_io import save_model
 from engine.rendering.directions import load_directions
 from engine.rendering.outputs import to_pillow
 from engine.rendering.subjects import load_subjects, save_subjects, subjects_from_seeds
@@ -19,16 +18,11 @@ from tests.models_at_hand import PRIOR, tiny_model
 from tests.runs import digests
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("models") / "tiny", tiny_model().generator, PRIOR)
-
-
 @pytest.fixture
-def desk(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def desk(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder of somebody who has a model and two subjects seen from somewhere."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny").symlink_to(saved)
+    (tmp_path / "tiny").symlink_to(saved_model)
     model = tiny_model()
     save_subjects(tmp_path / "two.npz", subjects_from_seeds(model, [4, 5]), PRIOR.at(torch.tensor([0.2, 0.9]), 0.5))
     (tmp_path / "full").mkdir()

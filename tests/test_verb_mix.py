@@ -10,22 +10,17 @@ import torch
 from PIL import Image
 
 from engine.cli import main
-from engine.model_io import load_model, save_model
+from engine.model_io import load_model
 from engine.rendering.mixing import mix_grid
 from engine.rendering.subjects import load_subjects, save_subjects, subjects_from_seeds
-from tests.models_at_hand import PRIOR, tiny_model
+from tests.models_at_hand import tiny_model
 from tests.runs import digests
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("models") / "tiny", tiny_model().generator, PRIOR)
-
-
 @pytest.fixture
-def desk(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def desk(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny").symlink_to(saved)
+    (tmp_path / "tiny").symlink_to(saved_model)
     return tmp_path
 
 

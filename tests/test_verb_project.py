@@ -25,16 +25,11 @@ from tests.runs import digests
 SMALL = "--subjects 2 --cameras 2 --starts 2 --steps 8 --polish 1"
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("models") / "tiny", tiny_model().generator, PRIOR)
-
-
 @pytest.fixture
-def desk(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def desk(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder of somebody who has a model, two pictures and their truth."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny").symlink_to(saved)
+    (tmp_path / "tiny").symlink_to(saved_model)
     model = tiny_model()
     subjects, camera = subjects_from_seeds(model, [0, 3]), PRIOR.at(torch.tensor([0.3, 0.7]), 0.5)
     for name, picture in zip("ab", to_pillow(render_view(model, subjects, camera).image)):

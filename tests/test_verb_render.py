@@ -23,16 +23,11 @@ from tests.runs import digests
 from tests.tiny import TINY
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("models") / "tiny", tiny_model().generator, PRIOR)
-
-
 @pytest.fixture
-def desk(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def desk(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder of somebody who has a model."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny").symlink_to(saved)
+    (tmp_path / "tiny").symlink_to(saved_model)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note.txt").write_text("keep me")
     (tmp_path / "bad.json").write_text('[{"cam2world": 1, "fov_deg": 30}]')

@@ -42,6 +42,17 @@ def layer_groups(model: Model) -> dict[str, range]:
     return groups
 
 
+def row_ranges(rows: Sequence[int]) -> str:
+    """Ascending rows as ``layer_rows`` reads them: 0, 1, 2, 5 is "0-2,5"."""
+    parts: list[list[int]] = []
+    for row in rows:
+        if parts and parts[-1][-1] == row - 1:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return ",".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)
+
+
 def layer_rows(model: Model, text: str) -> list[int]:
     """Rows that a text such as "coarse", "0-6,9" or "shape,64px" names, ascending.
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from engine.errors import UserError
+from engine.files import write_whole
 from engine.pictures import depth_picture, to_uint8
 from kernels.checks import check_shapes
 from models.camera import Camera, pixel_grid
@@ -151,7 +151,7 @@ def to_pillow(images: Tensor) -> list[Image.Image]:
 def save_depth_16bit(depth: Tensor, path: Path, near: float, far: float) -> None:
     """Depth [r, r] as a grey 16-bit PNG: value = 65535 (depth - near) / (far - near), rounded."""
     value = ((depth.double() - near) / (far - near)).clamp(0, 1).mul(65535).round().cpu().numpy().astype(np.uint16)
-    _whole(path, lambda part: Image.fromarray(value).save(part, format="PNG"))
+    write_whole(path, lambda part: Image.fromarray(value).save(part, format="PNG"))
 
 
 def save_array(value: Tensor, path: Path) -> None:
@@ -161,17 +161,17 @@ def save_array(value: Tensor, path: Path) -> None:
         with open(part, "wb") as file:  # np.save would add an ending of its own
             np.save(file, value.float().cpu().numpy(), allow_pickle=False)
 
-    _whole(path, write)
+    write_whole(path, write)
 
 
 def save_text(text: str, path: Path) -> None:
     """Text in UTF-8."""
-    _whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def save_bytes(content: bytes, path: Path) -> None:
     """Bytes as they are."""
-    _whole(path, lambda part: part.write_bytes(content))
+    write_whole(path, lambda part: part.write_bytes(content))
 
 
 def check_animations(formats: Iterable[str]) -> None:
@@ -194,7 +194,7 @@ def save_animation(frames: Iterable[Image.Image], path: Path, *, fps: float, loo
     if kind not in ANIMATIONS:
         raise UserError(f"{path}: wanted a name ending in {', '.join(ANIMATIONS)}, got {path.suffix!r}")
     if kind == "mp4":
-        _whole(path, lambda part: _write_mp4(rest, part, fps))
+        write_whole(path, lambda part: _write_mp4(rest, part, fps))
         return
     try:
         first = next(rest)
@@ -203,7 +203,7 @@ def save_animation(frames: Iterable[Image.Image], path: Path, *, fps: float, loo
     again: dict[str, Any] = {"loop": 0} if loop else ({} if kind == "gif" else {"loop": 1})
     if kind == "gif":
         pictures, milliseconds = _palettes(rest), max(round(100 / fps), 2) * 10
-        _whole(
+        write_whole(
             path,
             lambda part: _palette(first).save(
                 part, format="GIF", save_all=True, append_images=pictures, duration=milliseconds, disposal=1, **again
@@ -211,7 +211,7 @@ def save_animation(frames: Iterable[Image.Image], path: Path, *, fps: float, loo
         )
     else:
         milliseconds = max(round(1000 / fps), 1)
-        _whole(
+        write_whole(
             path,
             lambda part: first.save(
                 part, format="WEBP", save_all=True, append_images=rest, duration=milliseconds, quality=90, **again
@@ -253,17 +253,3 @@ def _write_mp4(frames: Iterable[Image.Image], part: Path, fps: float) -> None:
             pixels = np.asarray(frame.convert("RGB"))
             odd = [(0, n % 2) for n in pixels.shape[:2]]
             writer.append_data(np.pad(pixels, [*odd, (0, 0)], mode="edge"))  # 4:2:0 colour wants even edges
-
-
-def _whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` write a file beside ``path`` and rename it."""
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")  # ffmpeg goes by the ending
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: wanted a file that can be written, got {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # there is none after success
-            part.unlink()

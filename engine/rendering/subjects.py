@@ -6,8 +6,6 @@ background's code: the same seed is the same subject, whatever stands beside it 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import UserError
+from engine.files import write_whole
 from engine.model_io import Model
 from models.camera import Camera
 from models.generator import Generator
@@ -137,18 +136,12 @@ def save_subjects(path: str | Path, subjects: Subjects, camera: Camera | None = 
 
 def save_arrays(path: str | Path, arrays: dict[str, Any]) -> None:
     """Write plain arrays as a ``.npz``; whole, or not at all. Raises: UserError naming what cannot be written."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(part: Path) -> None:
         with open(part, "wb") as file:
             np.savez(file, **arrays)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: wanted a file that can be written, got {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # there is none after success
-            part.unlink()
+
+    write_whole(path, write)
 
 
 def load_subjects(path: str | Path, model: Model) -> tuple[Subjects, Camera | None]:

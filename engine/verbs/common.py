@@ -58,6 +58,23 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     return group
 
 
+def add_pace_arguments(group: argparse._ArgumentGroup) -> None:
+    """--batch and --no-progress."""
+    group.add_argument("--batch", metavar="N", type=int, default=8, help="pictures at a time (default: %(default)s)")
+    group.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+def add_depth_range(group: argparse._ArgumentGroup) -> None:
+    """--depth-range."""
+    group.add_argument(
+        "--depth-range",
+        nargs=2,
+        metavar=("NEAR", "FAR"),
+        type=float,
+        help="depths of the warmest and the darkest colour (default: the model's near and far)",
+    )
+
+
 def open_model(args: argparse.Namespace) -> Model:
     """The model that the arguments name, on their device."""
     return load_model(args.model, pick_device(args.device))

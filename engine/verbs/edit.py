@@ -12,7 +12,7 @@ from engine.errors import UserError
 from engine.model_io import Model
 from engine.pictures import save_png
 from engine.rendering.directions import METHODS, Directions, find_directions, load_directions
-from engine.rendering.mixing import layer_rows
+from engine.rendering.mixing import layer_rows, row_ranges
 from engine.rendering.outputs import to_pillow
 from engine.rendering.sheets import table, tile
 from engine.rendering.subjects import Subjects, save_subjects
@@ -21,6 +21,7 @@ from engine.stats import ProgressBar
 from engine.verbs.camera_arguments import add_viewpoint_arguments, pick_viewpoint, viewpoint_options
 from engine.verbs.common import (
     add_model_arguments,
+    add_pace_arguments,
     add_subject_arguments,
     add_view_arguments,
     new_folder,
@@ -68,8 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_view_arguments(parser)
     written = parser.add_argument_group("what is written")
     written.add_argument("--out", metavar="DIR", help="folder, new or empty")
-    written.add_argument("--batch", metavar="N", type=int, default=8, help="pictures at a time (default: %(default)s)")
-    written.add_argument("--no-progress", action="store_true", help="no progress bar")
+    add_pace_arguments(written)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         made = _sweep(args, model, directions, pick, (subjects, labels, camera), view, out)
     directions.save(out / "directions.npz")
-    rows = "all layers" if args.layers is None and args.directions is None else f"layers {_ranges(directions.rows)}"
+    rows = "all layers" if args.layers is None and args.directions is None else f"layers {row_ranges(directions.rows)}"
     print(f"directions:  {len(directions)} by {directions.method}, {rows}")
     for path in [*made, out / "directions.npz"]:
         print(f"wrote:       {path}")
@@ -225,14 +225,3 @@ def _names(labels: list[str]) -> list[str]:
     """A file's name for each subject, no two alike."""
     names = [re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip(".-")[:80] or "subject" for label in labels]
     return [f"{i}-{n}" for i, n in enumerate(names)] if len(set(names)) < len(names) else names
-
-
-def _ranges(rows: tuple[int, ...]) -> str:
-    """0, 1, 2, 5 as "0-2,5"."""
-    parts: list[list[int]] = []
-    for row in rows:
-        if parts and parts[-1][-1] == row - 1:
-            parts[-1].append(row)
-        else:
-            parts.append([row])
-    return ",".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)

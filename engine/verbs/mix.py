@@ -13,14 +13,16 @@ from engine.model_io import Model
 from engine.pictures import save_png
 from engine.rendering import outputs
 from engine.rendering.jobs import Writing, surface_picture
-from engine.rendering.mixing import layer_rows, mix_grid
+from engine.rendering.mixing import layer_rows, mix_grid, row_ranges
 from engine.rendering.sheets import table, tile
 from engine.rendering.subjects import Subjects, load_subjects, save_subjects, subjects_from_seeds
 from engine.rendering.views import ViewOptions, check_options, render_view
 from engine.stats import ProgressBar
 from engine.verbs.camera_arguments import add_viewpoint_arguments, pick_viewpoint, viewpoint_options
 from engine.verbs.common import (
+    add_depth_range,
     add_model_arguments,
+    add_pace_arguments,
     add_view_arguments,
     new_folder,
     open_model,
@@ -63,15 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     written = parser.add_argument_group("what is written")
     written.add_argument("--out", metavar="DIR", help="folder, new or empty")
     written.add_argument("--save", metavar="LIST", default="image", help=f"some of {', '.join(KINDS)}")
-    written.add_argument(
-        "--depth-range",
-        nargs=2,
-        metavar=("NEAR", "FAR"),
-        type=float,
-        help="depths of the warmest and the darkest colour (default: the model's near and far)",
-    )
-    written.add_argument("--batch", metavar="N", type=int, default=8, help="pictures at a time (default: %(default)s)")
-    written.add_argument("--no-progress", action="store_true", help="no progress bar")
+    add_depth_range(written)
+    add_pace_arguments(written)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     outputs.save_text(camera.to_json(), out / "cameras.json")
     told = {"rows": rows, "coarse": row_labels, "fine": column_labels, "backdrop": args.backdrop}
     outputs.save_text(json.dumps(told, indent=2), out / "mix.json")
-    print(f"mixed:       rows {_ranges(rows)} of {model.generator.synthesis.num_ws} from {len(coarse)} subjects, "
+    print(f"mixed:       rows {row_ranges(rows)} of {model.generator.synthesis.num_ws} from {len(coarse)} subjects, "
           f"the others from {len(fine)}")  # fmt: skip
     for file in [*written, out / "latents.npz", out / "cameras.json", out / "mix.json"]:
         print(f"wrote:       {file}")
@@ -154,14 +149,3 @@ def _tiles(
             tiles[kind] += [tile(picture) for picture in outputs.to_pillow(images)]
         bar.update(len(some))
     return tiles
-
-
-def _ranges(rows: list[int]) -> str:
-    """[0, 1, 2, 5] as "0-2, 5"."""
-    parts: list[list[int]] = []
-    for row in rows:
-        if parts and parts[-1][-1] == row - 1:
-            parts[-1].append(row)
-        else:
-            parts.append([row])
-    return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)

@@ -9,7 +9,7 @@ from engine.errors import UserError
 from engine.model_io import Model
 from engine.rendering.jobs import FORMATS, KINDS, RenderJob, Writing, check_folder, describe_job, render_job
 from engine.stats import ProgressBar
-from engine.verbs.common import new_folder
+from engine.verbs.common import add_depth_range, add_pace_arguments, new_folder
 
 _MOST_LINES = 10
 
@@ -32,16 +32,9 @@ def add_writing_arguments(
         group.add_argument("--no-sheet", dest="sheet", action="store_false", help="no sheet.png")
     else:
         group.add_argument("--sheet", action="store_true", help="also lay frames out on sheet.png, a row per subject")
-    group.add_argument(
-        "--depth-range",
-        nargs=2,
-        metavar=("NEAR", "FAR"),
-        type=float,
-        help="depths of the warmest and the darkest colour (default: the model's near and far)",
-    )
-    group.add_argument("--batch", metavar="N", type=int, default=8, help="pictures at a time (default: %(default)s)")
+    add_depth_range(group)
     group.add_argument("--resume", action="store_true", help="go on with this job in a folder that holds a part of it")
-    group.add_argument("--no-progress", action="store_true", help="no progress bar")
+    add_pace_arguments(group)
     return group
 
 
