@@ -10,6 +10,9 @@ run by Triton's interpreter, which notes down the addresses instead of going the
               read again for other channels. What many programs share, weights, counts once
     programs  the same with weights as often as programs ask for them
 
+What a launch calls ``slots_ptr`` does not count: a program's own place, written and read over and over, which the
+launcher keeps small enough for half of L2.
+
 Within a program nothing counts twice, since registers and the first-level cache hold it.
 
 Nothing is written down beside a kernel that could go out of date: another tile or another loop gives other numbers.
@@ -91,7 +94,8 @@ class Plan:
 def plans(
     subject: Subject, target: int = 90, sampled: int = SAMPLED, directions: Sequence[str] = ("fwd", "bwd")
 ) -> dict[str, Plan]:
-    """What ``subject`` moves by kernels on compute capability ``target``, by direction; "bwd" is the backward alone.
+    """What ``subject`` moves by kernels on compute capability ``target``, by direction; "bwd" is the backward alone,
+    "inference" a forward that keeps nothing for one.
 
     Raises: RuntimeError if kernels are compiled in this process: it takes TRITON_INTERPRET=1.
     """
@@ -103,6 +107,10 @@ def plans(
         outputs = call(args)
     least = minimal_bytes(args, outputs, False)
     found = {"fwd": Plan(least, forward.parts(sampled))}
+    if "inference" in directions:
+        with torch.no_grad(), _recorded(target) as inference:
+            call(args)
+        found["inference"] = Plan(least, inference.parts(sampled))
     if "bwd" in directions:
         lit = gate.differentiable(outputs)
         grad_outputs = [torch.empty_like(o) for o in lit]
@@ -208,6 +216,7 @@ class _Addresses:
 def count_launch(launch: common.Launch, sampled: int = SAMPLED) -> Moved:
     """What one launch moves, from ``sampled`` of its programs."""
     tensors = [value for value in launch.args.values() if isinstance(value, Tensor)]
+    slots = launch.args.get("slots_ptr")
     places = {storage: (i + 1) << SHIFT for i, storage in enumerate(dict.fromkeys(map(_storage, tensors)))}
     programs = int(np.prod(launch.grid))
     ids = _sample(programs, sampled)
@@ -216,6 +225,8 @@ def count_launch(launch: common.Launch, sampled: int = SAMPLED) -> Moved:
     for kind in ("read", "written"):
         each = [_unique(getattr(run, kind)) for run in runs]
         for storage, place in places.items():
+            if slots is not None and storage == _storage(slots):
+                continue
             here = [sectors[sectors >> np.uint64(SHIFT - 5) == place >> SHIFT] for sectors in each]
             asked = round(sum(map(len, here)) * SECTOR * programs / len(ids))
             own = [t for t in tensors if _storage(t) == storage]
@@ -332,7 +343,7 @@ def subjects() -> Iterator[tuple[Subject, tuple[str, ...]]]:
         bench_volume,
     )
 
-    both, forward = ("fwd", "bwd"), ("fwd",)
+    both, forward, every = ("fwd", "bwd"), ("fwd",), ("fwd", "inference", "bwd")
     for module in (bench_upfirdn2d, bench_bias_act):
         for shape in module.CASES:
             for dtype in module.DTYPES:
@@ -345,7 +356,7 @@ def subjects() -> Iterator[tuple[Subject, tuple[str, ...]]]:
         yield bench_modulated_conv.subject(shape, "weights"), both
     for module in (bench_modulated_layer, bench_refine_to_rgb, bench_upsample_block):
         for shape in module.CASES:
-            yield module.subject(shape, "fp16"), both
+            yield module.subject(shape, "fp16"), every if module is bench_upsample_block else both
     yield from ((bench_encode_positions.subject(shape), both) for shape in bench_encode_positions.CASES)
     yield from ((bench_importance_sample.subject(shape), forward) for shape in bench_importance_sample.CASES)
     # where a packed ray ends is data, which meta tensors do not have

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from bench import bench_bias_act, bench_upsample_block, moved, report
 from bench.gpu import lines
-from kernels.fused import common, upsample_block_forward
+from kernels.fused import common, upsample_block, upsample_block_forward
 
 pytestmark = pytest.mark.skipif(
     not common.INTERPRETED, reason="bytes are counted by Triton's interpreter, with TRITON_INTERPRET=1"
@@ -104,14 +104,34 @@ def test_blocks_keep_the_bound(shape: str) -> None:
 
 
 def test_a_bad_tile_breaks_the_bound() -> None:
-    good = upsample_block_forward._tile
+    good = upsample_block_forward.combine_tiling
 
     def flat(*args: Any) -> Any:
         return good(*args)._replace(height=1, width=16)
 
-    with patch.object(upsample_block_forward, "_tile", flat):
+    with patch.object(upsample_block_forward, "combine_tiling", flat):
         _, kernel = output_kernel(LARGE[0])
     assert kernel.halos > BOUND * kernel.memory
+
+
+def inference(shape: str) -> moved.Plan:
+    return moved.plans(bench_upsample_block.subject(shape, "fp16"), sampled=2, directions=("inference",))["inference"]
+
+
+@pytest.mark.parametrize("shape", LARGE)
+def test_blocks_that_keep_nothing_move_little_more_than_the_minimum(shape: str) -> None:
+    plan = inference(shape)
+    assert plan.launches == 1
+    kernel = plan.part("_whole_kernel")
+    assert plan.minimum <= plan.memory < 1.12 * plan.minimum  # x and the output once, and the layer's weights by torch
+    assert kernel.halos <= BOUND * kernel.memory
+
+
+@pytest.mark.parametrize("shape", LARGE)
+def test_two_launches_break_that_bound(shape: str) -> None:
+    with patch.object(upsample_block, "plan_whole", lambda *args: None):
+        plan = inference(shape)
+    assert plan.launches == 2 and plan.memory > BOUND * plan.minimum
 
 
 def test_section_of_the_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

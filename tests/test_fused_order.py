@@ -146,7 +146,8 @@ TABLE: dict[str, Way] = {
     "upsample_map": of(linear_map, x=(2, 5, 4), weight=(2, 3, 4)),
     "volume_weights": of(weights, density=(2, 5), depths=(2, 5), norm=(2,)),
 }
-CONSTANT = {"importance_sample", "square_sum"}  # without gradients: where fine samples fall, a running magnitude
+# without gradients: where fine samples fall, a running magnitude, a block that keeps nothing for a backward
+CONSTANT = {"importance_sample", "square_sum", "upsample_whole"}
 
 
 def make(name: str) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
-"""An upsampling block as two launches: one product at low resolution, then everything that makes the output of it.
+"""An upsampling block as two launches: one product at low resolution, then everything that makes the output of it; or,
+where nothing is kept for a backward, as one launch (``upsample_block_whole``).
 
 The adapter's first layer commutes with the enlargement, so its weights are composed with the modulated ones, and one
 product of C + 2D (nn_cat) or C + D (pixelshuffle) channels gives x and what the hidden units are sums of. Composition
@@ -19,6 +20,7 @@ from .modulated_layer import operand_name
 from .upsample_block_backward import launch_combine_backward
 from .upsample_block_bilinear import upsample_bilinear
 from .upsample_block_forward import GAIN, Combine, PackedAdapter, launch_combine
+from .upsample_block_whole import launch_whole, plan_whole
 
 
 def upsample_block(
@@ -55,12 +57,17 @@ def upsample_block(
         if mode == "nn_cat":
             products.append(0.5 * first[:, C:] @ weight)
         weight = torch.cat(products, dim=1)
+        _, bias0, weight1, bias1 = adapter
+        inputs = (x, weight, weight1, bias0, bias1, bias, noise)
+        kept = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+        if not kept and plan_whole(x, C, weight1.shape[1], _how(x, mode, blur, gain, clamp, allow_tf32)):
+            whole: Tensor = upsample_whole(*inputs, mode, blur, gain, clamp, allow_tf32)
+            return whole
     rows = upsample_map(x.view(B, N // max(B, 1) * H * W, I), weight, allow_tf32)
     map = rows.view(N, H, W, weight.shape[1])
     if adapter is None:
         out: Tensor = upsample_bilinear(map, bias, gain, clamp)
     else:
-        _, bias0, weight1, bias1 = adapter
         out = upsample_combine(map, weight1, bias0, bias1, bias, noise, mode, blur, gain, clamp, allow_tf32)
     return out
 
@@ -161,6 +168,31 @@ def _combine_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
 upsample_combine = register(_upsample_combine, fake=_combine_fake, save=_combine_save, backward=_combine_backward)
 
 
+def _upsample_whole(
+    x: Tensor, weight: Tensor, weight1: Tensor, bias0: Tensor, bias1: Tensor, bias: Tensor, noise: Tensor | None,
+    mode: str, blur: bool, gain: float, clamp: float | None, allow_tf32: bool,
+) -> Tensor:  # fmt: skip
+    """x [N, H, W, I], weight [B, C + 2D or C + D, I] float32, noise [N or 1, 2H, 2W]."""
+    how = _how(x, mode, blur, gain, clamp, allow_tf32)
+    plan = plan_whole(x, bias.shape[0], weight1.shape[1], how)
+    assert plan is not None
+    adapter = PackedAdapter.of(weight1, bias0, bias1, how)
+    weight = weight.to(OPERANDS[how.precision].storage).contiguous()
+    noise = None if noise is None else noise.contiguous()
+    return launch_whole(x.contiguous(), weight, adapter, bias.float().contiguous(), noise, how, plan)
+
+
+def _whole_fake(
+    x: Tensor, weight: Tensor, weight1: Tensor, bias0: Tensor, bias1: Tensor, bias: Tensor, noise: Tensor | None,
+    mode: str, blur: bool, gain: float, clamp: float | None, allow_tf32: bool,
+) -> Tensor:  # fmt: skip
+    N, H, W, _ = x.shape
+    return x.new_empty(N, 2 * H, 2 * W, bias.shape[0])
+
+
+upsample_whole = register(_upsample_whole, fake=_whole_fake)  # nothing is kept, so there is no backward
+
+
 def shipped() -> dict[str, Callable[[], None]]:
     """The blocks of the released models, forward and backward, and the other modes and types."""
 
@@ -175,6 +207,18 @@ def shipped() -> dict[str, Callable[[], None]]:
         how = _how(map, mode, blur, GAIN, 256.0, allow_tf32)
         launch_combine_backward(out, out, map, PackedAdapter.of(weight1, bias0, bias1, how), noise, how)
 
+    def run_whole(mode: str, I: int, C: int, edge: int, dtype: torch.dtype, blur: bool, noise: bool) -> None:  # noqa: E741
+        with torch.device("meta"):
+            D, phases = C // 4, 4 if mode == "pixelshuffle" else 1
+            x = torch.empty(2, edge // 2, edge // 2, I, dtype=dtype)
+            weight = torch.empty(2, C + (D if mode == "pixelshuffle" else 2 * D), I)
+            weight1, bias0, bias1 = torch.empty(phases * C, D), torch.empty(D), torch.empty(phases * C)
+            bias, grain = torch.empty(C), torch.empty(1, edge, edge) if noise else None
+        if plan_whole(x, C, D, _how(x, mode, blur, GAIN, 256.0, False)):
+            _upsample_whole(x, weight, weight1, bias0, bias1, bias, grain, mode, blur, GAIN, 256.0, False)
+        else:
+            run(mode, C, edge, dtype, blur, noise, False)
+
     half, brain, single = torch.float16, torch.bfloat16, torch.float32
     stages = ((512, 64), (256, 128), (128, 256), (64, 512), (32, 1024))
     cases = [(mode, *stage, half, True, False, False) for stage in stages for mode in ("nn_cat", "pixelshuffle")]
@@ -187,4 +231,11 @@ def shipped() -> dict[str, Callable[[], None]]:
         notes = [" tf32"] * tf32 + [" without blur"] * (not blur) + [" noise"] * noise
         name = f"{mode} {C} at {edge} px {str(dtype)[6:]}{''.join(notes)}"
         named[name] = partial(run, mode, C, edge, dtype, blur, noise, tf32)
+    whole = [(mode, half, True, False) for mode in ("nn_cat", "pixelshuffle")]
+    whole += [("nn_cat", half, True, True), ("nn_cat", half, False, True), ("nn_cat", brain, True, False)]
+    for mode, dtype, blur, noise in whole:
+        for I, C, edge in ((256, 128, 256), (128, 64, 512), (64, 32, 1024)):  # noqa: E741
+            notes = [" without blur"] * (not blur) + [" noise"] * noise
+            name = f"{mode} {I} to {C} at {edge} px {str(dtype)[6:]}{''.join(notes)}, one launch"
+            named[name] = partial(run_whole, mode, I, C, edge, dtype, blur, noise)
     return named

@@ -93,11 +93,10 @@ def hidden_row(
 
 @triton.jit
 def blurred_hidden(
-    map_ptr, offs_m, y, x, H, W, offs_d, bias, slope, C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr
-):
+    map_ptr, offs_m, y, x, H, W, offs_d, bias, slope, left, right, top, bottom,
+    C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     """nn_cat's hidden units after the blur, of the four pixels that (y, x) becomes, [M, BLOCK_D] each."""
-    left, right = tl.where(x > 0, 1.0, 0.0)[:, None], tl.where(x + 1 < W, 1.0, 0.0)[:, None]
-    top, bottom = tl.where(y > 0, 1 / 64, 0.0)[:, None], tl.where(y + 1 < H, 1 / 64, 0.0)[:, None]
     s0, s1, s2, s3, s4 = hidden_sums(map_ptr, offs_m, y, x, H, W, offs_d, bias, -1, C, D, BLOCK_D)
     g0, g1 = hidden_row(
         map_ptr, offs_m, y, x, H, W, offs_d, slope, left, right, s0, s1, s2, s3, s4, -2, C, D, BLOCK_D
@@ -216,14 +215,13 @@ def four(h0, h1, h2, h3, w0, w1, w2, w3, acc, INPUT_PRECISION: tl.constexpr):
 
 @triton.jit
 def shuffled_products(
-    z00, z01, z10, z11, map_ptr, offs_m, y, x, H, W, offs_d, bias, slope, w00, w01, w10, w11,
+    z00, z01, z10, z11, map_ptr, offs_m, y, x, H, W, offs_d, bias, slope, left, right, above, below,
+    w00, w01, w10, w11,
     BLUR: tl.constexpr, C: tl.constexpr, D: tl.constexpr, DT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """pixelshuffle's hidden units, blurred, times the weights of each subpixel they go to, added to z."""
     if BLUR:
-        left, right = tl.where(x > 0, 1.0, 0.0)[:, None], tl.where(x + 1 < W, 1.0, 0.0)[:, None]
-        above, below = tl.where(y > 0, 1 / 64, 0.0)[:, None], tl.where(y + 1 < H, 1 / 64, 0.0)[:, None]
         a0, a1, a2 = shuffled_row(map_ptr, offs_m, y, x, H, W, offs_d, bias, slope, left, right, -1, C, D, BLOCK_D)
         m0, m1, m2 = shuffled_row(map_ptr, offs_m, y, x, H, W, offs_d, bias, slope, left, right, 0, C, D, BLOCK_D)
         e0, e1, e2 = shuffled_row(map_ptr, offs_m, y, x, H, W, offs_d, bias, slope, left, right, 1, C, D, BLOCK_D)
@@ -247,8 +245,9 @@ def shuffled_products(
 
 @triton.jit
 def adapter_bias(
-    bias_adapter_ptr, bias_ptr, y, x, H, W, offs_c, SHUFFLE: tl.constexpr, BLUR: tl.constexpr, C: tl.constexpr
-):
+    bias_adapter_ptr, bias_ptr, left, right, above, below, offs_c,
+    SHUFFLE: tl.constexpr, BLUR: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
     """The adapter's bias, blurred like all that lies inside the image, and the layer's: of the four pixels."""
     mask_c = offs_c < C
     bias = tl.load(bias_ptr + offs_c, mask=mask_c, other=0.0)[None, :]
@@ -259,8 +258,6 @@ def adapter_bias(
         b10 = tl.load(bias_adapter_ptr + 2 * C + offs_c, mask=mask_c, other=0.0)[None, :]
         b11 = tl.load(bias_adapter_ptr + 3 * C + offs_c, mask=mask_c, other=0.0)[None, :]
     if BLUR:
-        left, right = tl.where(x > 0, 1.0, 0.0)[:, None], tl.where(x + 1 < W, 1.0, 0.0)[:, None]
-        above, below = tl.where(y > 0, 1 / 64, 0.0)[:, None], tl.where(y + 1 < H, 1 / 64, 0.0)[:, None]
         p0, p1, p2 = mixed(1.0, 1.0, 1.0, left, right, 1.0)
         q0, q1, q2 = mixed(1.0, 1.0, 1.0, above, below, 1 / 64)
         if SHUFFLE:
@@ -273,29 +270,23 @@ def adapter_bias(
 
 
 @triton.jit
-def _combine_kernel(
+def combine_tile(
     out_ptr, map_ptr, weight_ptr, bias_hidden_ptr, bias_adapter_ptr, bias_ptr, noise_ptr,
-    stride_noise_n, H, W, tiles_y, tiles_x, slope, gain, clamp,
+    offs_map, map_y, map_x, map_H, map_W, offs_out, y, x, H, W, offs_c, slope, gain, clamp,
     C: tl.constexpr, D: tl.constexpr, SHUFFLE: tl.constexpr, BLUR: tl.constexpr, NOISE: tl.constexpr,
     CLAMP: tl.constexpr, DT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
-    TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    """The output's channels ``offs_c`` of the four pixels that each of BLOCK_M pixels (y, x) becomes.
+
+    The map may be a part of the image's: there the pixels are (map_y, map_x) of map_H x map_W. ``noise_ptr`` is the
+    image's, ``offs_out`` counts from ``out_ptr``.
+    """
     S: tl.constexpr = C + D if SHUFFLE else C + 2 * D
-    BLOCK_M: tl.constexpr = TILE_H * TILE_W
     PAIRED: tl.constexpr = BLOCK_D < 16
     BLOCK_K: tl.constexpr = BLOCK_D * 2 if PAIRED else BLOCK_D
-    chunks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    pid = tl.program_id(0)
-    offs_c = pid % chunks * BLOCK_C + tl.arange(0, BLOCK_C)  # the chunks of a tile follow each other: its map is in L2
-    tile = pid // chunks
-    top, x0 = tile // tiles_x % tiles_y * TILE_H, tile % tiles_x * TILE_W
-    n = (tile // tiles_x // tiles_y).to(tl.int64)
-    offs_m = tl.arange(0, BLOCK_M)
-    row, x = offs_m // TILE_W, x0 + offs_m % TILE_W
-    y = top + row
-    map_ptr += (n * H + top) * W * S  # whole rows are stepped over in 64 bit, offsets within a tile fit 32
-    out_ptr += (n * H + top) * 2 * W * 2 * C
-    offs_map = (row * W + x) * S
+    left, right = tl.where(x > 0, 1.0, 0.0)[:, None], tl.where(x + 1 < W, 1.0, 0.0)[:, None]
+    above, below = tl.where(y > 0, 1 / 64, 0.0)[:, None], tl.where(y + 1 < H, 1 / 64, 0.0)[:, None]
     z00 = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     z01, z10, z11 = z00, z00, z00
     for d in range(0, D, BLOCK_D):
@@ -308,17 +299,21 @@ def _combine_kernel(
             w10 = load_weight(weight_ptr + 2 * D * C, offs_k, offs_c, 0, C, D, PAIRED)
             w11 = load_weight(weight_ptr + 3 * D * C, offs_k, offs_c, 0, C, D, PAIRED)
             z00, z01, z10, z11 = shuffled_products(
-                z00, z01, z10, z11, map_ptr, offs_map, y, x, H, W, offs_d, b, slope, w00, w01, w10, w11,
+                z00, z01, z10, z11, map_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope,
+                left, right, above, below, w00, w01, w10, w11,
                 BLUR, C, D, DT, INPUT_PRECISION, BLOCK_D,
             )  # fmt: skip
         else:
             if BLUR:
-                h00, h01, h10, h11 = blurred_hidden(map_ptr, offs_map, y, x, H, W, offs_d, b, slope, C, D, BLOCK_D)
+                h00, h01, h10, h11 = blurred_hidden(
+                    map_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope, left, right, above, below,
+                    C, D, BLOCK_D,
+                )  # fmt: skip
             else:
-                h00 = hidden(map_ptr, offs_map, y, x, H, W, offs_d, b, slope, 0, 0, C, D, BLOCK_D)
-                h01 = hidden(map_ptr, offs_map, y, x, H, W, offs_d, b, slope, 0, 1, C, D, BLOCK_D)
-                h10 = hidden(map_ptr, offs_map, y, x, H, W, offs_d, b, slope, 1, 0, C, D, BLOCK_D)
-                h11 = hidden(map_ptr, offs_map, y, x, H, W, offs_d, b, slope, 1, 1, C, D, BLOCK_D)
+                h00 = hidden(map_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope, 0, 0, C, D, BLOCK_D)
+                h01 = hidden(map_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope, 0, 1, C, D, BLOCK_D)
+                h10 = hidden(map_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope, 1, 0, C, D, BLOCK_D)
+                h11 = hidden(map_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope, 1, 1, C, D, BLOCK_D)
             h00, h01, h10, h11 = to_operand(h00, DT), to_operand(h01, DT), to_operand(h10, DT), to_operand(h11, DT)
             w01 = w00
             if PAIRED:  # fewer than 16 hidden units: two pixels share a product, with zeros for the other one's
@@ -328,13 +323,10 @@ def _combine_kernel(
                 w01 = load_weight(weight_ptr, offs_k, offs_c, 1, C, D, PAIRED)
             z00, z01 = dot(h00, w00, z00, INPUT_PRECISION), dot(h01, w01, z01, INPUT_PRECISION)
             z10, z11 = dot(h10, w00, z10, INPUT_PRECISION), dot(h11, w01, z11, INPUT_PRECISION)
-    x00, x01, x10, x11 = nearest(map_ptr, offs_map, y, x, H, W, offs_c, BLUR, S, C, BLOCK_C)
-    b00, b01, b10, b11 = adapter_bias(bias_adapter_ptr, bias_ptr, y, x, H, W, offs_c, SHUFFLE, BLUR, C)
+    x00, x01, x10, x11 = nearest(map_ptr, offs_map, map_y, map_x, map_H, map_W, offs_c, BLUR, S, C, BLOCK_C)
+    b00, b01, b10, b11 = adapter_bias(bias_adapter_ptr, bias_ptr, left, right, above, below, offs_c, SHUFFLE, BLUR, C)
     valid = (y < H) & (x < W)
-    offs_out = (row * 2 * W + x) * 2 * C
     offs_noise = (y * 2 * W + x) * 2
-    if NOISE:
-        noise_ptr += n * stride_noise_n
     z00, z01, z10, z11 = z00 + (x00 + b00), z01 + (x01 + b01), z10 + (x10 + b10), z11 + (x11 + b11)
     finish(out_ptr, noise_ptr, z00, offs_out, offs_noise, valid, offs_c, W, slope, gain, clamp,
            0, 0, NOISE, CLAMP, C, BLOCK_C)  # fmt: skip
@@ -344,6 +336,37 @@ def _combine_kernel(
            1, 0, NOISE, CLAMP, C, BLOCK_C)  # fmt: skip
     finish(out_ptr, noise_ptr, z11, offs_out, offs_noise, valid, offs_c, W, slope, gain, clamp,
            1, 1, NOISE, CLAMP, C, BLOCK_C)  # fmt: skip
+
+
+@triton.jit
+def _combine_kernel(
+    out_ptr, map_ptr, weight_ptr, bias_hidden_ptr, bias_adapter_ptr, bias_ptr, noise_ptr,
+    stride_noise_n, H, W, tiles_y, tiles_x, slope, gain, clamp,
+    C: tl.constexpr, D: tl.constexpr, SHUFFLE: tl.constexpr, BLUR: tl.constexpr, NOISE: tl.constexpr,
+    CLAMP: tl.constexpr, DT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    S: tl.constexpr = C + D if SHUFFLE else C + 2 * D
+    BLOCK_M: tl.constexpr = TILE_H * TILE_W
+    chunks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    pid = tl.program_id(0)
+    offs_c = pid % chunks * BLOCK_C + tl.arange(0, BLOCK_C)  # the chunks of a tile follow each other: its map is in L2
+    tile = pid // chunks
+    top, x0 = tile // tiles_x % tiles_y * TILE_H, tile % tiles_x * TILE_W
+    n = (tile // tiles_x // tiles_y).to(tl.int64)
+    offs_m = tl.arange(0, BLOCK_M)
+    row, x = offs_m // TILE_W, x0 + offs_m % TILE_W
+    y = top + row
+    map_ptr += (n * H + top) * W * S  # whole rows are stepped over in 64 bit, offsets within a tile fit 32
+    out_ptr += (n * H + top) * 2 * W * 2 * C
+    offs_map = (row * W + x) * S
+    if NOISE:
+        noise_ptr += n * stride_noise_n
+    combine_tile(
+        out_ptr, map_ptr, weight_ptr, bias_hidden_ptr, bias_adapter_ptr, bias_ptr, noise_ptr,
+        offs_map, y, x, H, W, (row * 2 * W + x) * 2 * C, y, x, H, W, offs_c, slope, gain, clamp,
+        C, D, SHUFFLE, BLUR, NOISE, CLAMP, DT, INPUT_PRECISION, BLOCK_M, BLOCK_D, BLOCK_C,
+    )  # fmt: skip
 
 
 def rounded(clamp: float | None, dtype: torch.dtype) -> float:
@@ -377,7 +400,7 @@ class PackedAdapter(NamedTuple):
         return PackedAdapter(weight.to(OPERANDS[how.precision].storage).contiguous(), bias0.float(), bias)
 
 
-class _Tile(NamedTuple):
+class Tile(NamedTuple):
     """Pixels of the map, hidden and output channels that a program holds at a time."""
 
     height: int
@@ -387,17 +410,17 @@ class _Tile(NamedTuple):
     num_warps: int
 
 
-def _tile(C: int, D: int, how: Combine) -> _Tile:
+def combine_tiling(C: int, D: int, how: Combine) -> Tile:
     block_c, block_d = max(triton.next_power_of_2(C), 16), max(triton.next_power_of_2(D), 8)
     if how.precision == "fp32":  # no tensor cores: many registers
-        return _Tile(4, 8, 16, min(block_c, 32), 8 if how.shuffle else 4)
+        return Tile(4, 8, 16, min(block_c, 32), 8 if how.shuffle else 4)
     if how.shuffle:
-        return _Tile(8, 8, 16, 32, 4) if D <= 8 else _Tile(4, 8, min(block_d, 32), min(block_c, 64), 8)
+        return Tile(8, 8, 16, 32, 4) if D <= 8 else Tile(4, 8, min(block_d, 32), min(block_c, 64), 8)
     if C <= 32 and D <= 8:
-        return _Tile(8, 8, block_d, block_c, 4)
+        return Tile(8, 8, block_d, block_c, 4)
     if D <= 16:
-        return _Tile(4, 8, block_d, min(block_c, 64), 4)
-    return _Tile(4, 8, min(block_d, 32), min(block_c, 128), 8)
+        return Tile(4, 8, block_d, min(block_c, 64), 4)
+    return Tile(4, 8, min(block_d, 32), min(block_c, 128), 8)
 
 
 def launch_combine(map: Tensor, adapter: PackedAdapter, bias: Tensor, noise: Tensor | None, how: Combine) -> Tensor:
@@ -409,7 +432,7 @@ def launch_combine(map: Tensor, adapter: PackedAdapter, bias: Tensor, noise: Ten
     """
     N, H, W, _ = map.shape
     _, C, D = adapter.weight.shape
-    tile = _tile(C, D, how)
+    tile = combine_tiling(C, D, how)
     tiles_y, tiles_x = triton.cdiv(H, tile.height), triton.cdiv(W, tile.width)
     out = torch.empty(N, 2 * H, 2 * W, C, dtype=map.dtype, device=map.device)
     launch(
