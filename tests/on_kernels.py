@@ -47,9 +47,8 @@ def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hierarchical, "hierarchical_tile", lambda *_: ray())
     monkeypatch.setattr(rays, "ray_tile", lambda *_: ray())
     monkeypatch.setattr(linear, "rows_tile", lambda *_: linear.Tile(1024, 64, 64, 8, 2))
-    monkeypatch.setattr(
-        upsample_block_forward, "_tile", lambda C, D, how: upsample_block_forward._Tile(32, 32, 16, 32, 4)
-    )
+    tile = upsample_block_forward.Tile(32, 32, 16, 32, 4)
+    monkeypatch.setattr(upsample_block_forward, "combine_tiling", lambda *_: tile)
     monkeypatch.setattr(import_module("kernels.fused.bias_act"), "BLOCK", 2**20)
     monkeypatch.setattr(upfirdn2d, "_tile", _whole_image)
 

@@ -3,7 +3,7 @@
 A program owns a tile of low-resolution pixels. It makes the map of the tile and of its halo, which others make again,
 in a slot of its own, and then the output from there as ``upsample_block_forward`` does. There are as many programs as
 run at a time, each takes one tile after the other, and together their slots take at most half of the L2 cache: they
-are written again before they are old enough to be written back, so that memory sees x and the output.
+should be written again before they are old enough to be written back, so that memory sees x and the output.
 
 Elements per output pixel and channel, with I = 2 C: x 0.5, the output 1, of a minimum of 1.5. With the halo of 2 (1 for
 pixelshuffle) x counts 1.6 times for a tile of 16 x 16, 1.9 times for one of 8 x 16: 1.19 or 1.29 times the minimum.
