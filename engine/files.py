@@ -1,10 +1,15 @@
-"""Files that are there as a whole, or not at all."""
+"""Files that are there as a whole or not at all, their names, and hashes of what is in them."""
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from engine.errors import UserError
 
@@ -26,3 +31,32 @@ def write_whole(path: str | Path, write: Callable[[Path], Any]) -> None:
     finally:
         with contextlib.suppress(OSError):  # there is none after success, nor where its folder could not be made
             part.unlink()
+
+
+def file_names(labels: Sequence[str], otherwise: str) -> list[str]:
+    """A name for the files of each label, no two alike; ``otherwise`` where nothing of a label may stand in a name."""
+    names = [re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip(".-")[:80] or otherwise for label in labels]
+    return [f"{i}-{n}" for i, n in enumerate(names)] if len(set(names)) < len(names) else names
+
+
+def sha256_of(value: Any) -> str:
+    """SHA-256 of nested lists and mappings of tensors and plain values."""
+    digest = hashlib.sha256()
+
+    def add(item: Any) -> None:
+        if isinstance(item, Tensor):
+            digest.update(f"{item.dtype}{list(item.shape)}".encode())
+            digest.update(item.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        elif isinstance(item, dict):
+            for key in sorted(item):
+                add(key)
+                add(item[key])
+        elif isinstance(item, list | tuple):
+            digest.update(f"[{len(item)}".encode())
+            for entry in item:
+                add(entry)
+        else:
+            digest.update(f"{item!r};".encode())
+
+    add(value)
+    return digest.hexdigest()

@@ -17,6 +17,7 @@ from engine.checkpoint import FILES, read_checkpoint, write_folder
 from engine.config import Config
 from engine.config_io import from_dict, one_line, to_dict
 from engine.errors import UserError
+from engine.files import sha256_of
 from models.camera import CameraPrior
 from models.config import GeneratorConfig
 from models.generator import Generator
@@ -46,6 +47,12 @@ class Model:
     @property
     def config(self) -> GeneratorConfig:
         return self.generator.cfg
+
+    @property
+    def sha256(self) -> str:
+        """Of everything that decides about its pictures: configuration, samples, weights."""
+        g = self.generator
+        return sha256_of([to_dict(g.cfg), g.synthesis.default_samples, g.state_dict()])
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:

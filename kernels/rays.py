@@ -17,6 +17,7 @@ from .reference.rays import (
     RayDraws,
     RayFeatures,
     RaySpan,
+    bend_ref,
     depth_from_fraction,
     evaluate_field_ref,
     render_points_ref,
@@ -28,6 +29,7 @@ __all__ = [
     "RayDraws",
     "RayFeatures",
     "RaySpan",
+    "bend",
     "depth_from_fraction",
     "evaluate_density",
     "evaluate_field",
@@ -36,6 +38,11 @@ __all__ = [
 ]
 
 DTYPES = (torch.float32, torch.float64)
+
+
+def bend(points: Tensor, span: RaySpan) -> Tensor:
+    """Where a field sees world ``points`` [..., 3], by ``span.space``; differentiable to any order."""
+    return bend_ref(points, span)
 
 
 def evaluate_field(

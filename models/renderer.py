@@ -10,12 +10,12 @@ from kernels.rays import (
     RayDraws,
     RayFeatures,
     RaySpan,
+    bend,
     evaluate_density,
     evaluate_field,
     render_points,
     render_rays,
 )
-from kernels.reference.rays import bend_ref
 from kernels.volume import FarEnd
 
 from .camera import Camera, Rays, pixel_grid, roll_pixels
@@ -197,7 +197,7 @@ class VolumeRenderer(nn.Module):
     def _bent(self, points: Tensor) -> Tensor:
         """Where the foreground sees world points."""
         cfg = self.cfg.field
-        return bend_ref(points, RaySpan(cfg.near, cfg.far, space=cfg.space, centre=cfg.centre))
+        return bend(points, RaySpan(cfg.near, cfg.far, space=cfg.space, centre=cfg.centre))
 
     def _head(self, field: Field) -> ColourHead:
         """The colour head of ``field``, its own or the foreground's."""

@@ -8,10 +8,8 @@ Frames are rendered in the same groups whether or not some exist, so that a job 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,8 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from engine.checkpoint import check_vacant
-from engine.config_io import to_dict
 from engine.errors import UserError
+from engine.files import file_names, sha256_of
 from engine.model_io import Model
 from engine.pictures import labelled_rows, save_png
 from engine.rendering import outputs
@@ -135,8 +133,7 @@ class RenderJob:
     @property
     def names(self) -> list[str]:
         """A name for files for each strip, no two alike."""
-        names = [re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip(".-")[:80] or "subject" for label in self.strips]
-        return [f"{i}-{n}" for i, n in enumerate(names)] if len(set(names)) < len(names) else names
+        return file_names(self.strips, "subject")
 
     def pair(self, strip: int, frame: int) -> tuple[int, int]:
         """Places of the subject and the camera of a frame."""
@@ -155,11 +152,10 @@ class RenderJob:
 
 def describe_job(model: Model, job: RenderJob) -> dict[str, Any]:
     """Everything that decides about the bits of a job's files, as JSON can hold it."""
-    synthesis = model.generator.synthesis
     described = {
-        "model_sha256": _digest([to_dict(model.config), synthesis.default_samples, model.generator.state_dict()]),
-        "subjects_sha256": _digest([job.subjects.ws, job.subjects.z_bg]),
-        "cameras_sha256": _digest([job.path.camera.cam2world, job.path.camera.tan_half_fov]),
+        "model_sha256": model.sha256,
+        "subjects_sha256": sha256_of([job.subjects.ws, job.subjects.z_bg]),
+        "cameras_sha256": sha256_of([job.path.camera.cam2world, job.path.camera.tan_half_fov]),
         "device": job.subjects.ws.device.type,
         "subjects": job.strips,
         "frames": job.frames,
@@ -401,26 +397,3 @@ def _remove_pictures(job: RenderJob, frames: Path) -> None:
                 path.unlink()
     if not job.writing.keeps_frames:
         shutil.rmtree(frames, ignore_errors=True)
-
-
-def _digest(value: Any) -> str:
-    """SHA-256 of nested lists and mappings of tensors and plain values."""
-    digest = hashlib.sha256()
-
-    def add(item: Any) -> None:
-        if isinstance(item, Tensor):
-            digest.update(f"{item.dtype}{list(item.shape)}".encode())
-            digest.update(item.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        elif isinstance(item, dict):
-            for key in sorted(item):
-                add(key)
-                add(item[key])
-        elif isinstance(item, list | tuple):
-            digest.update(f"[{len(item)}".encode())
-            for entry in item:
-                add(entry)
-        else:
-            digest.update(f"{item!r};".encode())
-
-    add(value)
-    return digest.hexdigest()

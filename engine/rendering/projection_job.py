@@ -7,10 +7,8 @@ last, show how. A tuned generator lies in ``model/``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,8 @@ from torch import Tensor
 from engine.checkpoint import FOLDER, read_checkpoint, write_checkpoint
 from engine.config_io import from_dict, to_dict
 from engine.errors import UserError
-from engine.model_io import Model, load_model, save_model
+from engine.files import file_names
+from engine.model_io import load_model, save_model
 from engine.pictures import labelled_rows, line_chart, save_png, to_uint8
 from engine.rendering import outputs
 from engine.rendering.perceptual import PerceptualNet
@@ -54,7 +53,7 @@ class ProjectionJob:
         meta = {
             "kind": KIND,
             "model": str(p.source.path.absolute()),
-            "model_sha256": _digest(p.source),
+            "model_sha256": p.source.sha256,
             "photos": self.names,
             "perceptual": None if net is None else {"path": os.path.abspath(net.path), "sha256": net.sha256},
             "options": to_dict(p.options),
@@ -75,7 +74,7 @@ class ProjectionJob:
                     made[-1],
                     p.model.generator,
                     p.source.prior,
-                    {"tuned": p.source.path.name, "sha256": _digest(p.source)},
+                    {"tuned": p.source.path.name, "sha256": p.source.sha256},
                 )
         rows = self._stages()
         for name, picture in zip(self.file_names, outputs.to_pillow(rows[-1][1])):
@@ -96,8 +95,7 @@ class ProjectionJob:
     @property
     def file_names(self) -> list[str]:
         """A name for each photo's files, no two alike."""
-        names = [re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(n).stem).strip(".-")[:80] or "photo" for n in self.names]
-        return [f"{i}-{n}" for i, n in enumerate(names)] if len(set(names)) < len(names) else names
+        return file_names([Path(n).stem for n in self.names], "photo")
 
     def _stages(self) -> list[tuple[str, Tensor]]:
         """Names and pictures of what the photos looked like on the way."""
@@ -161,7 +159,7 @@ def resume_job(out: Path, device: torch.device | str) -> ProjectionJob:
         raise UserError(f"--resume: wanted the folder of a projection, got another checkpoint in {out}")
     options = from_dict(ProjectionOptions, meta["options"], where="options")
     model = load_model(meta["model"], device)
-    if _digest(model) != meta["model_sha256"]:
+    if model.sha256 != meta["model_sha256"]:
         raise UserError(f"--resume: wanted the model that the projection began with, got another in {meta['model']}")
     net = None
     if meta["perceptual"] is not None:
@@ -196,12 +194,3 @@ def _tiles(images: Tensor, edge: int) -> Tensor:
     if images.shape[-1] > edge:
         return torch.nn.functional.adaptive_avg_pool2d(images.float(), edge).round().to(torch.uint8)
     return outputs.enlarged(images, edge)
-
-
-def _digest(model: Model) -> str:
-    """SHA-256 of a model's weights and configuration."""
-    digest = hashlib.sha256(json.dumps(to_dict(model.config), sort_keys=True).encode())
-    for name, value in sorted(model.generator.state_dict().items()):
-        digest.update(f"{name}{value.dtype}{list(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

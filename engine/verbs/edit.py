@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from engine.errors import UserError
+from engine.files import file_names
 from engine.model_io import Model
 from engine.pictures import save_png
 from engine.rendering.directions import METHODS, Directions, find_directions, load_directions
@@ -164,7 +165,7 @@ def _sweep(
     columns = [f"{s:+.3g}" if abs(s) > 1e-6 else "0" for s in strengths.tolist()]
     made = []
     with ProgressBar(cells * len(subjects), "edit", enabled=not args.no_progress) as bar:
-        for i, name in enumerate(_names(labels)):
+        for i, name in enumerate(file_names(labels, "subject")):
             moved = directions.apply(subjects[i].repeat(cells), amounts.flatten(0, 1))
             same = camera[torch.full((cells,), i)]
             pictures = [tile(p) for v in _render(model, moved, same, view, args.batch, bar) for p in to_pillow(v)]
@@ -202,7 +203,7 @@ def _apply(
             [p for v in _render(model, s, camera, view, args.batch, bar) for p in to_pillow(v)]
             for s in (subjects, moved)
         )
-    for name, picture in zip(_names(labels), after):
+    for name, picture in zip(file_names(labels, "subject"), after):
         save_png(picture, out / "images" / f"{name}.png")
     shown = slice(0, 16)
     cells = [[tile(p) for p in pictures[shown]] for pictures in (before, after)]
@@ -219,9 +220,3 @@ def _render(
         images.append(seen.image.cpu())
         bar.update(len(seen.image))
     return images
-
-
-def _names(labels: list[str]) -> list[str]:
-    """A file's name for each subject, no two alike."""
-    names = [re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip(".-")[:80] or "subject" for label in labels]
-    return [f"{i}-{n}" for i, n in enumerate(names)] if len(set(names)) < len(names) else names
