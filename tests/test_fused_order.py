@@ -146,7 +146,7 @@ TABLE: dict[str, Way] = {
     "upsample_map": of(linear_map, x=(2, 5, 4), weight=(2, 3, 4)),
     "volume_weights": of(weights, density=(2, 5), depths=(2, 5), norm=(2,)),
 }
-# without gradients: where fine samples fall, a running magnitude, a block that keeps nothing for a backward
+# without gradients: where fine samples fall, a running magnitude; without float32, so with a test of its own: a block
 CONSTANT = {"importance_sample", "square_sum", "upsample_whole"}
 
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.fused import common, upsample_block_whole
+from kernels.fused import common, upsample_block, upsample_block_whole
 from kernels.fused.upsample_block import upsample_whole
 from kernels.fused.upsample_block_forward import Combine
 from kernels.fused.upsample_block_whole import plan_whole
-from tests.closeness import assert_no_worse_than_torch
-from tests.gradients import DEVICE
+from tests.closeness import assert_no_worse_than_torch, assert_relative
+from tests.gradients import DEVICE, cotangents, derivatives, outputs_and_gradients
 from tests.test_fused_upsample_block import CHECKS, HALF, Case, make, op
 
 BRAIN = torch.bfloat16
@@ -73,16 +73,18 @@ def test_matches_in_bfloat16(case: str) -> None:
     assert_matches(CASES[case], BRAIN)
 
 
-@pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle"])
-@pytest.mark.parametrize("blur", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_tells_the_same_as_two_launches(mode: str, blur: bool) -> None:
-    case = Case(mode, shape=(2, 6, 3, 18), channels=12, blur=blur)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=() if n in QUICK else pytest.mark.slow, id=n) for n, c in CASES.items()]
+)
+def test_tells_the_same_as_two_launches(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients too: they follow from the output and from what is made again of the map, rounded as it was."""
     inputs = make(case, HALF)
-    with torch.no_grad():
-        one = op(case, "triton")(*inputs.values())
-    two = op(case, "triton")(*(x.requires_grad_() for x in inputs.values()))
-    assert two.requires_grad and not one.requires_grad
-    torch.testing.assert_close(one, two.detach(), rtol=2e-3, atol=2e-3)  # float16: one rounding of numbers up to 4
+    one = outputs_and_gradients(op(case, "triton"), inputs)
+    monkeypatch.setattr(upsample_block, "plan_whole", lambda *args: None)
+    two = outputs_and_gradients(op(case, "triton"), inputs)
+    assert one.keys() == two.keys()
+    for name in two:
+        assert_relative(name, one[name], two[name], tol=torch.finfo(HALF).eps)
 
 
 def test_what_is_not_a_number_stays_where_it_is() -> None:
@@ -101,12 +103,39 @@ def test_registered_as_torch_wants_it() -> None:
     torch.library.opcheck(upsample_whole, (x, *rest, "nn_cat", True, 1.0, 2.0, False), test_utils=CHECKS)
 
 
-def test_refuses_a_backward() -> None:
-    x, weight = torch.randn(1, 2, 3, 6, device=DEVICE).half(), torch.randn(1, 8, 6, device=DEVICE, requires_grad=True)
-    rest = [torch.randn(s, device=DEVICE) for s in ((4, 2), (2,), (4,), (4,))]
-    y = upsample_whole(x, weight, *rest, None, "nn_cat", True, 1.0, None, False)
-    with pytest.raises(RuntimeError, match="autograd"):
-        y.sum().backward()
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias0", "noise"])
+def test_gradient_of_one_input_alone(wanted: str) -> None:
+    case = Case(shape=(1, 2, 2, 3), channels=4, rows=1, noise=(4, 6))
+    inputs = make(case, HALF)
+    every = outputs_and_gradients(op(case, "triton"), inputs)
+    inputs[wanted].requires_grad_()
+    y = op(case, "triton")(*inputs.values())
+    (alone,) = torch.autograd.grad(y, inputs[wanted], cotangents([y], HALF, 100))
+    assert torch.equal(alone, every[f"gradient of {wanted}"])
+
+
+@pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle"])
+def test_second_order(mode: str) -> None:
+    """The plain form's, of weights that are composed and rounded first."""
+    case = Case(mode, shape=(1, 2, 2, 2), channels=4, rows=1, noise=(4, 4), clamp=1.0)
+    inputs = make(case, HALF)
+    got, exact = (derivatives(op(case, impl), inputs, 2, t) for impl, t in (("triton", HALF), ("ref", torch.float64)))
+    for name in exact:
+        assert_relative(name, got[name], exact[name], tol=8 * torch.finfo(HALF).eps)
+
+
+def test_keeps_no_map_for_the_backward() -> None:
+    case = Case(shape=(1, 8, 16, 16), channels=16, rows=1)
+    inputs = {name: x.requires_grad_() for name, x in make(case, HALF).items()}
+    kept: list[Tensor] = []
+
+    def keep(t: Tensor) -> Tensor:
+        kept.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        y = op(case, "triton")(*inputs.values())
+    assert {t.numel() for t in kept if t.numel() >= 16 * 16} == {inputs["x"].numel(), y.numel()}
 
 
 HOW = Combine(shuffle=False, blur=True, gain=1.0, clamp=None, precision="fp16")

@@ -1,5 +1,5 @@
 """An upsampling block as two launches: one product at low resolution, then everything that makes the output of it; or,
-where nothing is kept for a backward, as one launch (``upsample_block_whole``).
+where the layer is narrow, as one launch (``upsample_block_whole``).
 
 The adapter's first layer commutes with the enlargement, so its weights are composed with the modulated ones, and one
 product of C + 2D (nn_cat) or C + D (pixelshuffle) channels gives x and what the hidden units are sums of. Composition
@@ -59,8 +59,7 @@ def upsample_block(
         weight = torch.cat(products, dim=1)
         _, bias0, weight1, bias1 = adapter
         inputs = (x, weight, weight1, bias0, bias1, bias, noise)
-        kept = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-        if not kept and plan_whole(x, C, weight1.shape[1], _how(x, mode, blur, gain, clamp, allow_tf32)):
+        if plan_whole(x, C, weight1.shape[1], _how(x, mode, blur, gain, clamp, allow_tf32)):
             whole: Tensor = upsample_whole(*inputs, mode, blur, gain, clamp, allow_tf32)
             return whole
     rows = upsample_map(x.view(B, N // max(B, 1) * H * W, I), weight, allow_tf32)
@@ -99,14 +98,19 @@ def _map_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():
         return *differentiable_gradients(_map_plain, (x, weight), (grad_out,)), None
     need_x, need_weight, _ = ctx.needs_input_grad
-    precision = operand_name(x, ctx.allow_tf32)
-    grad_out = grad_out.contiguous()
+    return *_map_gradients(grad_out.contiguous(), x, weight, need_x, need_weight, ctx.allow_tf32), None
+
+
+def _map_gradients(
+    grad_out: Tensor, x: Tensor, weight: Tensor, need_x: bool, need_weight: bool, allow_tf32: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    precision = operand_name(x, allow_tf32)
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device) if need_x else None
     if grad_x is not None:
         operand = weight.to(OPERANDS[precision].storage).contiguous()
         launch_dgrad(grad_x, grad_out, operand, None, slope=1.0, precision=precision)
     grad_weight = launch_wgrad(grad_out, x, precision=precision)[0] if need_weight else None
-    return grad_x, grad_weight, None
+    return grad_x, grad_weight
 
 
 upsample_map = register(_upsample_map, fake=_map_fake, save=_map_save, backward=_map_backward)
@@ -142,26 +146,32 @@ def _combine_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _combine_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     *inputs, out = ctx.saved_tensors
-    nothing = (None,) * 5
     if torch.is_grad_enabled():
         plain = partial(upsample_combine_ref, mode=ctx.mode, blur=ctx.blur, gain=ctx.gain, clamp=ctx.clamp)
-        return *differentiable_gradients(plain, inputs, (grad_out,)), *nothing
-    map, weight1, bias0, bias1, bias, noise = inputs
+        return *differentiable_gradients(plain, inputs, (grad_out,)), *(None,) * 5
+    map, *adapter = inputs
     how = _how(map, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32)
+    sums = map.contiguous()[..., out.shape[3] :]
+    grad_map, grad_adapter = _adapter_gradients(grad_out, out, sums, adapter, ctx.needs_input_grad[5], how)
+    return grad_map, *grad_adapter, *(None,) * 5
+
+
+def _adapter_gradients(
+    grad_out: Tensor, out: Tensor, sums: Tensor, inputs: Sequence[Any], needs_noise: bool, how: Combine
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Of the map, and of ``inputs``: weight1, bias0, bias1, bias, noise, in their shapes and types."""
+    weight1, bias0, bias1, bias, noise = inputs
     adapter = PackedAdapter.of(weight1, bias0, bias1, how)
-    need_noise = noise is not None and ctx.needs_input_grad[5]
-    grads = launch_combine_backward(grad_out.contiguous(), out, map.contiguous(), adapter, need_noise, how)
+    grads = launch_combine_backward(grad_out.contiguous(), out, sums, adapter, noise is not None and needs_noise, how)
     grad_noise = grads.noise
-    if grad_noise is not None and noise.shape[0] == 1:
-        grad_noise = grad_noise.sum(0, keepdim=True)
-    return (
-        grads.map,
+    if grad_noise is not None:
+        grad_noise = (grad_noise.sum(0, keepdim=True) if noise.shape[0] == 1 else grad_noise).to(noise.dtype)
+    return grads.map, (
         (grads.weight * GAIN).transpose(0, 1).reshape(weight1.shape).to(weight1.dtype),
         grads.bias_hidden.to(bias0.dtype),
         grads.bias_adapter.t().reshape(bias1.shape).to(bias1.dtype),
         grads.bias.to(bias.dtype),
-        None if grad_noise is None else grad_noise.to(noise.dtype),
-        *nothing,
+        grad_noise,
     )
 
 
@@ -190,7 +200,44 @@ def _whole_fake(
     return x.new_empty(N, 2 * H, 2 * W, bias.shape[0])
 
 
-upsample_whole = register(_upsample_whole, fake=_whole_fake)  # nothing is kept, so there is no backward
+def _whole_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32 = inputs
+    ctx.save_for_backward(*tensors, output)
+
+
+def _whole_plain(x: Tensor, weight: Tensor, *adapter: Any, **how: Any) -> Tensor:
+    N, H, W, I = x.shape  # noqa: E741
+    B, S, _ = weight.shape
+    map = _map_plain(x.reshape(B, N // max(B, 1) * H * W, I), weight).reshape(N, H, W, S)
+    return upsample_combine_ref(map, *adapter, **how)
+
+
+def _whole_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    """The part of the map that the adapter's products need is made again: an eighth of the output's size."""
+    *inputs, out = ctx.saved_tensors
+    how = _how(out, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32)
+    if torch.is_grad_enabled():
+        plain = partial(_whole_plain, mode=ctx.mode, blur=ctx.blur, gain=ctx.gain, clamp=ctx.clamp)
+        return *differentiable_gradients(plain, inputs, (grad_out,)), *(None,) * 5
+    x, weight, *adapter = inputs
+    N, H, W, I = x.shape  # noqa: E741
+    B, S, _ = weight.shape
+    C = out.shape[3]
+    rows = x.contiguous().view(B, N // max(B, 1) * H * W, I)
+    sums = _upsample_map(rows, weight[:, C:], ctx.allow_tf32).view(N, H, W, S - C)
+    grad_map, grad_adapter = _adapter_gradients(grad_out, out, sums, adapter, ctx.needs_input_grad[6], how)
+    grad_x, grad_weight = _map_gradients(
+        grad_map.view(*rows.shape[:2], S),
+        rows,
+        weight,
+        ctx.needs_input_grad[0],
+        ctx.needs_input_grad[1],
+        ctx.allow_tf32,
+    )
+    return None if grad_x is None else grad_x.view(x.shape), grad_weight, *grad_adapter, *(None,) * 5
+
+
+upsample_whole = register(_upsample_whole, fake=_whole_fake, save=_whole_save, backward=_whole_backward)
 
 
 def shipped() -> dict[str, Callable[[], None]]:
@@ -205,7 +252,8 @@ def shipped() -> dict[str, Callable[[], None]]:
             bias, grain = torch.empty(C), torch.empty(1, edge, edge) if noise else None
         _upsample_combine(map, weight1, bias0, bias1, bias, grain, mode, blur, GAIN, 256.0, allow_tf32)
         how = _how(map, mode, blur, GAIN, 256.0, allow_tf32)
-        launch_combine_backward(out, out, map, PackedAdapter.of(weight1, bias0, bias1, how), noise, how)
+        adapter = PackedAdapter.of(weight1, bias0, bias1, how)
+        launch_combine_backward(out, out, map[..., C:], adapter, noise, how)
 
     def run_whole(mode: str, I: int, C: int, edge: int, dtype: torch.dtype, blur: bool, noise: bool) -> None:  # noqa: E741
         with torch.device("meta"):

@@ -2,8 +2,8 @@
 
 With g the gradient before the activation, and gg = g filtered with the blur's transpose, both at the output's size:
 
-    dx = sum of the four gg,   v = W1^T gg,   dW1 = sum gg^T hidden,   db1 = sum gg,   dbias = sum g,   dnoise = sum_c g
-    dA = sum of the four v lrelu',   dP = sum of the v lrelu' where P was added   (pixelshuffle: no P, one hidden unit)
+    dx = sum of the four gg,   v = lrelu' W1^T gg,   dW1 = sum gg^T hidden,   db1 = sum gg,   dbias = sum g
+    dA = sum of the four v,   dP = sum of the v where P was added   (pixelshuffle: no P, one unit),   dnoise = sum_c g
 
 dx asks for gg anyway, so the hidden units are needed as they are, four per pixel of the map, and never blurred.
 
@@ -11,12 +11,12 @@ A program of the first kernel walks down a strip of the image with three filtere
 type; it reads gradient and output once and the gate of activation and clamp off the output. For nn_cat in 16 bit, with
 up to 128 channels, it makes both products on the way: v, a quarter of the channels, goes to memory, dW1 stays in
 registers, and the programs' shares are added in a fixed order. Otherwise gg goes to memory, and two launches make the
-products. The last kernel gathers v into A and P. No atomics anywhere: the same result every time.
+products. The last kernel gathers v for A and P. No atomics anywhere: the same result every time.
 
-Elements per output pixel and channel, 256 to 1024 px: gradient and output 1 each, of the map 0.125 for each kernel, its
-gradient 0.375, v 0.25 written and read; 3.1, or 1.14 times the minimum of 2.75. Halos, which L2 serves, make it 3.6 to
-4.2: 3 columns and rows beyond a strip of 16 or 32 columns and 8 to 32 rows of the map, and the neighbours of the hidden
-units and of v. With gg in memory 3 more, for nn_cat at sizes of up to 128 px, where L2 holds that as well.
+Elements per output pixel and channel, 256 to 1024 px: gradient and output 1 each, A and P 0.125, the map's gradient
+0.375, v 0.25 written and read; 3.0, or 1.2 times the minimum of 2.5. Halos, which L2 serves, make it 3.5 to 4.1: 3
+columns and rows beyond a strip of 16 or 32 columns and 8 to 32 rows of the map, and the neighbours of the hidden units
+and of v. With gg in memory 3 more, for nn_cat at sizes of up to 128 px, where L2 holds that as well.
 """
 
 from functools import partial
@@ -78,10 +78,10 @@ def filtered(r0, r1, r2, r3):
 
 @triton.jit
 def _output_kernel(
-    grad_map_ptr, grad_filtered_ptr, grad_hidden_ptr, grad_weight_ptr, grad_adapter_bias_ptr, grad_bias_ptr,
-    grad_noise_ptr, grad_out_ptr, out_ptr, map_ptr, weight_ptr, bias_hidden_ptr,
+    grad_map_ptr, grad_filtered_ptr, v_ptr, grad_weight_ptr, grad_adapter_bias_ptr, grad_bias_ptr,
+    grad_noise_ptr, grad_out_ptr, out_ptr, sums_ptr, weight_ptr, bias_hidden_ptr,
     N, H, W, strips, bands, rows, slope, gain, limit,
-    C: tl.constexpr, D: tl.constexpr, S: tl.constexpr, BLUR: tl.constexpr, NOISE: tl.constexpr,
+    C: tl.constexpr, D: tl.constexpr, S: tl.constexpr, STRIDE: tl.constexpr, BLUR: tl.constexpr, NOISE: tl.constexpr,
     CLAMP: tl.constexpr, PRODUCTS: tl.constexpr, DT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     BLOCK_X: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -133,16 +133,16 @@ def _output_kernel(
             rounded = to_operand(total, grad_map_ptr.dtype.element_ty)
             tl.store(grad_map_ptr + pixels * S + offs, rounded, mask=valid & mask_c)
             if PRODUCTS:
+                v_row_ptr, sums_row_ptr = v_ptr + pixels * 4 * D, sums_ptr + pixels * STRIDE
                 acc_total += tl.where(valid, total, 0.0)
-                v_ptr = grad_hidden_ptr + pixels * 4 * D
-                acc = products(v_ptr, acc, g00, weight, map_ptr + pixels * S, offs_x, y, x, H, W, offs_d, bias, slope,
-                               0, 0, C, D, S, DT, INPUT_PRECISION, BLOCK_D)  # fmt: skip
-                acc = products(v_ptr, acc, g01, weight, map_ptr + pixels * S, offs_x, y, x, H, W, offs_d, bias, slope,
-                               0, 1, C, D, S, DT, INPUT_PRECISION, BLOCK_D)  # fmt: skip
-                acc = products(v_ptr, acc, g10, weight, map_ptr + pixels * S, offs_x, y, x, H, W, offs_d, bias, slope,
-                               1, 0, C, D, S, DT, INPUT_PRECISION, BLOCK_D)  # fmt: skip
-                acc = products(v_ptr, acc, g11, weight, map_ptr + pixels * S, offs_x, y, x, H, W, offs_d, bias, slope,
-                               1, 1, C, D, S, DT, INPUT_PRECISION, BLOCK_D)  # fmt: skip
+                acc = products(v_row_ptr, acc, g00, weight, sums_row_ptr, offs_x, y, x, H, W, offs_d, bias, slope,
+                               0, 0, STRIDE, D, DT, INPUT_PRECISION, BLOCK_D)  # fmt: skip
+                acc = products(v_row_ptr, acc, g01, weight, sums_row_ptr, offs_x, y, x, H, W, offs_d, bias, slope,
+                               0, 1, STRIDE, D, DT, INPUT_PRECISION, BLOCK_D)  # fmt: skip
+                acc = products(v_row_ptr, acc, g10, weight, sums_row_ptr, offs_x, y, x, H, W, offs_d, bias, slope,
+                               1, 0, STRIDE, D, DT, INPUT_PRECISION, BLOCK_D)  # fmt: skip
+                acc = products(v_row_ptr, acc, g11, weight, sums_row_ptr, offs_x, y, x, H, W, offs_d, bias, slope,
+                               1, 1, STRIDE, D, DT, INPUT_PRECISION, BLOCK_D)  # fmt: skip
             else:
                 ptr = grad_filtered_ptr + pixels * 4 * C + (offs_x * 4 * C)[:, None] + offs_c[None, :]
                 tl.store(ptr, to_operand(g00, DT), mask=valid & mask_c)
@@ -159,85 +159,87 @@ def _output_kernel(
 
 @triton.jit
 def products(
-    v_ptr, acc, grad, weight, map_ptr, offs_x, y, x, H, W, offs_d, bias, slope,
-    R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, D: tl.constexpr, S: tl.constexpr, DT: tl.constexpr,
+    v_ptr, acc, grad, weight, sums_ptr, offs_x, y, x, H, W, offs_d, bias, slope,
+    R: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, D: tl.constexpr, DT: tl.constexpr,
     INPUT_PRECISION: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Store grad weight, the gradient of the hidden units of the pixels (2y + R, 2x + K); return acc + grad^T h."""
-    h = hidden(map_ptr, offs_x * S, y, x, H, W, offs_d, bias, slope, R, K, C, D, BLOCK_D)
+    """Store v of the pixels (2y + R, 2x + K); return acc + grad^T h."""
+    h = hidden(sums_ptr, offs_x * STRIDE, y, x, H, W, offs_d, bias, slope, R, K, STRIDE, D, BLOCK_D)
     valid = (x < W)[:, None]
     grad = to_operand(grad, DT)
-    v = dot(grad, weight, tl.zeros(h.shape, tl.float32), INPUT_PRECISION)
+    v = dot(grad, weight, tl.zeros(h.shape, tl.float32), INPUT_PRECISION) * tl.where(h > 0, 1.0, slope)
     ptr = v_ptr + (offs_x * 4 * D)[:, None] + (2 * R + K) * D + offs_d[None, :]
     tl.store(ptr, to_operand(v, v_ptr.dtype.element_ty), mask=valid & (offs_d < D)[None, :])
     return dot(tl.trans(grad), to_operand(tl.where(valid, h, 0.0), DT), acc, INPUT_PRECISION)
 
 
 @triton.jit
-def through(
-    grad_hidden_ptr, map_ptr, offs_v, offs_m, y, x, H, W, offs_d, bias, slope,
-    R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+def _tile(
+    H, W, tiles_y, tiles_x, D: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Gradient before nn_cat's hidden activation at the pixels (2y + R, 2x + K), zero outside the image."""
-    ptr = grad_hidden_ptr + ((R % 2) * 2 + K % 2) * D
-    v = near(ptr, offs_v, y, x, H, W, offs_d, R // 2, K // 2, 4 * D, D, BLOCK_D)
-    h = hidden(map_ptr, offs_m, y, x, H, W, offs_d, bias, slope, R, K, C, D, BLOCK_D)
-    return v * tl.where(h > 0, 1.0, slope)
-
-
-@triton.jit
-def _hidden_kernel(
-    grad_map_ptr, grad_bias_hidden_ptr, hidden_ptr, grad_hidden_ptr, map_ptr, bias_hidden_ptr,
-    H, W, tiles_y, tiles_x, slope,
-    C: tl.constexpr, D: tl.constexpr, S: tl.constexpr, SHUFFLE: tl.constexpr, FORWARD: tl.constexpr,
-    TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """FORWARD: write the hidden units, else the gradient of what they are made of."""
-    PHASES: tl.constexpr = 1 if SHUFFLE else 4
+    """A program's tile and channels: number of the tile, its first pixel of all, its pixels from there, rows, columns,
+    channels, and where there are any [M, BLOCK_D]."""
     chunks: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
     pid = tl.program_id(0)
     offs_d = pid % chunks * BLOCK_D + tl.arange(0, BLOCK_D)
     tile = pid // chunks
     top, x0 = tile // tiles_x % tiles_y * TILE_H, tile % tiles_x * TILE_W
-    n = (tile // tiles_x // tiles_y).to(tl.int64)
-    offs_m = tl.arange(0, TILE_H * TILE_W)
-    row, x = offs_m // TILE_W, x0 + offs_m % TILE_W
-    y = top + row
-    offs_v, offs_m = (row * W + x) * PHASES * D, (row * W + x) * S
-    map_ptr += (n * H + top) * W * S
-    bias = tl.load(bias_hidden_ptr + offs_d, mask=offs_d < D, other=0.0)[None, :]
+    first = ((tile // tiles_x // tiles_y).to(tl.int64) * H + top) * W
+    row, column = tl.arange(0, TILE_H * TILE_W) // TILE_W, tl.arange(0, TILE_H * TILE_W) % TILE_W
+    y, x = top + row, x0 + column
     mask = ((y < H) & (x < W))[:, None] & (offs_d < D)[None, :]
-    if FORWARD:
-        hidden_ptr += (n * H + top) * W * PHASES * D + offs_v[:, None] + offs_d[None, :]
-        for i in tl.static_range(PHASES):
-            if SHUFFLE:
-                h = near(map_ptr + C, offs_m, y, x, H, W, offs_d, 0, 0, S, D, BLOCK_D)
-                h = leaky_relu(h + bias, slope)
-            else:
-                h = hidden(map_ptr, offs_m, y, x, H, W, offs_d, bias, slope, i // 2, i % 2, C, D, BLOCK_D)
-            tl.store(hidden_ptr + i * D, to_operand(h, hidden_ptr.dtype.element_ty), mask=mask)
-    else:
-        v_ptr = grad_hidden_ptr + (n * H + top) * W * PHASES * D
-        grad_map_ptr += (n * H + top) * W * S + C + offs_m[:, None] + offs_d[None, :]
-        own = tl.zeros([TILE_H * TILE_W, BLOCK_D], tl.float32)
+    return tile, first, row * W + x, y, x, offs_d, mask
+
+
+@triton.jit
+def _units_kernel(
+    units_ptr, sums_ptr, bias_hidden_ptr, H, W, tiles_y, tiles_x, slope,
+    D: tl.constexpr, STRIDE: tl.constexpr, SHUFFLE: tl.constexpr,
+    TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """The hidden units of each pixel of the map: four, for pixelshuffle one."""
+    PHASES: tl.constexpr = 1 if SHUFFLE else 4
+    _, first, offs_m, y, x, offs_d, mask = _tile(H, W, tiles_y, tiles_x, D, TILE_H, TILE_W, BLOCK_D)
+    sums_ptr += first * STRIDE
+    units_ptr += first * PHASES * D + (offs_m * PHASES * D)[:, None] + offs_d[None, :]
+    bias = tl.load(bias_hidden_ptr + offs_d, mask=offs_d < D, other=0.0)[None, :]
+    for i in tl.static_range(PHASES):
         if SHUFFLE:
-            z = near(map_ptr + C, offs_m, y, x, H, W, offs_d, 0, 0, S, D, BLOCK_D) + bias
-            v = near(v_ptr, offs_v, y, x, H, W, offs_d, 0, 0, D, D, BLOCK_D)
-            own = v * tl.where(z > 0, 1.0, slope)
+            h = near(sums_ptr, offs_m * STRIDE, y, x, H, W, offs_d, 0, 0, STRIDE, D, BLOCK_D)
+            h = leaky_relu(h + bias, slope)
         else:
-            added = tl.zeros([TILE_H * TILE_W, BLOCK_D], tl.float32)
-            for i in tl.static_range(2):
-                for j in tl.static_range(2):
-                    own += through(v_ptr, map_ptr, offs_v, offs_m, y, x, H, W, offs_d, bias, slope,
-                                   i, j, C, D, BLOCK_D)  # fmt: skip
-                    # the nearer pixels of the neighbours below and above, right and left
-                    added += through(v_ptr, map_ptr, offs_v, offs_m, y, x, H, W, offs_d, bias, slope,
-                                     2 - 3 * i, j, C, D, BLOCK_D)  # fmt: skip
-                    added += through(v_ptr, map_ptr, offs_v, offs_m, y, x, H, W, offs_d, bias, slope,
-                                     i, 2 - 3 * j, C, D, BLOCK_D)  # fmt: skip
-            tl.store(grad_map_ptr + D, to_operand(added, grad_map_ptr.dtype.element_ty), mask=mask)
-        tl.store(grad_map_ptr, to_operand(own, grad_map_ptr.dtype.element_ty), mask=mask)
-        tl.store(grad_bias_hidden_ptr + tile.to(tl.int64) * D + offs_d, tl.sum(own, axis=0), mask=offs_d < D)
+            h = hidden(sums_ptr, offs_m * STRIDE, y, x, H, W, offs_d, bias, slope, i // 2, i % 2, STRIDE, D, BLOCK_D)
+        tl.store(units_ptr + i * D, to_operand(h, units_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _gather_kernel(
+    grad_map_ptr, grad_bias_hidden_ptr, v_ptr, H, W, tiles_y, tiles_x,
+    C: tl.constexpr, D: tl.constexpr, S: tl.constexpr, SHUFFLE: tl.constexpr,
+    TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """The gradients of A and P from those of the hidden sums around."""
+    PHASES: tl.constexpr = 1 if SHUFFLE else 4
+    tile, first, offs_m, y, x, offs_d, mask = _tile(H, W, tiles_y, tiles_x, D, TILE_H, TILE_W, BLOCK_D)
+    v_ptr += first * PHASES * D
+    grad_map_ptr += first * S + C + (offs_m * S)[:, None] + offs_d[None, :]
+    offs_v = offs_m * PHASES * D
+    own = tl.zeros([TILE_H * TILE_W, BLOCK_D], tl.float32)
+    if SHUFFLE:
+        own += near(v_ptr, offs_v, y, x, H, W, offs_d, 0, 0, D, D, BLOCK_D)
+    else:
+        added = tl.zeros([TILE_H * TILE_W, BLOCK_D], tl.float32)
+        for i in tl.static_range(2):
+            for j in tl.static_range(2):
+                own += near(v_ptr + (2 * i + j) * D, offs_v, y, x, H, W, offs_d, 0, 0, 4 * D, D, BLOCK_D)
+                # the nearer pixels of the neighbours below and above, right and left
+                vertical = v_ptr + (2 * (1 - i) + j) * D
+                added += near(vertical, offs_v, y, x, H, W, offs_d, 2 * i - 1, 0, 4 * D, D, BLOCK_D)
+                horizontal = v_ptr + (2 * i + 1 - j) * D
+                added += near(horizontal, offs_v, y, x, H, W, offs_d, 0, 2 * j - 1, 4 * D, D, BLOCK_D)
+        tl.store(grad_map_ptr + D, to_operand(added, grad_map_ptr.dtype.element_ty), mask=mask)
+    tl.store(grad_map_ptr, to_operand(own, grad_map_ptr.dtype.element_ty), mask=mask)
+    tl.store(grad_bias_hidden_ptr + tile.to(tl.int64) * D + offs_d, tl.sum(own, axis=0), mask=offs_d < D)
 
 
 class Gradients(NamedTuple):
@@ -252,37 +254,36 @@ class Gradients(NamedTuple):
 
 
 def launch_combine_backward(
-    grad_out: Tensor, out: Tensor, map: Tensor, adapter: PackedAdapter, noise: bool, how: Combine
+    grad_out: Tensor, out: Tensor, sums: Tensor, adapter: PackedAdapter, noise: bool, how: Combine
 ) -> Gradients:
     """Gradients of ``launch_combine``.
 
     Args:
         grad_out, out: [N, 2H, 2W, C], contiguous.
-        map, adapter: what went in; ``noise`` says whether the gradient of noise is wanted.
+        sums: [N, H, W, 2D or D], the map's channels from C on, or a contiguous tensor of those alone.
+        adapter: what went in; ``noise`` says whether the gradient of noise is wanted.
     """
-    N, H, W, _ = map.shape
+    N, H, W, M = sums.shape
     phases, C, D = adapter.weight.shape
-    grad_map = torch.empty_like(map)
+    grad_map = sums.new_empty(N, H, W, C + M)
     slots = 1 if how.shuffle else 4
-    grad_hidden = map.new_empty(N, H, W, slots, D)
+    v = sums.new_empty(N, H, W, slots, D)
     most = 64 if noise else 128  # channels; beyond that registers spill
     fused = not how.shuffle and how.precision in ("fp16", "bf16") and C <= most and D <= 32
-    grad_filtered = None if fused else map.new_empty(N, H, W, 4, C)
+    grad_filtered = None if fused else sums.new_empty(N, H, W, 4, C)
     grad_bias, grad_noise, grad_weight, grad_adapter_bias = _launch_output(
-        grad_map, grad_filtered, grad_hidden, grad_out, out, map, adapter, noise, how
+        grad_map, grad_filtered, v, grad_out, out, sums, adapter, noise, how
     )
     if grad_filtered is not None:
         rows = N * H * W * slots
-        units = map.new_empty(N, H, W, slots, D)
-        _launch_hidden(map, adapter, how, hidden=units)
+        units = _launch_units(sums, adapter, how).view(1, rows, D)
         grad_z, weight = grad_filtered.view(1, rows, phases * C), adapter.weight.view(1, phases * C, D)
-        grad_weight, grad_adapter_bias = launch_wgrad(grad_z, units.view(1, rows, D), precision=how.precision)
-        launch_dgrad(grad_hidden.view(1, rows, D), grad_z, weight, None, slope=1.0, precision=how.precision)
-    grad_bias_hidden = _launch_hidden(map, adapter, how, grad_map=grad_map, grad_hidden=grad_hidden)
+        grad_weight, grad_adapter_bias = launch_wgrad(grad_z, units, precision=how.precision)
+        launch_dgrad(v.view(1, rows, D), grad_z, weight, units, slope=SLOPE, precision=how.precision)
     return Gradients(
         grad_map,
         grad_weight.view(phases, C, D),
-        grad_bias_hidden,
+        _launch_gather(grad_map, v, how),
         grad_adapter_bias.view(phases, C),
         grad_bias,
         grad_noise,
@@ -312,23 +313,23 @@ def _band(H: int, strips: int) -> int:
 def _launch_output(
     grad_map: Tensor,
     grad_filtered: Tensor | None,
-    grad_hidden: Tensor,
+    v: Tensor,
     grad_out: Tensor,
     out: Tensor,
-    map: Tensor,
+    sums: Tensor,
     adapter: PackedAdapter,
     noise: bool,
     how: Combine,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Gradients of bias, noise, and, where grad_filtered is None, the adapter's weight and bias."""
-    N, H, W, S = map.shape
+    N, H, W, S = grad_map.shape
     _, C, D = adapter.weight.shape
     strip = _strip(C, grad_filtered is None)
     parts, strips = triton.cdiv(C, strip.block_c), triton.cdiv(W, strip.columns)
     rows = _band(H, N * strips * parts)
     bands = triton.cdiv(H, rows)
     programs = N * strips * bands
-    new = partial(torch.empty, dtype=torch.float32, device=map.device)
+    new = partial(torch.empty, dtype=torch.float32, device=sums.device)
     grad_bias, grad_noise = new(programs, C), new(parts, N, 2 * H, 2 * W) if noise else None
     grad_weight, grad_adapter_bias = new(programs, C, D), new(programs, C)
     launch(
@@ -336,14 +337,14 @@ def _launch_output(
         (programs * parts,),
         grad_map_ptr=grad_map,
         grad_filtered_ptr=grad_filtered,
-        grad_hidden_ptr=grad_hidden,
+        v_ptr=v,
         grad_weight_ptr=grad_weight,
         grad_adapter_bias_ptr=grad_adapter_bias,
         grad_bias_ptr=grad_bias,
         grad_noise_ptr=grad_noise,
         grad_out_ptr=grad_out,
         out_ptr=out,
-        map_ptr=map,
+        sums_ptr=sums,
         weight_ptr=adapter.weight,
         bias_hidden_ptr=adapter.bias_hidden,
         N=N,
@@ -358,6 +359,7 @@ def _launch_output(
         C=C,
         D=D,
         S=S,
+        STRIDE=sums.stride(2),
         BLUR=how.blur,
         NOISE=noise,
         CLAMP=how.clamp is not None,
@@ -375,43 +377,72 @@ def _launch_output(
     return grad_bias.sum(0), None if grad_noise is None else grad_noise.sum(0), *grads
 
 
-def _launch_hidden(
-    map: Tensor,
-    adapter: PackedAdapter,
-    how: Combine,
-    *,
-    hidden: Tensor | None = None,
-    grad_map: Tensor | None = None,
-    grad_hidden: Tensor | None = None,
-) -> Tensor:
-    """Fill ``hidden``, or take ``grad_hidden`` to the rest of ``grad_map``; return the gradient of the hidden bias."""
-    N, H, W, S = map.shape
-    _, C, D = adapter.weight.shape
-    block = min(triton.next_power_of_2(D), 32)
-    height, width = {32: (4, 8), 16: (8, 8)}.get(block, (8, 16))
-    tiles_y, tiles_x = triton.cdiv(H, height), triton.cdiv(W, width)
-    grad_bias_hidden = torch.empty(N * tiles_y * tiles_x, D, dtype=torch.float32, device=map.device)
+class _Tiling(NamedTuple):
+    """Tiles of the map for the two kernels that go through its pixels, and how many there are."""
+
+    height: int
+    width: int
+    block_d: int
+    tiles_y: int
+    tiles_x: int
+
+    @staticmethod
+    def of(H: int, W: int, D: int) -> "_Tiling":
+        block = min(triton.next_power_of_2(D), 32)
+        height, width = {32: (4, 8), 16: (8, 8)}.get(block, (8, 16))
+        return _Tiling(height, width, block, triton.cdiv(H, height), triton.cdiv(W, width))
+
+
+def _launch_units(sums: Tensor, adapter: PackedAdapter, how: Combine) -> Tensor:
+    """The hidden units [N, H, W, 4 or 1, D], dtype of sums."""
+    N, H, W, _ = sums.shape
+    D = adapter.bias_hidden.shape[0]
+    tiling = _Tiling.of(H, W, D)
+    units = sums.new_empty(N, H, W, 1 if how.shuffle else 4, D)
     launch(
-        _hidden_kernel,
-        (N * tiles_y * tiles_x * triton.cdiv(D, block),),
-        grad_map_ptr=grad_map,
-        grad_bias_hidden_ptr=grad_bias_hidden,
-        hidden_ptr=hidden,
-        grad_hidden_ptr=grad_hidden,
-        map_ptr=map,
+        _units_kernel,
+        (N * tiling.tiles_y * tiling.tiles_x * triton.cdiv(D, tiling.block_d),),
+        units_ptr=units,
+        sums_ptr=sums,
         bias_hidden_ptr=adapter.bias_hidden,
         H=H,
         W=W,
-        tiles_y=tiles_y,
-        tiles_x=tiles_x,
+        tiles_y=tiling.tiles_y,
+        tiles_x=tiling.tiles_x,
         slope=SLOPE,
-        C=C,
+        D=D,
+        STRIDE=sums.stride(2),
+        SHUFFLE=how.shuffle,
+        TILE_H=tiling.height,
+        TILE_W=tiling.width,
+        BLOCK_D=tiling.block_d,
+    )
+    return units
+
+
+def _launch_gather(grad_map: Tensor, v: Tensor, how: Combine) -> Tensor:
+    """Fill the rest of ``grad_map`` from v [N, H, W, 4 or 1, D]; return the gradient of the hidden bias."""
+    N, H, W, _, D = v.shape
+    S = grad_map.shape[3]
+    tiling = _Tiling.of(H, W, D)
+    tiles = N * tiling.tiles_y * tiling.tiles_x
+    grad_bias_hidden = torch.empty(tiles, D, dtype=torch.float32, device=v.device)
+    launch(
+        _gather_kernel,
+        (tiles * triton.cdiv(D, tiling.block_d),),
+        grad_map_ptr=grad_map,
+        grad_bias_hidden_ptr=grad_bias_hidden,
+        v_ptr=v,
+        H=H,
+        W=W,
+        tiles_y=tiling.tiles_y,
+        tiles_x=tiling.tiles_x,
+        C=S - (D if how.shuffle else 2 * D),
         D=D,
         S=S,
         SHUFFLE=how.shuffle,
-        FORWARD=hidden is not None,
-        TILE_H=height,
-        TILE_W=width,
-        BLOCK_D=block,
+        TILE_H=tiling.height,
+        TILE_W=tiling.width,
+        BLOCK_D=tiling.block_d,
     )
-    return grad_bias_hidden if hidden is not None else grad_bias_hidden.sum(0)
+    return grad_bias_hidden.sum(0)

@@ -41,16 +41,18 @@ def near(
 
 @triton.jit
 def hidden(
-    map_ptr, offs_m, y, x, H, W, offs_d, bias, slope,
-    R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    sums_ptr, offs_m, y, x, H, W, offs_d, bias, slope,
+    R: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """nn_cat's hidden units of the pixels (2y + R, 2x + K) [M, BLOCK_D]; outside the image they mean nothing."""
+    """nn_cat's hidden units of the pixels (2y + R, 2x + K) [M, BLOCK_D]; outside the image they mean nothing.
+
+    ``sums_ptr`` is at A, which P follows; pixels are STRIDE apart.
+    """
     DY: tl.constexpr = R // 2
     DX: tl.constexpr = K // 2
-    S: tl.constexpr = C + 2 * D
-    own = near(map_ptr + C, offs_m, y, x, H, W, offs_d, DY, DX, S, D, BLOCK_D)
-    beside = near(map_ptr + C + D, offs_m, y, x, H, W, offs_d, DY, DX + 2 * (K % 2) - 1, S, D, BLOCK_D)
-    across = near(map_ptr + C + D, offs_m, y, x, H, W, offs_d, DY + 2 * (R % 2) - 1, DX, S, D, BLOCK_D)
+    own = near(sums_ptr, offs_m, y, x, H, W, offs_d, DY, DX, STRIDE, D, BLOCK_D)
+    beside = near(sums_ptr + D, offs_m, y, x, H, W, offs_d, DY, DX + 2 * (K % 2) - 1, STRIDE, D, BLOCK_D)
+    across = near(sums_ptr + D, offs_m, y, x, H, W, offs_d, DY + 2 * (R % 2) - 1, DX, STRIDE, D, BLOCK_D)
     return leaky_relu(own + bias + beside + across, slope)
 
 
@@ -310,10 +312,11 @@ def combine_tile(
                     C, D, BLOCK_D,
                 )  # fmt: skip
             else:
-                h00 = hidden(map_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope, 0, 0, C, D, BLOCK_D)
-                h01 = hidden(map_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope, 0, 1, C, D, BLOCK_D)
-                h10 = hidden(map_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope, 1, 0, C, D, BLOCK_D)
-                h11 = hidden(map_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope, 1, 1, C, D, BLOCK_D)
+                sums_ptr = map_ptr + C
+                h00 = hidden(sums_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope, 0, 0, S, D, BLOCK_D)
+                h01 = hidden(sums_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope, 0, 1, S, D, BLOCK_D)
+                h10 = hidden(sums_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope, 1, 0, S, D, BLOCK_D)
+                h11 = hidden(sums_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope, 1, 1, S, D, BLOCK_D)
             h00, h01, h10, h11 = to_operand(h00, DT), to_operand(h01, DT), to_operand(h10, DT), to_operand(h11, DT)
             w01 = w00
             if PAIRED:  # fewer than 16 hidden units: two pixels share a product, with zeros for the other one's
