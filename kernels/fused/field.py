@@ -380,7 +380,8 @@ def field_tile(width: int, precision: str, device: torch.device, *, keep: bool) 
         return Tile(32 if precision == "fp32" else 64, 4 if width == 32 else 8, 2)
     if keep:
         return Tile(64, 8 if width == 128 else 4, 2)
-    return Tile(128, 4 if has_warp_group_products(device) or width < 128 else 8, 2)
+    # where each warp multiplies by itself, four that share 128 rows of 64 or more have no registers to spare
+    return Tile(128, 4 if has_warp_group_products(device) or width == 32 else 8, 2)
 
 
 def launch_field(

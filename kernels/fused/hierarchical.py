@@ -78,7 +78,9 @@ def _hierarchical_kernel(
     offs_m = tl.arange(0, M)
     offs_h = tl.arange(0, H)
     mask_r = ray < R
-    coarse_in, fine_in = mask_r[:, None] & (s < S), mask_r[:, None] & (s < F)
+    # one bound per ray: a mask per slot besides that of the ray would be held in registers through both passes
+    end_c, end_f = tl.where(mask_r, S, 0)[:, None], tl.where(mask_r, F, 0)[:, None]
+    coarse_in, fine_in = s < end_c, s < end_f
     row_c, row_f = ray[:, None] * S + s, ray[:, None] * F + s
     first_ptr += b * stride_first_b
     rest_ptr += b * stride_rest_b
@@ -90,7 +92,7 @@ def _hierarchical_kernel(
 
     # the coarse pass
     fractions = tl.load(fractions_ptr + row_c, mask=coarse_in, other=0.0)
-    following = tl.load(fractions_ptr + row_c + 1, mask=coarse_in & (s + 1 < S), other=0.0)
+    following = tl.load(fractions_ptr + row_c + 1, mask=s + 1 < end_c, other=0.0)
     t_coarse = depth_at(fractions, near, far, WARP)
     x0, x1, x2 = _points(
         origins_ptr + b * R * 3, directions_ptr, ray, mask_r, t_coarse, far, centre_x, centre_y, centre_z, SPACE, M
@@ -109,7 +111,7 @@ def _hierarchical_kernel(
 
     # where its weights are, the fine samples fall
     step = depth_at(following, near, far, WARP) - t_coarse
-    x = tl.where(coarse_in & (s + 1 < S), relu(sigma_coarse) * step * norm, 0.0)
+    x = tl.where(s + 1 < end_c, relu(sigma_coarse) * step * norm, 0.0)
     x = tl.where(x > OPAQUE_DEPTH, OPAQUE_DEPTH, x)  # so that taking it from the sum again costs no digits
     weights = tl.exp(x - tl.cumsum(x, axis=1)) * (1.0 - tl.exp(-x))
     u = tl.load(fine_u_ptr + b * R * F + row_f, mask=fine_in, other=0.0)
