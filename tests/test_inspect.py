@@ -459,6 +459,16 @@ def test_every_kernel_keeps_the_budget(tmp_path: pathlib.Path) -> None:
     _gate(tmp_path, "--core", "--target", "80", "--target", "90")
 
 
+# neither first nor largest, and yet the first to spill when their kernels grow
+TIGHT = "(field 64 fp16 density/_field_kernel|hierarchical 128 fp16 render/_hierarchical_kernel)$"
+
+
+def test_the_configurations_closest_to_spilling_keep_the_budget() -> None:
+    done = run("kernels.inspect", "--only", TIGHT, "--target", "80", "--target", "86")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 kernels, all within the budget" in done.stdout
+
+
 @pytest.mark.slow
 def test_every_configuration_keeps_the_budget(tmp_path: pathlib.Path) -> None:
     _gate(tmp_path, "--target", "80", "--target", "86", "--target", "89", "--target", "90")
