@@ -94,8 +94,7 @@ class Plan:
 def plans(
     subject: Subject, target: int = 90, sampled: int = SAMPLED, directions: Sequence[str] = ("fwd", "bwd")
 ) -> dict[str, Plan]:
-    """What ``subject`` moves by kernels on compute capability ``target``, by direction; "bwd" is the backward alone,
-    "inference" a forward that keeps nothing for one.
+    """What ``subject`` moves by kernels on compute capability ``target``, by direction; "bwd" is the backward alone.
 
     Raises: RuntimeError if kernels are compiled in this process: it takes TRITON_INTERPRET=1.
     """
@@ -107,10 +106,6 @@ def plans(
         outputs = call(args)
     least = minimal_bytes(args, outputs, False)
     found = {"fwd": Plan(least, forward.parts(sampled))}
-    if "inference" in directions:
-        with torch.no_grad(), _recorded(target) as inference:
-            call(args)
-        found["inference"] = Plan(least, inference.parts(sampled))
     if "bwd" in directions:
         lit = gate.differentiable(outputs)
         grad_outputs = [torch.empty_like(o) for o in lit]
@@ -343,7 +338,7 @@ def subjects() -> Iterator[tuple[Subject, tuple[str, ...]]]:
         bench_volume,
     )
 
-    both, forward, every = ("fwd", "bwd"), ("fwd",), ("fwd", "inference", "bwd")
+    both, forward = ("fwd", "bwd"), ("fwd",)
     for module in (bench_upfirdn2d, bench_bias_act):
         for shape in module.CASES:
             for dtype in module.DTYPES:
@@ -356,7 +351,7 @@ def subjects() -> Iterator[tuple[Subject, tuple[str, ...]]]:
         yield bench_modulated_conv.subject(shape, "weights"), both
     for module in (bench_modulated_layer, bench_refine_to_rgb, bench_upsample_block):
         for shape in module.CASES:
-            yield module.subject(shape, "fp16"), every if module is bench_upsample_block else both
+            yield module.subject(shape, "fp16"), both
     yield from ((bench_encode_positions.subject(shape), both) for shape in bench_encode_positions.CASES)
     yield from ((bench_importance_sample.subject(shape), forward) for shape in bench_importance_sample.CASES)
     # where a packed ray ends is data, which meta tensors do not have

@@ -12,7 +12,15 @@ from torch import Tensor
 
 import kernels
 from kernels import dispatch
-from kernels.fused import field, hierarchical, linear, rays, upsample_block_forward
+from kernels.fused import (
+    field,
+    hierarchical,
+    linear,
+    rays,
+    upsample_block,
+    upsample_block_forward,
+    upsample_block_whole,
+)
 from tests.conftest import Fixture
 from tests.gradients import DEVICE
 
@@ -49,8 +57,14 @@ def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "rows_tile", lambda *_: linear.Tile(1024, 64, 64, 8, 2))
     tile = upsample_block_forward.Tile(32, 32, 16, 32, 4)
     monkeypatch.setattr(upsample_block_forward, "combine_tiling", lambda *_: tile)
+    monkeypatch.setattr(upsample_block, "plan_whole", _one_program)
     monkeypatch.setattr(import_module("kernels.fused.bias_act"), "BLOCK", 2**20)
     monkeypatch.setattr(upfirdn2d, "_tile", _whole_image)
+
+
+def _one_program(*args: Any) -> Any:
+    plan = upsample_block_whole.plan_whole(*args)
+    return plan and plan._replace(height=32, width=32, programs=1)
 
 
 def _whole_image(Y: Any, X: Any, planar: bool, images: int, C: int, periods_y: int, periods_x: int) -> dict[str, int]:

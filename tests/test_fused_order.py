@@ -146,8 +146,8 @@ TABLE: dict[str, Way] = {
     "upsample_map": of(linear_map, x=(2, 5, 4), weight=(2, 3, 4)),
     "volume_weights": of(weights, density=(2, 5), depths=(2, 5), norm=(2,)),
 }
-# without gradients: where fine samples fall, a running magnitude; without float32, so with a test of its own: a block
-CONSTANT = {"importance_sample", "square_sum", "upsample_whole"}
+CONSTANT = {"importance_sample", "square_sum"}  # without gradients: where fine samples fall, a running magnitude
+NARROW = {"upsample_whole"}  # not in float32: test_fused_upsample_block_whole.py has its second order
 
 
 def make(name: str) -> dict[str, Tensor]:
@@ -192,7 +192,7 @@ def test_every_op_is_in_the_table() -> None:
     prefix = f"{common.namespace()}::"
     known = {n.removeprefix(prefix).partition(".")[0] for n in torch._C._dispatch_get_all_op_names() if prefix in n}
     assert known == common.differentiable | CONSTANT, "ops are registered by common.register and no other way"
-    assert set(TABLE) == common.differentiable, "an op with a backward needs a line in TABLE"
+    assert set(TABLE) | NARROW == common.differentiable, "an op with a backward needs a line in TABLE"
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -262,8 +262,11 @@ def shipped() -> dict[str, Callable[[], None]]:
             weight = torch.empty(2, C + (D if mode == "pixelshuffle" else 2 * D), I)
             weight1, bias0, bias1 = torch.empty(phases * C, D), torch.empty(D), torch.empty(phases * C)
             bias, grain = torch.empty(C), torch.empty(1, edge, edge) if noise else None
-        if plan_whole(x, C, D, _how(x, mode, blur, GAIN, 256.0, False)):
-            _upsample_whole(x, weight, weight1, bias0, bias1, bias, grain, mode, blur, GAIN, 256.0, False)
+        how = _how(x, mode, blur, GAIN, 256.0, False)
+        if plan_whole(x, C, D, how):
+            out = _upsample_whole(x, weight, weight1, bias0, bias1, bias, grain, mode, blur, GAIN, 256.0, False)
+            sums = x.new_empty(*x.shape[:3], weight.shape[1] - C)
+            launch_combine_backward(out, out, sums, PackedAdapter.of(weight1, bias0, bias1, how), noise, how)
         else:
             run(mode, C, edge, dtype, blur, noise, False)
 

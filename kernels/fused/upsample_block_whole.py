@@ -1,4 +1,4 @@
-"""An upsampling block in one launch, where nothing of it is kept for a backward.
+"""An upsampling block in one launch. For a backward x and the output are kept, not the map.
 
 A program owns a tile of low-resolution pixels. It makes the map of the tile and of its halo, which others make again,
 in a slot of its own, and then the output from there as ``upsample_block_forward`` does. There are as many programs as
