@@ -298,10 +298,12 @@ class _Strip(NamedTuple):
     num_warps: int
 
 
-def _strip(C: int, fused: bool) -> _Strip:
+def _strip(C: int, fused: bool, sharp: bool) -> _Strip:
+    """``sharp``: noise without blur, which spills a few numbers at the size that holds with blur."""
     block_c = max(triton.next_power_of_2(C), 16)
     if fused:
-        return _Strip(32, block_c, 4) if block_c <= 32 else _Strip(16, block_c, block_c // 16)
+        narrow = _Strip(16 if sharp else 32, block_c, 4)
+        return narrow if block_c <= 32 else _Strip(16, block_c, block_c // (8 if sharp else 16))
     return _Strip(16, min(block_c, 64), 8)
 
 
@@ -324,7 +326,7 @@ def _launch_output(
     """Gradients of bias, noise, and, where grad_filtered is None, the adapter's weight and bias."""
     N, H, W, S = grad_map.shape
     _, C, D = adapter.weight.shape
-    strip = _strip(C, grad_filtered is None)
+    strip = _strip(C, grad_filtered is None, noise and not how.blur)
     parts, strips = triton.cdiv(C, strip.block_c), triton.cdiv(W, strip.columns)
     rows = _band(H, N * strips * parts)
     bands = triton.cdiv(H, rows)
