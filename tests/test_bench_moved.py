@@ -90,8 +90,8 @@ def test_an_activation_moves_the_minimum() -> None:
         assert plan.launches == 1 and plan.minimum <= plan.memory < 1.01 * plan.minimum
 
 
-def block(shape: str, direction: str = "fwd") -> moved.Plan:
-    return moved.plans(bench_upsample_block.subject(shape, "fp16"), sampled=2, directions=(direction,))[direction]
+def block(shape: str, direction: str = "fwd", sampled: int = 2) -> moved.Plan:
+    return moved.plans(bench_upsample_block.subject(shape, "fp16"), sampled=sampled, directions=(direction,))[direction]
 
 
 @pytest.mark.parametrize("shape", LARGE)
@@ -111,7 +111,7 @@ def test_the_backward_makes_little_of_the_map_again() -> None:
 
 def two_launches(shape: str) -> moved.Plan:
     with patch.object(upsample_block, "plan_whole", lambda *args: None):
-        return block(shape)
+        return block(shape, sampled=moved.SAMPLED)
 
 
 @pytest.mark.parametrize("shape", LARGE)

@@ -139,7 +139,7 @@ def _combine_fake(
     return map.new_empty(N, 2 * H, 2 * W, bias.shape[0])
 
 
-def _combine_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32 = inputs
     ctx.save_for_backward(*tensors, output)  # the output: the derivative of activation and clamp is read off it
 
@@ -175,7 +175,7 @@ def _adapter_gradients(
     )
 
 
-upsample_combine = register(_upsample_combine, fake=_combine_fake, save=_combine_save, backward=_combine_backward)
+upsample_combine = register(_upsample_combine, fake=_combine_fake, save=_save, backward=_combine_backward)
 
 
 def _upsample_whole(
@@ -198,11 +198,6 @@ def _whole_fake(
 ) -> Tensor:  # fmt: skip
     N, H, W, _ = x.shape
     return x.new_empty(N, 2 * H, 2 * W, bias.shape[0])
-
-
-def _whole_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32 = inputs
-    ctx.save_for_backward(*tensors, output)
 
 
 def _whole_plain(x: Tensor, weight: Tensor, *adapter: Any, **how: Any) -> Tensor:
@@ -237,7 +232,7 @@ def _whole_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     return None if grad_x is None else grad_x.view(x.shape), grad_weight, *grad_adapter, *(None,) * 5
 
 
-upsample_whole = register(_upsample_whole, fake=_whole_fake, save=_whole_save, backward=_whole_backward)
+upsample_whole = register(_upsample_whole, fake=_whole_fake, save=_save, backward=_whole_backward)
 
 
 def shipped() -> dict[str, Callable[[], None]]:

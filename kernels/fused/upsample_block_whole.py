@@ -141,9 +141,8 @@ def launch_whole(
     N, H, W, I = x.shape  # noqa: E741
     _, C, D = adapter.weight.shape
     B, S, _ = weight.shape
-    part = combine_tiling(C, D, how, noise is not None)._replace(
-        height=4
-    )  # with loops around, 8 x 8 pixels would spill
+    part = combine_tiling(C, D, how, noise is not None)
+    part = part._replace(height=4)  # with the loops around it, 8 x 8 pixels would spill
     tiles_y, tiles_x = triton.cdiv(H, plan.height), triton.cdiv(W, plan.width)
     out = torch.empty(N, 2 * H, 2 * W, C, dtype=x.dtype, device=x.device)
     launch(
