@@ -99,10 +99,14 @@ def _load(module: torch.nn.Module, state: Mapping[str, Tensor], rename: Callable
     module.load_state_dict(found)
 
 
+def _same(value: Any, wanted: Any) -> bool:
+    return (type(value) is bool) == (type(wanted) is bool) and bool(value == wanted)
+
+
 def _finish(where: str, left: Mapping[str, Any], ignored: set[str], **neutral: Any) -> None:
     """Refuse what was not understood: every key left must be ignorable or hold its neutral value."""
     for key, value in left.items():
-        if key in ignored or (key in neutral and value == neutral[key]):
+        if key in ignored or (key in neutral and _same(value, neutral[key])):
             continue
         wanted = repr(neutral[key]) if key in neutral else "a known argument"
         raise ValueError(f"{where}{key}: wanted {wanted}, got {value!r}")
@@ -124,7 +128,9 @@ def generator_config_from_official(
     mapping = dict(kw.pop("mapping_kwargs", None) or {})
     sections = {name: dict(syn.pop(f"{name}_kwargs", None) or {}) for name in SECTIONS}
     camera, renderer, fg, bg, ups = (sections[name] for name in SECTIONS)
-    layers, z_dim_bg = mapping.pop("num_layers", 8), syn.pop("z_dim_bg", 32)
+    layers, z_dim_bg = mapping.pop("num_layers", 8), syn.pop("z_dim_bg", bg.get("z_dim"))
+    if z_dim_bg is None:
+        z_dim_bg = _background_code(bg, state or {})
     if state is not None:
         _fill_in(fg, state, "synthesis.fg_nerf.", point_dims=3)
         _fill_in(bg, state, "synthesis.bg_nerf.", point_dims=4, code=z_dim_bg)
@@ -140,21 +146,26 @@ def generator_config_from_official(
         w_dim=kw.pop("w_dim"),
         label_dim=kw.pop("c_dim", 0),
         mapping_layers=layers,
-        features=syn.pop("rgb_out_dim", 128),
+        features=syn.pop("rgb_out_dim", 256),
         path_lattice=syn.pop("n_reg_samples", 0),
         field=_field_config(camera, renderer, fg, _skips(state)),
         background=_background_config(camera, renderer, bg, z_dim_bg),
         upsampler=_upsampler_config(syn, ups),
     )
+    # the public constructor writes what its parts get into the mappings that it was given, before they are recorded
     field: dict[str, Any] = {
         "positional_encoding": "normal", "downscale_p_by": 1, "predict_rgb": True, "use_viewdirs": False,
+        "w_dim": config.w_dim, "rgb_out_dim": config.features, "activation": "lrelu",
     }  # fmt: skip
     neutral: dict[str, dict[str, Any]] = {
         "camera": {"dists_normalized": False},
-        "foreground": field,
-        "background": {**field, "inverse_sphere": True},
-        "upsampler": {"no_2d_renderer": False, "block_reses": None, "shared_rgb_style": False},
-    }
+        "foreground": {**field, "z_dim": 0},
+        "background": {**field, "z_dim": z_dim_bg, "inverse_sphere": True},
+        "upsampler": {
+            "no_2d_renderer": False, "block_reses": None, "shared_rgb_style": False,
+            "img_channels": 3, "in_res": config.volume_resolution, "out_res": config.resolution,
+        },
+    }  # fmt: skip
     _finish("", kw, set(), img_channels=3, encoder_kwargs={})
     _finish("mapping_kwargs.", mapping, set(), lr_multiplier=0.01, w_avg_beta=0.995, activation="lrelu")
     _finish("synthesis_kwargs.", syn, IGNORED["synthesis"], z_dim=0, margin=0)
@@ -174,6 +185,12 @@ def _fill_in(
     section.setdefault("hidden_size", first.shape[0])
     section.setdefault("n_blocks", 1 + len(blocks))
     section.setdefault("n_freq_posenc", (first.shape[1] - code) // (2 * point_dims))
+
+
+def _background_code(bg: Mapping[str, Any], state: Mapping[str, Tensor]) -> int:
+    """Width of the background's code: what its first layer reads beside the encoding; 128 by default."""
+    first = state.get("synthesis.bg_nerf.fc_in.weight")
+    return 128 if first is None else int(first.shape[1]) - 8 * bg.get("n_freq_posenc", 10)
 
 
 def _skips(state: Mapping[str, Tensor] | None) -> tuple[int, ...]:
@@ -234,7 +251,7 @@ def _background_config(
 def _upsampler_config(syn: dict[str, Any], ups: dict[str, Any]) -> UpsamplerConfig:
     # the upsampler's own section wins where both name a width
     base = ups.get("channel_base", syn.get("channel_base", 1))
-    widest = ups.get("channel_max", syn.get("channel_max", 512))
+    widest = ups.get("channel_max", syn.get("channel_max", 1024))
     syn.pop("channel_base", None)
     syn.pop("channel_max", None)
     decay = syn.pop("magnitude_ema_beta", -1)

@@ -93,6 +93,7 @@ def omega(value: Any, parent: Any = None) -> Any:
     holds = type(value) if isinstance(value, dict | list) else None
     meta.__dict__ |= {"ref_type": Any, "object_type": holds, "optional": True, "key": None, "flags": {}}
     meta.__dict__ |= {"resolver_cache": defaultdict(dict), "element_type": Any}
+    meta.__dict__ |= {"flags_root": False, "key_type": int if cls == "ListConfig" else Any}
     node.__dict__ |= {"_metadata": meta, "_parent": parent, "_flags_cache": None}
     if isinstance(value, dict):
         node.__dict__["_content"] = {key: omega(item, node) for key, item in value.items()}
@@ -101,6 +102,31 @@ def omega(value: Any, parent: Any = None) -> Any:
     else:
         node.__dict__["_val"] = value
     return node
+
+
+def launched(value: dict[str, Any]) -> Any:
+    """As the launcher leaves it: every leaf is an interpolation of another part of the whole configuration."""
+    told: dict[str, Any] = {}
+
+    def leaf(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: leaf(inner) for key, inner in item.items()}
+        told[f"v{len(told)}"] = item
+        return f"${{spec.told.v{len(told) - 1}}}"
+
+    # a leaf may refer to a leaf that refers to another one
+    root = omega({"model": {"kwargs": leaf(value)}, "spec": {"told": "${base}"}, "base": told})
+    return root._content["model"]._content["kwargs"]
+
+
+def launched_leaves(value: dict[str, Any]) -> Any:
+    """The same leaves in plain attribute dicts: the containers' nodes are only recorded as parents."""
+
+    def unwrap(node: Any) -> Any:
+        content = node.__dict__.get("_content")
+        return {key: unwrap(item) for key, item in content.items()} if isinstance(content, dict) else node
+
+    return easy(unwrap(launched(value)))
 
 
 def easy(value: Any) -> Any:

@@ -30,9 +30,9 @@ from tests.closeness import assert_image_close
 from tests.conftest import ROOT, load_fixture
 from tests.inputs import seeded
 from tests.runs import digests
-from tests.test_official import BASE, GENERATORS, make, public_kwargs, public_state
+from tests.test_official import BASE, GENERATORS, make, public_kwargs, public_state, recorded_kwargs
 
-FORMS = {"plain": dict, "omegaconf": s.omega, "easydict": s.easy}
+FORMS = {"plain": dict, "omegaconf": s.omega, "easydict": s.easy, "launched": s.launched, "leaves": s.launched_leaves}
 
 
 def snapshot(
@@ -144,6 +144,80 @@ def test_sizes_left_out_are_read_off_the_tensors(case: str, model: str, tmp_path
     assert found.generator.cfg == g.cfg
     names = {name.split(".")[-1] for name in LEFT_OUT[case]}
     assert found.completed.keys() <= names | {"num_layers"} and (found.completed or case in ("fields", "mode"))
+
+
+def launched(
+    file: Path, kwargs: dict[str, Any], state: dict[str, Tensor], lost: tuple[str, ...] = (), protocol: int = 4
+) -> Converted:
+    """A snapshot of the launcher, whose interpolations under the names ``lost`` lead nowhere."""
+    with s.public_modules():
+        g = s.generator(kwargs, state, form=s.launched)
+        _lose(g._init_kwargs, lost)
+        return convert_network(read_snapshot(s.write_snapshot(file, {"G_ema": g}, protocol)))
+
+
+def _lose(kwargs: dict[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
+        here: Any = kwargs
+        *path, last = name.split(".")
+        for part in path:
+            here = here[part] if isinstance(here, dict) else here._content[part]
+        (here if isinstance(here, dict) else here._content)[last] = s.omega("${gone.away}", None)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("case", ["released", "conditional", "3x3 with noise", "no background", "skips"])
+def test_what_the_launcher_writes(case: str, protocol: int, tmp_path: Path) -> None:
+    g = make(case)
+    got = launched(tmp_path / "x.pkl", recorded_kwargs(g.cfg), public_state(g), protocol=protocol)
+    assert got.generator.cfg == g.cfg and not got.completed
+    own, other = g.state_dict(), got.generator.state_dict()
+    assert all(torch.equal(own[name], other[name]) for name in own)
+
+
+SYN = "synthesis_kwargs."
+LOST_AND_FOUND = [
+    "z_dim", "w_dim", "c_dim", "img_resolution", "img_channels", "mapping_kwargs.num_layers",
+    *(SYN + name for name in (
+        "num_fp16_res", "module_name", "resolution_vol", "rgb_out_dim", "z_dim_bg", "kernel_size", "use_noise",
+        "magnitude_ema_beta", "renderer_kwargs.no_background", "foreground_kwargs.hidden_size",
+        "foreground_kwargs.n_blocks", "foreground_kwargs.n_freq_posenc", "background_kwargs.n_freq_posenc",
+        "foreground_kwargs.magnitude_ema_beta", "foreground_kwargs.z_dim", "background_kwargs.w_dim",
+        "upsampler_kwargs.out_res",
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOST_AND_FOUND)
+@pytest.mark.parametrize("case", ["released", "3x3 with noise"])
+def test_unresolved_interpolations_are_read_off_the_tensors(case: str, name: str, tmp_path: Path) -> None:
+    g = make(case)
+    assert launched(tmp_path / "x.pkl", recorded_kwargs(g.cfg), public_state(g), (name,)).generator.cfg == g.cfg
+
+
+@pytest.mark.parametrize("case", ["released", "3x3 with noise"])
+def test_unresolved_widths_are_read_off_the_tensors(case: str, tmp_path: Path) -> None:
+    g = make(case)
+    lost = tuple(f"{SYN}upsampler_kwargs.channel_{part}" for part in ("base", "max"))
+    got = launched(tmp_path / "x.pkl", recorded_kwargs(g.cfg), public_state(g), lost)
+    assert got.completed.keys() == {"channel_base", "channel_max"}
+    own, other = g.state_dict(), got.generator.state_dict()
+    assert all(torch.equal(own[name], other[name]) for name in own)
+
+
+NOT_TOLD = [
+    *(SYN + name for name in ("camera_kwargs.fov", "camera_kwargs.range_u", "camera_kwargs.depth_range", "conv_clamp")),
+    *(SYN + name for name in ("renderer_kwargs.n_ray_samples", "foreground_kwargs.predict_rgb", "camera_kwargs")),
+    *("synthesis_kwargs", "mapping_kwargs", SYN + "upsampler_kwargs.no_2d_renderer"),
+]
+
+
+@pytest.mark.parametrize("name", NOT_TOLD)
+def test_what_neither_tells_is_refused_by_key(name: str, tmp_path: Path) -> None:
+    g = make("released")
+    with pytest.raises(UserError) as caught:
+        launched(tmp_path / "x.pkl", recorded_kwargs(g.cfg), public_state(g), (name,))
+    assert f"{name}: wanted a value, got '${{gone.away}}', which the file does not resolve" in str(caught.value)
 
 
 def test_bilinear_adapters_are_told_apart(tmp_path: Path) -> None:

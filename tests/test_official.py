@@ -222,11 +222,13 @@ def test_sizes_left_out_are_read_off_the_tensors(section: str | None, keys: tupl
 
 def test_defaults_of_the_public_code() -> None:
     cfg = generator_config_from_official({"z_dim": 8, "w_dim": 8, "img_resolution": 64, "synthesis_kwargs": None})
-    assert (cfg.volume_resolution, cfg.start_resolution, cfg.features, cfg.path_lattice) == (32, 32, 128, 0)
+    assert (cfg.volume_resolution, cfg.start_resolution, cfg.features, cfg.path_lattice) == (32, 32, 256, 0)
     assert cfg.field == FieldConfig(near=0.5, far=6.0, align_corners=True) and cfg.background == BackgroundConfig(
-        start=1.0
+        start=1.0, z_dim=128
     )
-    assert cfg.upsampler == UpsamplerConfig(mode="default", kernel_size=3, clamp=None, magnitude_decay=None, noise=True)
+    assert cfg.upsampler == UpsamplerConfig(
+        mode="default", kernel_size=3, clamp=None, magnitude_decay=None, noise=True, channel_max=1024
+    )
 
 
 @pytest.mark.parametrize(
@@ -304,6 +306,50 @@ def test_wrong_tensors_are_refused_by_name(name: str) -> None:
         state["synthesis.alpha"].fill_(2.0)
     with pytest.raises(ValueError, match=f"generator state: .*{text}"):
         generator_from_official(public_kwargs(g.cfg), state)
+
+
+def recorded_kwargs(cfg: GeneratorConfig) -> dict[str, Any]:
+    """With what the public constructor writes into the mappings that it is given."""
+    kwargs = public_kwargs(cfg)
+    syn = kwargs["synthesis_kwargs"]
+    field = {"w_dim": cfg.w_dim, "rgb_out_dim": cfg.features, "activation": "lrelu"}
+    syn["foreground_kwargs"] |= {**field, "z_dim": 0}
+    syn["background_kwargs"] |= {**field, "z_dim": cfg.background.z_dim}
+    syn["upsampler_kwargs"] |= {"img_channels": 3, "in_res": cfg.volume_resolution, "out_res": cfg.resolution}
+    return kwargs
+
+
+@pytest.mark.parametrize("case", GENERATORS)
+def test_what_the_constructor_writes_into_its_arguments(case: str) -> None:
+    g = make(case)
+    assert generator_from_official(recorded_kwargs(g.cfg), public_state(g)).cfg == g.cfg
+
+
+RECORDED = [
+    (section, key)
+    for section in ("foreground", "background", "upsampler")
+    for key in (("img_channels", "in_res", "out_res") if section == "upsampler" else
+                ("z_dim", "w_dim", "rgb_out_dim", "activation"))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("section, key", RECORDED)
+def test_what_disagrees_with_the_rest_is_refused_by_key(section: str, key: str) -> None:
+    kwargs = recorded_kwargs(BASE)
+    inside = kwargs["synthesis_kwargs"][f"{section}_kwargs"]
+    wanted, inside[key] = inside[key], "relu" if key == "activation" else 77
+    with pytest.raises(ValueError, match=f"{section}_kwargs.{key}: wanted {wanted!r}, got {inside[key]!r}"):
+        generator_config_from_official(kwargs)
+
+
+def test_width_of_the_background_code_left_out() -> None:
+    g = make("released")
+    kwargs = recorded_kwargs(g.cfg)
+    del kwargs["synthesis_kwargs"]["z_dim_bg"]
+    assert generator_from_official(kwargs, public_state(g)).cfg == g.cfg
+    del kwargs["synthesis_kwargs"]["background_kwargs"]["z_dim"]
+    assert generator_from_official(kwargs, public_state(g)).cfg == g.cfg
+    assert generator_config_from_official(kwargs).background.z_dim == 128
 
 
 BAD_OPTIONS: dict[str, tuple[tuple[str, ...], Any, str]] = {

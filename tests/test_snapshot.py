@@ -6,6 +6,7 @@ import random
 import re
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from engine.errors import UserError
 from engine.snapshot import Snapshot, read_snapshot
 from engine.snapshot.generator import convert_network
 from engine.snapshot.inspection import describe
+from engine.snapshot.interpolation import Unresolved
 from engine.snapshot.modules import arguments_of, make_tensors, tensors_of
+from engine.snapshot.values import Refused
 from tests import snapshots as s
 from tests.inputs import seeded
 from tests.test_official import BASE, Generator, public_kwargs, public_state
@@ -69,8 +72,17 @@ def test_a_network_comes_back(honest: Path) -> None:
     assert network.source == s.SOURCE and network.state["weight_gain"] == 0.125
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-@pytest.mark.parametrize("form", [dict, s.omega, s.easy], ids=["plain", "omegaconf", "easydict"])
+FORMS = {
+    "plain": dict,
+    "omegaconf": s.omega,
+    "easydict": s.easy,
+    "interpolated": s.launched,
+    "interpolated leaves": s.launched_leaves,
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_spellings(protocol: int, form: Any, file: Path) -> None:
     with s.public_modules():
         public = s.generator({"a": {"b": {"c": [1, 2.5]}}, "d": "x"}, {"synthesis.w": TWO}, args=(1,), form=form)
@@ -78,6 +90,91 @@ def test_spellings(protocol: int, form: Any, file: Path) -> None:
     found = read_snapshot(file)
     assert arguments_of(found.network("G")) == ([1], {"a": {"b": {"c": [1, 2.5]}}, "d": "x"})
     assert list(found.objects) == ["training_set_kwargs", "G", "D", "G_ema", "augment_pipe"]
+
+
+# the whole configuration, then: text, what it means
+INTERPOLATIONS: dict[str, tuple[str, Any]] = {
+    "absolute": ("${spec.map}", 8),
+    "spaces": ("${ spec.map }", 8),
+    "text around": ("r${spec.map}_${spec.name}", "r8_x"),
+    "nested": ("${spec.${spec.key}}", 8),
+    "of another": ("${spec.again}", 8),
+    "list": ("${spec.list[1]}", 2.5),
+    "list with a dot": ("${spec.list.1}", 2.5),
+    "in brackets": ("${spec[map]}", 8),
+    "a section": ("${spec.part}", {"deep": True, "more": "x"}),
+    "beside": ("${.own}", 3),
+    "above": ("${..above}", 4),
+    "far above": ("${...spec.map}", 8),
+    "through a section that is one": ("${spec.link.deep}", True),
+    "nothing there": ("${spec.nothing}", None),
+    "past the list": ("${spec.list[2]}", None),
+    "below a leaf": ("${spec.map.more}", None),
+    "above the root": ("${......spec}", None),
+    "resolver": ("${oc.env:HOME}", None),
+    "open": ("${spec.map", None),
+    "empty": ("${}", None),
+    "section in text": ("a${spec.part}", None),
+    "never given": ("${spec.never}", None),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("case", INTERPOLATIONS)
+def test_interpolations(case: str, protocol: int, file: Path) -> None:
+    text, wanted = INTERPOLATIONS[case]
+    spec = {"map": 8, "name": "x", "key": "map", "again": "${spec.map}", "list": [1, 2.5], "link": "${spec.part}"}
+    spec |= {"part": {"deep": True, "more": "${spec.name}"}, "never": "???"}
+    with s.public_modules():
+        root = s.omega({"spec": spec, "kwargs": {"above": 4, "inner": {"own": 3, "a": text}}})
+        g = s.generator({"inner": s.omega({}), "d": 1}, {"w": TWO})
+        g._init_kwargs["inner"] = root._content["kwargs"]._content["inner"]
+        s.write_snapshot(file, {"G_ema": g}, protocol)
+    found = arguments_of(read_snapshot(file).network("G_ema"))[1]["inner"]
+    assert isinstance(found, dict)
+    if wanted is None:
+        assert isinstance(found["a"], Unresolved) and found["own"] == 3
+    else:
+        assert found == {"own": 3, "a": wanted} and type(found["a"]) is type(wanted)
+
+
+CIRCLES = {
+    "itself": {"a": "${inner.a}"},
+    "two": {"a": "${.b}", "b": "${.a}"},
+    "its section": {"a": "${inner}"},
+    "own container": {"a": "${.}"},
+    "laughs": {"x0": "ha", **{f"x{i + 1}": f"${{.x{i}}}${{.x{i}}}" for i in range(25)}},
+    "laughing lists": {"x0": [1], **{f"x{i + 1}": [f"${{inner.x{i}}}"] * 9 for i in range(9)}},
+    "long": {"a": "${b" * 100_000},
+    "long path": {"a": "${" + "b." * 400_000 + "}"},
+}
+
+
+@pytest.mark.parametrize("case", CIRCLES)
+def test_interpolations_without_end(case: str, file: Path) -> None:
+    with s.public_modules():
+        root = s.omega({"inner": CIRCLES[case]})
+        g = s.generator({}, {"w": TWO})
+        g._init_kwargs["inner"] = root._content["inner"]
+        s.write_snapshot(file, {"G_ema": g})
+    started = time.monotonic()
+    try:
+        arguments_of(read_snapshot(file).network("G_ema"))
+    except Refused as error:
+        assert "nested or repeated without end" in str(error)
+    else:
+        assert case in ("long", "own container")
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_unsaved_names_in_every_protocol(protocol: int, file: Path) -> None:
+    with s.public_modules():
+        net = s.network({"w": TWO})
+        net.register_buffer("unsaved", TWO, persistent=False)
+        s.write_snapshot(file, {"G_ema": net}, protocol)
+    found = read_snapshot(file).network("G_ema")
+    assert found.state["_non_persistent_buffers_set"] == {"unsaved"} and list(tensors_of(found)) == ["w"]
 
 
 TENSORS: dict[str, torch.Tensor] = {
@@ -171,12 +268,12 @@ CANARY = "touch canary"
 FORBIDDEN = [
     "os.system", "posix.system", "nt.system", "subprocess.Popen", "subprocess.check_output", "builtins.eval",
     "builtins.exec", "builtins.getattr", "builtins.__import__", "builtins.open", "builtins.compile", "builtins.type",
-    "builtins.object", "builtins.map", "builtins.print", "__builtin__.eval", "__builtin__.dict",
+    "builtins.object", "builtins.map", "builtins.print", "__builtin__.eval", "__builtin__.getattr",
     "importlib.import_module", "runpy._run_code", "runpy.run_path", "pickle.loads", "_pickle.loads", "cPickle.loads",
     "torch.load", "torch.jit.load", "torch.hub.load", "torch.storage.UntypedStorage", "torch.serialization.load",
     "numpy.load", "numpy.lib.npyio.load", "numpy.testing._private.utils.runstring",
     "numpy.f2py.crackfortran.getlincoef", "functools.partial", "operator.attrgetter", "operator.methodcaller",
-    "operator.itemgetter", "posix.execv", "types.FunctionType", "types.CodeType", "codecs.decode", "_codecs.encode",
+    "operator.itemgetter", "posix.execv", "types.FunctionType", "types.CodeType", "codecs.decode", "_codecs.decode",
     "copyreg._reconstructor", "copy_reg._reconstructor", "copyreg.add_extension", "marshal.loads", "ctypes.CDLL",
     "shutil.rmtree", "pathlib.Path", "sys.exit", "sys.modules", "builtins.bytes", "builtins.breakpoint", "pty.spawn",
     "webbrowser.open", "timeit.timeit", "logging.config.dictConfig", "torch_utils.persistence.import_hook",
@@ -264,6 +361,10 @@ MISUSED: dict[str, tuple[bytes, str]] = {
     "set of a set": (s.call("builtins", "set", b"\x8f"), "not made from a short list"),
     "set of lists": (s.call("builtins", "set", b"]]a"), "wanted text or a number as a key, got list"),
     "long set": (s.call("builtins", "set", b"](" + b"N" * 65 + b"e"), "not made from a short list"),
+    "old set of a set": (s.call("__builtin__", "set", b"\x8f"), "not made from a short list"),
+    "call of an old type": (s.call("__builtin__", "dict"), "refused call of '__builtin__.dict'"),
+    "bytes of another encoding": (s.call("_codecs", "encode", s.raw("x"), s.raw("rot13")), "that is not Latin-1"),
+    "bytes that are none": (s.call("_codecs", "encode", s.raw("\u1234"), s.raw("latin1")), "that is not Latin-1"),
     "two factories": (s.call("collections", "defaultdict", b"N", b"N"), "defaultdict"),
     # states
     "state of a dict": (b"}}b", "refused state for a dict"),

@@ -11,6 +11,7 @@ from engine.config_io import from_dict, one_line, to_dict
 from engine.errors import UserError
 from engine.model_io import check_finite, check_sizes
 from engine.snapshot import Snapshot
+from engine.snapshot.interpolation import Unresolved
 from engine.snapshot.modules import arguments_of, attributes, make_tensors, plain, tensors_of
 from engine.snapshot.objects import Persistent
 from engine.snapshot.values import Refused
@@ -18,6 +19,7 @@ from models.camera import CameraPrior
 from models.config import GeneratorConfig
 from models.generator import Generator
 from models.official import (
+    IGNORED,
     POSITIONAL,
     camera_prior_from_official,
     generator_config_from_official,
@@ -28,6 +30,16 @@ NETWORKS = ("G_ema", "G")
 _CAMERA = ("range_u", "range_v", "range_radius", "depth_range", "fov", "gaussian_camera", "angular_camera",
            "depth_transform", "dists_normalized", "ray_align_corner", "bg_start")  # fmt: skip
 _RENDERER = ("n_bg_samples", "n_ray_samples", "abs_sigma", "hierarchical", "no_background")
+# what the tensors show to the translator
+_FIELD = {"hidden_size", "n_blocks", "n_freq_posenc", "z_dim", "w_dim", "rgb_out_dim"}
+_READ_ELSEWHERE = {*_CAMERA, "channel_base", "channel_max", "no_residual_img"}  # what the translator pops before
+_SHOWN = {
+    "": {"img_channels"},
+    "synthesis": {"rgb_out_dim", "z_dim_bg"},
+    "foreground": _FIELD,
+    "background": _FIELD,
+    "upsampler": {"img_channels", "in_res", "out_res"},
+}
 
 
 @dataclass(frozen=True)
@@ -50,9 +62,11 @@ def convert_network(snapshot: Snapshot, which: str = "G_ema") -> Converted:
         state = make_tensors(tensors_of(network), 4 * snapshot.size_bytes)
         if not any(name.startswith("synthesis.fg_nerf.") for name in state):
             raise Refused(f"{which} is a {network.class_name[:40]!r} without synthesis.fg_nerf: no StyleNeRF generator")
-        kwargs = _named(args, kwargs)
+        kwargs, unresolved = without_unresolved(_named(args, kwargs))
         completed = complete(kwargs, state)
-        completed |= _from_camera(kwargs, network)
+        completed |= _complete_unresolved(kwargs, state, unresolved)
+        completed |= _from_objects(kwargs, network)
+        check_resolved(kwargs, unresolved)
         # back and forth: every field of its own type, every number finite
         config = from_dict(GeneratorConfig, to_dict(generator_config_from_official(kwargs, state)), where="")
         check_sizes(config, state)
@@ -128,6 +142,61 @@ def complete(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> dict[str, A
     return found
 
 
+def without_unresolved(arguments: Mapping[str, Any], above: str = "") -> tuple[dict[str, Any], dict[str, str]]:
+    """``arguments`` less those whose interpolation leads nowhere, and the text of each of these by dotted name."""
+    kept, unresolved = dict[str, Any](), dict[str, str]()
+    for name, value in arguments.items():
+        inside = value if isinstance(value, list) else [value]
+        open_ends = [item for item in inside if isinstance(item, Unresolved)]
+        if open_ends:
+            unresolved[above + name] = open_ends[0]
+        elif isinstance(value, dict):
+            kept[name], more = without_unresolved(value, f"{above}{name}.")
+            unresolved |= more
+        else:
+            kept[name] = value
+    return kept, unresolved
+
+
+def _complete_unresolved(
+    kwargs: dict[str, Any], state: Mapping[str, Tensor], unresolved: Mapping[str, str]
+) -> dict[str, Any]:
+    """Arguments with a public default that the tensors show as well, where a snapshot names but does not tell them."""
+    syn, found = kwargs["synthesis_kwargs"], dict[str, Any]()
+    widths = {
+        int(match[1]): value.shape[0]
+        for name, value in state.items()
+        if (match := re.fullmatch(r"synthesis\.b(\d{1,5})\.conv1\.bias", name)) and value.ndim == 1
+    }
+    told: dict[str, Any] = {"renderer_kwargs.no_background": not any(n.startswith("synthesis.bg_nerf.") for n in state)}
+    magnitudes = any(re.fullmatch(r"synthesis\.fg_nerf\..*\.w_avg", name) for name in state)
+    told["foreground_kwargs.magnitude_ema_beta"] = 0.999 if magnitudes else -1
+    told["magnitude_ema_beta"] = 0.999 if any(name.endswith(".conv0.w_avg") for name in state) else -1
+    if widths:
+        finest = max(widths)
+        base = widths[finest] * finest / 32768  # where that is capped, so is every coarser block
+        for above in ("", "upsampler_kwargs."):
+            told |= {f"{above}channel_base": base, f"{above}channel_max": max(widths.values())}
+    for name, value in told.items():
+        if f"synthesis_kwargs.{name}" in unresolved:
+            *section, last = name.split(".")
+            (syn.setdefault(section[0], {}) if section else syn)[last] = found[last] = value
+    return found
+
+
+def check_resolved(kwargs: Mapping[str, Any], unresolved: Mapping[str, str]) -> None:
+    """Refuse an argument that matters, was given as an interpolation and is nowhere to be found."""
+    for name, text in unresolved.items():
+        *sections, last = name.split(".")
+        inside: Any = kwargs
+        for section in sections:
+            inside = inside.get(section) or {}
+        of = sections[-1].removesuffix("_kwargs") if sections else ""
+        known = last in inside or last in _SHOWN.get(of, ()) or last in IGNORED.get(of, set()) - _READ_ELSEWHERE
+        if last.endswith("_kwargs") or not known:
+            raise ValueError(f"{name}: wanted a value, got {text!r}, which the file does not resolve")
+
+
 def _mode(state: Mapping[str, Tensor], first: str) -> str | None:
     """How the first block enlarges, where an adapter tells: nn_cat's reads two images, pixelshuffle's makes four."""
     into, out = (state.get(f"{first}conv0.adapter.{n}.weight") for n in (0, 1))
@@ -138,14 +207,16 @@ def _mode(state: Mapping[str, Tensor], first: str) -> str | None:
     return "pixelshuffle" if out.shape[0] == 4 * width.shape[0] else shapes.get(into.shape[1])
 
 
-def _from_camera(kwargs: dict[str, Any], network: Persistent) -> dict[str, Any]:
-    """Ranges of the pose prior that only the network's camera object (synthesis.C) tells."""
+def _from_objects(kwargs: dict[str, Any], network: Persistent) -> dict[str, Any]:
+    """Camera and renderer arguments that only the network's own objects (synthesis.C and V) tell."""
     modules = network.state.get("_modules")
     synthesis = attributes(modules.get("synthesis")) if isinstance(modules, dict) else None
-    camera = attributes((synthesis or {}).get("C"))
-    syn = kwargs["synthesis_kwargs"]
-    known = dict(syn.get("camera_kwargs") or {})
-    found = {name: plain(camera[name]) for name in _CAMERA if camera and name in camera and name not in known}
-    if found:
-        syn["camera_kwargs"] = {**known, **found}
+    syn, found = kwargs["synthesis_kwargs"], dict[str, Any]()
+    for name, section, names in (("C", "camera_kwargs", _CAMERA), ("V", "renderer_kwargs", _RENDERER)):
+        told, known = attributes((synthesis or {}).get(name)) or {}, dict(syn.get(section) or {})
+        new = {key: plain(told[key]) for key in names if key in told and key not in known}
+        new, _ = without_unresolved(new)
+        if new:
+            syn[section] = {**known, **new}
+            found |= new
     return found

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from engine.snapshot.interpolation import ABSENT, MISSING, PLACE, Unresolved, lookup, node_value
 from engine.snapshot.objects import Array, Persistent, Record, TensorRecord
 from engine.snapshot.values import Refused, kind, shown
 
@@ -38,11 +39,12 @@ def tensors_of(network: object) -> dict[str, TensorRecord]:
             raise Refused(f"refused modules nested or repeated without end, at {where}")
         unsaved = (attributes(module) or {}).get("_non_persistent_buffers_set")
         for name, value in [*parameters.items(), *buffers.items()]:
-            if value is None or (isinstance(unsaved, set | frozenset) and name in unsaved):
+            part = _part(name)
+            if value is None or (isinstance(unsaved, set | frozenset) and part in unsaved):
                 continue
             if not isinstance(value, TensorRecord):
-                raise Refused(f"refused {shown(prefix + _part(name))}: wanted a tensor, got a {kind(value)}")
-            found[prefix + _part(name)] = value
+                raise Refused(f"refused {shown(prefix + part)}: wanted a tensor, got a {kind(value)}")
+            found[prefix + part] = value
         for name, child in reversed(modules.items()):
             if child is not None:
                 waiting.append((f"{prefix}{_part(name)}.", child, depth + 1))
@@ -88,6 +90,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 def plain(value: object) -> object:
     """Constructor arguments as dicts, lists, numbers and text; OmegaConf's nodes and numpy's numbers unwrapped.
 
+    An interpolation becomes the value that it refers to, or ``Unresolved`` where the file does not tell.
     Raises: Refused for anything else, for values nested without end, and for more of them than arguments have.
     """
     return _Unwrapping().run(value, 0)
@@ -97,24 +100,48 @@ class _Unwrapping:
     def __init__(self) -> None:
         self.left, self.text_left = MAX_VALUES, MAX_TEXT
 
-    def run(self, value: object, depth: int) -> object:
+    def spend(self, depth: int, text: int = 0) -> None:
         self.left -= 1
-        self.text_left -= len(value) if type(value) is str else 0
+        self.text_left -= text
         if depth > MAX_DEPTH or self.left < 0 or self.text_left < 0:
             raise Refused("refused arguments that are nested or repeated without end")
-        if value is None or type(value) in (bool, int, float, str):
+
+    def run(self, value: object, depth: int, node: object = None) -> object:
+        """``node`` is the node that holds ``value``: where its interpolations are looked up from."""
+        self.spend(depth, len(value) if type(value) is str else 0)
+        if type(value) is str:
+            return self.text(value, depth, node)
+        if value is None or type(value) in (bool, int, float):
             return value
         if type(value) in (list, tuple):
-            return [self.run(item, depth + 1) for item in value]  # type: ignore[attr-defined]
+            return [self.run(item, depth + 1, node) for item in value]  # type: ignore[attr-defined]
         if isinstance(value, dict):
-            return {self.key(key): self.run(item, depth + 1) for key, item in value.items()}
+            return {self.key(key): self.run(item, depth + 1, node) for key, item in value.items()}
         if isinstance(value, Array) and value.values is not None:
             return value.values.tolist()
-        if isinstance(value, Record) and value.name.startswith("omegaconf.") and value.state is not None:
-            for key in ("_content", "_val"):  # not _parent, which leads to the whole training configuration
-                if key in value.state:
-                    return self.run(value.state[key], depth + 1)
-        raise Refused(f"refused an argument: wanted plain data, got a {kind(value)}")
+        inner = node_value(value)
+        if inner is ABSENT:
+            raise Refused(f"refused an argument: wanted plain data, got a {kind(value)}")
+        return self.run(inner, depth + 1, value)
+
+    def text(self, text: str, depth: int, node: object) -> object:
+        """Text with every ``${...}`` in it replaced; one that is all of the text keeps its value's type."""
+        if text == MISSING and node is not None:
+            return Unresolved(text)
+        filled = text
+        while "${" in filled:
+            self.spend(depth, len(filled))
+            place = PLACE.search(filled)
+            target = lookup(place[1], node, self.spend, depth + 1) if place else ABSENT
+            if place is None or target is ABSENT:
+                return Unresolved(text)
+            value = self.run(target, depth + 1, node)
+            if place[0] == filled:
+                return value
+            if type(value) not in (bool, int, float, str):
+                return Unresolved(text)
+            filled = filled[: place.start()] + str(value) + filled[place.end() :]
+        return filled
 
     def key(self, key: object) -> str:
         if type(key) is not str or len(key) > MAX_NAME:

@@ -20,6 +20,7 @@ _NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b
 _CONTAINERS = ("ModuleList", "Sequential", "ModuleDict")
 _NODES = ("AnyNode", "IntegerNode", "FloatNode", "BooleanNode", "StringNode")
 _TYPES = ("dict", "list", "int", "float", "str", "tuple", "set", "bool")
+_BUILTINS = ("builtins", "__builtin__")  # the second: how protocol 2 spells it
 
 
 @dataclass(slots=True)
@@ -174,8 +175,18 @@ def _ordered(args: tuple[object, ...]) -> OrderedDict[object, object]:
     return OrderedDict()
 
 
+def _bytes(args: tuple[object, ...]) -> memoryview:
+    """As protocol 2 writes bytes: Latin-1 text."""
+    if len(args) != 2 or type(args[0]) is not str or args[1] not in ("latin1", "latin-1"):
+        raise Refused("refused encoded text that is not Latin-1")
+    try:
+        return memoryview(args[0].encode("latin-1"))
+    except UnicodeEncodeError:
+        raise Refused("refused encoded text that is not Latin-1") from None
+
+
 def _set(args: tuple[object, ...]) -> set[object]:
-    """As protocol 3 writes a set."""
+    """As protocols 2 and 3 write a set."""
     items = args[0] if len(args) == 1 else None
     if type(items) is not list or len(items) > MAX_SET:
         raise Refused("refused a set that is not made from a short list")
@@ -184,7 +195,7 @@ def _set(args: tuple[object, ...]) -> set[object]:
 
 def _defaulting(args: tuple[object, ...]) -> OrderedDict[object, object]:
     """What makes the missing values is dropped: nothing here asks for any."""
-    if len(args) > 1 or (args and not (isinstance(args[0], Name) and args[0].module == "builtins")):
+    if len(args) > 1 or (args and not (isinstance(args[0], Name) and args[0].module in _BUILTINS)):
         raise Refused("refused a defaultdict whose values are not made by a builtin type")
     return OrderedDict()
 
@@ -253,8 +264,10 @@ def snapshot_rules(budget: Budget) -> Rules:
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
         rules[module, "scalar"] = Rule(_number)
         rules[module, "_reconstruct"] = Rule(_array)
-    rules |= {("builtins", name): Rule() for name in _TYPES}
-    rules["builtins", "set"] = Rule(_set)
+    rules |= {(module, name): Rule() for module in _BUILTINS for name in _TYPES}
+    rules |= {("__builtin__", name): Rule() for name in ("long", "unicode")}
+    rules |= {(module, "set"): Rule(_set) for module in _BUILTINS}
+    rules["_codecs", "encode"] = Rule(_bytes)
     bare = [("torch.nn.modules.container", name) for name in _CONTAINERS]
     bare += [("omegaconf.nodes", name) for name in _NODES]
     bare += [("omegaconf.dictconfig", "DictConfig"), ("omegaconf.listconfig", "ListConfig")]
