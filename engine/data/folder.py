@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engine.data.decode import MAX_FILE_BYTES, UnusableImage
+from engine.data.names import stored_names
 
 
 class FolderFiles:
-    """All files below ``path``, named by their path relative to it with '/' between the parts.
+    """All files below ``path``, named by their path relative to it in its plain form.
 
     Linked folders are followed, each real folder once; hidden files and folders are left out.
 
     Attributes:
-        names:      sorted names.
+        names:      sorted plain names.
         unreadable: folders that could not be listed -> why.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.unreadable: dict[str, str] = {}
-        self.names = sorted(self._walk())
+        self.names, self._stored = stored_names(self._walk())
 
     def _walk(self) -> list[str]:
         names: list[str] = []
@@ -52,12 +53,13 @@ class FolderFiles:
     def open(self, name: str) -> BinaryIO:
         """The file as a stream. Raises: UnusableImage."""
         try:
-            size = os.stat(self.path / name).st_size
+            file = self.path / self._stored.get(name, name)
+            size = os.stat(file).st_size
             if size == 0:
                 raise UnusableImage("zero bytes")
             if size > MAX_FILE_BYTES:
                 raise UnusableImage(f"{size} bytes are more than {MAX_FILE_BYTES}")
-            return io.BufferedReader(io.FileIO(self.path / name))
+            return io.BufferedReader(io.FileIO(file))
         except OSError as error:
             raise UnusableImage(f"unreadable: {error.strerror or error}") from error
 

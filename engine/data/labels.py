@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from posixpath import dirname, join, normpath
+from posixpath import dirname, join
 from typing import TypeGuard
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.data.names import plain_name
 from engine.errors import UserError
 from models.camera import Camera
 
@@ -92,7 +93,8 @@ def read_labels(text: bytes, file: str, names: Sequence[str]) -> LabelTable:
     """
     table = _table(text, file)
     folder = dirname(file)
-    by_name = {normpath(join(folder, key.replace("\\", "/"))): value for key, value in table.items()}
+    by_name = {plain_name(join(folder, key.replace("\\", "/"))): value for key, value in table.items()}
+    by_name.update((join(folder, key), value) for key, value in table.items())  # a name of its own form wins
     missing = [name for name in names if name not in by_name]
     if missing:
         raise UserError(

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import IO, Any
 
 from engine.data.decode import MAX_FILE_BYTES, UnusableImage
+from engine.data.names import stored_names
 from engine.errors import UserError
 
 _BROKEN = (OSError, EOFError, RuntimeError, NotImplementedError, ValueError, zlib.error, zipfile.BadZipFile)
+_IS_UTF8 = 0x800  # bit 11 of a member's flags
 
 
 class ZipFiles:
-    """All files of the archive ``path``, named as in the archive; hidden files and macOS's ``__MACOSX`` are left out.
+    """All files of the archive ``path`` by their plain names; hidden files and macOS's ``__MACOSX`` are left out.
 
     Attributes:
-        names:      sorted names.
+        names:      sorted plain names.
         unreadable: always empty; a broken member shows when it is read.
 
     Raises: UserError unless ``path`` is a readable zip archive.
@@ -30,8 +32,9 @@ class ZipFiles:
         self.unreadable: dict[str, str] = {}
         self._handle: tuple[int, zipfile.ZipFile] | None = None
         self._lock = threading.Lock()
-        infos = self._archive().infolist()
-        self.names = sorted({info.filename for info in infos if not info.is_dir() and _is_content(info.filename)})
+        self._members: dict[str, str] = {}  # name in UTF-8 -> name that the archive knows, where they differ
+        names = [_readable(info, self._members) for info in self._archive().infolist()]
+        self.names, self._stored = stored_names(name for name in names if not name.endswith(("/", "\\")))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_handle", "_lock")}
@@ -62,13 +65,15 @@ class ZipFiles:
     def open(self, name: str) -> IO[bytes]:
         """The member as a stream. Raises: UnusableImage."""
         archive = self._archive()
-        size = archive.getinfo(name).file_size
+        stored = self._stored.get(name, name)
+        member = self._members.get(stored, stored)
+        size = archive.getinfo(member).file_size
         if size == 0:
             raise UnusableImage("zero bytes")
         if size > MAX_FILE_BYTES:
             raise UnusableImage(f"{size} bytes are more than {MAX_FILE_BYTES}")
         try:
-            return archive.open(name)
+            return archive.open(member)
         except _BROKEN as error:
             raise UnusableImage(f"unreadable: {error}") from error
 
@@ -79,6 +84,14 @@ class ZipFiles:
         self._handle = None
 
 
-def _is_content(name: str) -> bool:
-    parts = name.split("/")
-    return "__MACOSX" not in parts and not any(part.startswith(".") for part in parts)
+def _readable(info: zipfile.ZipInfo, members: dict[str, str]) -> str:
+    """The member's name; macOS writes UTF-8 without the flag that says so, and ``zipfile`` reads that as cp437."""
+    name = info.filename
+    if not info.flag_bits & _IS_UTF8:
+        try:
+            name = name.encode("cp437").decode("utf-8")
+        except UnicodeError:
+            return name
+    if name != info.filename:
+        members[name] = info.filename
+    return name
