@@ -21,6 +21,13 @@ from models.layers import Precision
 
 PRESETS = Path(__file__).parent / "presets"
 HALF_MAX = torch.finfo(torch.float16).max
+# Keys of the networks that change no tensor and not what the tensors stand for, only how finely, how cheaply or how
+# often they are evaluated: a run may be resumed with others. All other keys of these sections are held fixed.
+NETWORK_SECTIONS = ("generator", "discriminator", "growth")
+FREE_ON_RESUME = frozenset({
+    "generator.upsampler.recompute", "generator.path_lattice", "generator.field.samples",
+    "generator.background.samples", "discriminator.fp16_levels",
+})  # fmt: skip
 
 
 def _need(name: str, wanted: str, ok: bool, got: object) -> None:

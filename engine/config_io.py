@@ -60,6 +60,15 @@ def to_dict(cfg: object) -> Plain:
     return {f.name: _plain(getattr(cfg, f.name)) for f in _fields(type(cfg))}
 
 
+def leaves(data: Mapping[str, Any], where: str = "") -> Plain:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    flat: Plain = {}
+    for key, value in data.items():
+        name = _join(where, key)
+        flat |= leaves(value, name) if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
 def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> Plain:
     """``a`` overlaid with ``b``: mappings merge key by key, anything else of ``b`` replaces; neither is changed."""
     out = {key: copy.deepcopy(value) for key, value in a.items()}

@@ -19,8 +19,8 @@ import torch
 
 from engine.checkpoint import check_writable, latest_checkpoint, read_checkpoint, write_checkpoint
 from engine.cli_guard import Interrupt
-from engine.config import Config
-from engine.config_io import apply_overrides, from_dict, one_line, to_dict
+from engine.config import FREE_ON_RESUME, NETWORK_SECTIONS, Config
+from engine.config_io import apply_overrides, from_dict, leaves, one_line, to_dict
 from engine.data import Dataset, open_dataset
 from engine.errors import UserError
 from engine.monitor import Monitor
@@ -48,7 +48,8 @@ def open_training_data(cfg: Config, report: Report) -> Dataset:
 def resolve_resume(path: Path, overrides: list[str], data: str | None, report: Report) -> tuple[Config, dict[str, Any]]:
     """Config and state to go on from: the run's newest checkpoint that verifies, with overrides on its config.
 
-    Raises: UserError if there is none, or if an override changes the networks that the checkpoint holds.
+    Raises: UserError if there is none, if an override changes the networks that the checkpoint holds, or if ``data`` is
+        not the run's own.
     """
     if not os.path.isdir(path):  # unlike Path.is_dir, false for any name that leads nowhere, however long
         raise UserError(f"--resume: wanted a run folder with a checkpoint, got {path}, which is no folder")
@@ -60,13 +61,19 @@ def resolve_resume(path: Path, overrides: list[str], data: str | None, report: R
         raise UserError(f"--resume: wanted a training checkpoint, got {folder} (its meta.json has no config)")
     before = from_dict(Config, meta["config"], where="")
     if data is not None:
+        if os.path.realpath(data) != os.path.realpath(before.data.path):
+            run, other = shlex.quote(str(path)), shlex.quote(data)
+            raise UserError(
+                f"--data: wanted the data of the run, {before.data.path}, got {data}; for a new run on other data: "
+                f"--init {run} --data {other} --out NEW; if the same data moved: --resume {run} --set data.path={other}"
+            )
         overrides = [*overrides, f"data.path={json.dumps(data)}"]
     cfg = from_dict(Config, apply_overrides(meta["config"], overrides, Config), where="")
-    for section in ("generator", "discriminator", "growth"):
-        old, new = to_dict(getattr(before, section)), to_dict(getattr(cfg, section))
+    for section in NETWORK_SECTIONS:
+        old, new = (leaves(to_dict(getattr(c, section)), section) for c in (before, cfg))
         for key in old:
-            if old[key] != new[key]:
-                raise UserError(f"{section}.{key}: wanted {old[key]}, as in {folder}, got {new[key]}")
+            if old[key] != new[key] and key not in FREE_ON_RESUME:
+                raise UserError(f"{key}: wanted {old[key]}, as in {folder}, got {new[key]}")
     report(f"resuming from {folder} at {meta['images_shown'] / 1000:g} kimg")
     return cfg, state
 

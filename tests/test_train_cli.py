@@ -110,7 +110,9 @@ BAD = {
     "other judge": (RESUME + "--set discriminator.channel_max=4", "discriminator.channel_max: wanted 8, .*, got 4"),
     "labels on": (RESUME + "--set data.labels=true", "--resume: wanted a checkpoint of this .* networks, got: .*embed"),
     "resume unknown key": (RESUME + "--set train.bacth=1", "train.bacth: unknown key; .*; did you mean batch?"),
-    "resume other data": (RESUME + "--data nowhere", "data: wanted 'procedural', .*, got 'nowhere', which is not"),
+    "resume other data": (RESUME + "--data good.zip", "--data: wanted the data of the run, procedural, got good.zip; .*"
+                          "--init mine --data good.zip --out NEW; .*--resume mine --set data.path=good.zip"),
+    "resume moved data": (RESUME + "--set data.path=nowhere", "data: wanted 'procedural', .*, got 'nowhere', which is"),
 }  # fmt: skip
 
 

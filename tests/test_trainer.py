@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from engine.checkpoint import latest_checkpoint, read_checkpoint
-from engine.config import Config
-from engine.config_io import from_dict
+from engine.config import FREE_ON_RESUME, Config
+from engine.config_io import from_dict, leaves
 from engine.stats import read_stats
 from engine.step import Stepper
 from engine.trainer import _crossed
@@ -309,6 +309,33 @@ def test_overrides_take_effect_on_resume(copy: Path) -> None:
     (group,) = state["state"]["generator_optimiser"]["param_groups"]
     assert group["lr"] == pytest.approx(1e-5 * 2 / 3)
     assert "Loss/r1" not in read_stats(copy / "stats.jsonl")[-1]
+
+
+OTHER_VALUES = {
+    "generator.upsampler.recompute": "true",
+    "generator.path_lattice": 2,
+    "generator.field.samples": 4,
+    "generator.background.samples": 3,
+    "discriminator.fp16_levels": 0,
+}
+
+
+@pytest.mark.parametrize("key", sorted(FREE_ON_RESUME))
+def test_key_that_shapes_no_network_may_change(key: str, copy: Path) -> None:
+    shutil.rmtree(checkpoint(copy, 32))
+    before, _ = read_checkpoint(checkpoint(copy, 24))
+    assert train_here("--resume", copy, "--set", f"{key}={OTHER_VALUES[key]}", "--set", "monitor.swd_images=0") == 0
+    after, meta = read_checkpoint(checkpoint(copy, 32))
+    assert str(leaves(meta["config"])[key]).lower() == str(OTHER_VALUES[key])
+    for part in ("generator", "discriminator", "average"):
+        shapes = [{name: x.shape for name, x in state["state"][part].items()} for state in (before, after)]
+        assert shapes[0] == shapes[1]
+
+
+def test_recompute_on_resume_changes_no_bit(copy: Path, reference: Path) -> None:
+    shutil.rmtree(checkpoint(copy, 32))
+    assert train_here("--resume", copy, "--set", "generator.upsampler.recompute=true") == 0
+    assert_state_equal(outcome(copy).state, outcome(reference).state)
 
 
 @pytest.mark.parametrize(("batch", "images", "wanted"), [(4, 14, 16), (4, 1, 4), (8, 16, 16)])
