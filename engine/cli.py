@@ -14,7 +14,7 @@ from engine.checkpoint import FOLDER as CHECKPOINTS
 from engine.cli_guard import run_guarded
 from engine.config import PRESETS, load_config
 from engine.config_io import list_presets, to_dict
-from engine.device import pick_device
+from engine.device import pick_device, with_precision_of
 from engine.errors import UserError
 from engine.trainer import Trainer, open_training_data, resolve_resume, with_data_path
 from engine.verbs import VERBS
@@ -64,10 +64,13 @@ def train(args: argparse.Namespace) -> int:
         cfg, state = resolve_resume(Path(args.resume), args.set, args.data, _remark if args.dry_run else _report)
     else:
         cfg = with_data_path(load_config(args.preset, args.config, args.set), args.data)
+    device = pick_device(args.device)
+    # a checkpoint that does not say where it was trained goes on as it is
+    began_on = "" if state is None else state.get("device", "cpu")
+    cfg = with_precision_of(cfg, device, args.set, _remark if args.dry_run else _report, began_on=began_on)
     if args.dry_run:
         print(json.dumps(to_dict(cfg), indent=2))
         return 0
-    device = pick_device(args.device)
     run_dir = _run_dir(args)
     data = open_training_data(cfg, _report)
     _report(f"data:        {data.describe()}")

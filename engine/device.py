@@ -1,8 +1,36 @@
-"""The device that a command works on."""
+"""The device that a command works on, and the precision it computes in there."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
+from engine.config import Config
 from engine.errors import UserError
+from models.layers import Precision
+
+
+def default_precision(device: torch.device) -> Precision:
+    """fp16 on CUDA; fp32 elsewhere, where half precision is many times slower."""
+    return "fp16" if device.type == "cuda" else "fp32"
+
+
+def with_precision_of(
+    cfg: Config, device: torch.device, overrides: Sequence[str], report: Callable[[str], None], *, began_on: str = ""
+) -> Config:
+    """The configuration with fp32 in place of half precision on a CPU, said in one line.
+
+    Args:
+        overrides: the ``--set`` of the command line: a precision chosen there is obeyed.
+        began_on: the device type of the run to go on with, which keeps its precision there.
+    """
+    chosen = any(text.partition("=")[0].strip() == "train.precision" for text in overrides)
+    precision = cfg.train.precision
+    if device.type != "cpu" or precision == "fp32" or chosen or began_on == "cpu":
+        return cfg
+    keep = f"--set train.precision={precision} keeps it"
+    report(f"precision:   fp32, as {precision} is many times slower on a CPU ({keep})")
+    return replace(cfg, train=replace(cfg.train, precision="fp32"))
 
 
 def pick_device(name: str | None) -> torch.device:

@@ -195,6 +195,7 @@ class Trainer:
             "state": self.state.state_dict(),
             "accumulator": self.stats.state_dict(),
             "first_figures": self.first_figures,
+            "device": self.device.type,
         }
         meta = {"config": to_dict(self.cfg), "label_dim": self.data.label_dim}
         path = write_checkpoint(self.run_dir, self.state.images_shown, state, meta)

@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 
 from engine.checkpoint import check_vacant
-from engine.device import pick_device
+from engine.device import default_precision, pick_device
 from engine.errors import UserError
 from engine.model_io import Model, load_model
 from engine.rendering.subjects import MAX_SEED, Subjects, load_subjects, subjects_from_seeds
 from engine.rendering.views import ViewOptions
 from models.camera import Camera
-from models.layers import Precision
 
 MAX_SEEDS = 100_000
 
@@ -95,7 +94,7 @@ def pick_subjects(args: argparse.Namespace, model: Model) -> tuple[Subjects, lis
 
 def view_options(args: argparse.Namespace, device: torch.device) -> ViewOptions:
     """The arguments of :func:`add_view_arguments`."""
-    precision: Precision = args.precision or ("fp16" if device.type == "cuda" else "fp32")
+    precision = args.precision or default_precision(device)
     return ViewOptions(args.strict, args.resolution, args.parts, args.samples, precision, args.tile_rays)
 
 

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from engine.device import default_precision
 from engine.model_io import Model
 from engine.rendering.jobs import surface_picture
 from engine.rendering.mixing import layer_groups, mix
@@ -27,7 +28,6 @@ from engine.rendering.subjects import Subjects, save_subjects, subjects_from_see
 from engine.rendering.views import ViewOptions, check_options, render_view
 from engine.viewer.look import FOV_DEG, MAX_SEED, PARTS, ROWS, TRUNCATION, Limits, Look
 from models.camera import Camera
-from models.layers import Precision
 
 MAX_EDGE = 1024  # of a strict picture, where the model's own is no larger
 MAX_CLIENTS = 256
@@ -153,7 +153,7 @@ class Studio:
         samples = max(look.samples or self.samples, self.samples)
         kind = "cuda" if self.device.type == "cuda" else "small" if self._parameters < _SMALL else "cpu"
         tile_rays = max(_TILE_RAYS[kind] * self.samples // samples, 64)
-        precision: Precision = "fp16" if self.device.type == "cuda" else "fp32"
+        precision = default_precision(self.device)
         return ViewOptions(look.strict, look.resolution, look.parts, look.samples, precision, tile_rays)
 
     def camera(self, look: Look) -> Camera:
