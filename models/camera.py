@@ -98,6 +98,38 @@ def _pose(rotation: Tensor, position: Tensor) -> Tensor:
     return torch.cat([top, bottom.expand(*top.shape[:-2], 1, 4)], dim=-2)
 
 
+POSE_TOLERANCE = 1e-4  # of R^T R from the identity, and of the last row: hand-written files round to five digits
+FOV_RANGE_DEG = (1e-3, 179.9)
+
+
+def pose_fault(cam2world: Tensor) -> tuple[int, str] | None:
+    """The first of poses [B, 4, 4] that is none, and why ("wanted ..., got ..."); None where all are poses.
+
+    A pose is finite, its upper left 3x3 is a right-handed rotation and its last row 0 0 0 1, both within
+    ``POSE_TOLERANCE``, and its position is not the origin.
+    """
+    poses = cam2world.detach().double().cpu()
+    rotation, position, last = poses[:, :3, :3], poses[:, :3, 3], poses[:, 3]
+    off = (rotation.transpose(1, 2) @ rotation - torch.eye(3, dtype=torch.float64)).abs().amax(dim=(1, 2))
+    distance = position.norm(dim=1)
+    bad_last = ~((last - last.new_tensor([0, 0, 0, 1])).abs().amax(dim=1) <= POSE_TOLERANCE)
+    faults = (  # ~(a <= b) also holds for NaN
+        (~torch.isfinite(poses).all(dim=(1, 2)), "finite numbers in cam2world, got some that are not"),
+        (~(off <= POSE_TOLERANCE), "a rotation in cam2world (columns of length 1, at right angles), "
+         "got one that is off by {off:.3g}"),
+        (~(torch.linalg.det(rotation) > 0),
+         "a right-handed rotation in cam2world, got a mirrored one (determinant -1)"),
+        (bad_last, "0 0 0 1 as the last row of cam2world, got {last}"),
+        (~((distance >= 1e-6) & (distance <= 1e6)), "a position away from the origin, got {position}"),
+    )  # fmt: skip
+    bad = torch.stack([mask for mask, _ in faults])
+    if not bool(bad.any()):
+        return None
+    i = int(bad.any(dim=0).int().argmax())
+    text = faults[int(bad[:, i].int().argmax())][1]
+    return i, "wanted " + text.format(off=float(off[i]), last=last[i].tolist(), position=position[i].tolist())
+
+
 @dataclass(frozen=True)
 class Camera:
     """A batch of pinhole cameras.
@@ -127,7 +159,8 @@ class Camera:
 
         ``intrinsics`` [3, 3] or [B, 3, 3] has focal lengths in image widths and the principal point in the middle
         (0.5, 0.5), as EG3D writes them.
-        Raises: ValueError for both or neither, a field of view outside (0, 180), an off-centre principal point.
+        Raises: ValueError for both or neither, a field of view outside (0, 180), an off-centre principal point,
+        a focal length that is not positive.
         """
         if cam2world.ndim == 2:
             cam2world = cam2world[None]
@@ -136,7 +169,7 @@ class Camera:
         like: dict[str, Any] = {"dtype": cam2world.dtype, "device": cam2world.device}
         if fov_deg is not None:
             fov = torch.as_tensor(fov_deg, dtype=torch.float64)
-            if bool((fov <= 0).any()) or bool((fov >= 180).any()):
+            if not bool(((fov > 0) & (fov < 180)).all()):  # also NaN
                 raise ValueError(f"fov_deg must be between 0 and 180, got {fov_deg}")
             half = torch.tan(torch.deg2rad(fov / 2)).to(**like).reshape(-1, 1)
             return cls(cam2world, half.expand(len(cam2world), 2))
@@ -144,6 +177,8 @@ class Camera:
         if not torch.allclose(intrinsics[..., :2, 2].double(), torch.tensor(0.5, dtype=torch.float64), atol=1e-3):
             raise ValueError(f"intrinsics must have the principal point at (0.5, 0.5), got {intrinsics.tolist()}")
         focal = torch.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], dim=-1).to(**like)
+        if not bool(((focal > 0) & torch.isfinite(focal)).all()):
+            raise ValueError(f"intrinsics must have positive focal lengths, got {focal.tolist()}")
         return cls(cam2world, (0.5 / focal).expand(len(cam2world), 2))
 
     @classmethod

@@ -117,6 +117,56 @@ def test_camera_from_label_wants_25_numbers(shape: tuple[int, ...]) -> None:
         camera_from_label(torch.zeros(shape))
 
 
+def changed(**numbers: float) -> torch.Tensor:
+    """Three labels, in the second of which some numbers differ: n3=0.5 is its number 3."""
+    labels = torch.tensor([front_label()] * 3, dtype=torch.float64)
+    for name, value in numbers.items():
+        labels[1, int(name[1:])] = value
+    return labels
+
+
+def world_to_camera() -> torch.Tensor:
+    label = label_from_camera(Camera.orbit(1.4, 0.5, 2.7, fov_deg=13))
+    return torch.cat([torch.linalg.inv(label[:, :16].reshape(1, 4, 4)).reshape(1, 16), label[:, 16:]], dim=1)
+
+
+NO_CAMERAS = {
+    "nan": (lambda: changed(n3=math.nan), "label 1: wanted finite numbers in cam2world"),
+    "nan focal length": (lambda: changed(n16=math.nan), "label 1: wanted positive focal lengths"),
+    "focal length 0": (lambda: changed(n20=0.0), "label 1: wanted positive focal lengths"),
+    "focal length below 0": (lambda: changed(n16=-4.0), "label 1: wanted positive focal lengths"),
+    "skew": (lambda: changed(n17=0.1), "label 1: wanted intrinsics f 0 0.5"),
+    "off centre": (lambda: changed(n18=0.4), "label 1: wanted intrinsics f 0 0.5"),
+    "left-handed": (lambda: changed(n0=-1.0), "label 1: wanted a right-handed rotation in cam2world"),
+    "scaled": (lambda: changed(n0=2.0), "label 1: wanted a rotation in cam2world"),
+    "last row": (lambda: changed(n14=1.0), "label 1: wanted 0 0 0 1 as the last row of cam2world"),
+    "at the origin": (lambda: changed(n11=0.0), "label 1: wanted a position away from the origin"),
+    "world to camera": (
+        world_to_camera,
+        "label 0: wanted a camera-to-world matrix .not world-to-camera. that looks at",
+    ),
+    "behind": (
+        lambda: changed(n11=-2.7),
+        "label 1: wanted a camera-to-world matrix .not world-to-camera. that looks at",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_CAMERAS)
+def test_labels_that_are_no_cameras_are_refused(name: str) -> None:
+    make, message = NO_CAMERAS[name]
+    with pytest.raises(ValueError, match=message):
+        camera_from_label(make())
+
+
+def test_rounded_pose_is_a_pose_and_is_mirrored() -> None:
+    label = label_from_camera(Camera.orbit(1.4, 0.3, 2.0, fov_deg=20))[0]
+    label[12:16] += 1e-9 * torch.tensor([1.0, -1, 1, 0])
+    mirrored = camera_from_label(mirror_label(label.numpy()))
+    want = Camera.orbit(1.4, -0.3, 2.0, fov_deg=20)
+    assert_relative("cam2world", mirrored.cam2world, want.cam2world, 1e-6)
+
+
 @pytest.mark.parametrize("length", [1, 2, 7, 1000])
 def test_epoch_is_a_permutation(length: int) -> None:
     orders = [epoch_order(3, epoch, length).tolist() for epoch in (0, 1)]

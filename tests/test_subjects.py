@@ -10,6 +10,7 @@ from engine.errors import UserError
 from engine.model_io import Model
 from engine.rendering.subjects import Subjects, load_subjects, save_subjects, subjects_from_seeds
 from engine.verbs.common import parse_seeds
+from models.camera import Camera
 from tests.models_at_hand import tiny_model
 
 
@@ -122,3 +123,12 @@ def test_lists_of_seeds(text: str, seeds: list[int]) -> None:
 def test_a_wrong_list_of_seeds_is_one_line(text: str) -> None:
     with pytest.raises(UserError, match="--seeds: wanted"):
         parse_seeds(text)
+
+
+def test_cameras_of_a_file_are_checked(tmp_path: Path) -> None:
+    model, camera = tiny_model(), Camera.orbit(1.5, 0.2, fov_deg=12)
+    subjects = subjects_from_seeds(model, [0])
+    camera.cam2world[0, 0, :3] *= -1
+    save_subjects(tmp_path / "mirrored.npz", subjects, camera)
+    with pytest.raises(UserError, match=r"mirrored\.npz: camera 0: wanted a right-handed rotation in cam2world"):
+        load_subjects(tmp_path / "mirrored.npz", model)

@@ -8,6 +8,7 @@ with the front view (yaw 0) at +x. ``camera_from_label`` and ``label_from_camera
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from posixpath import dirname, join
@@ -20,11 +21,12 @@ from torch import Tensor
 
 from engine.data.names import plain_name
 from engine.errors import UserError
-from models.camera import Camera
+from models.camera import FOV_RANGE_DEG, Camera, pose_fault
 
 LABELS_FILE = "dataset.json"
 CAMERA_LABEL_DIM = 25
 MAX_CLASSES = 2**16
+_INTRINSICS_TOLERANCE = 1e-3
 
 # Our world from EG3D's: x = z', y = x', z = y', a rotation. Our camera from EG3D's: y and z change sign.
 _WORLD_FROM_EG3D = torch.tensor([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
@@ -34,14 +36,53 @@ _FLIP_YZ = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 def camera_from_label(label: Tensor | NDArray[np.float32]) -> Camera:
     """Cameras from EG3D labels [25] or [B, 25]: in our axes, float32.
 
-    Raises: ValueError unless there are 25 numbers, or for intrinsics with a principal point off the centre.
+    Raises: ValueError unless there are 25 numbers, naming the first label that is no camera (:func:`label_fault`).
     """
     numbers = torch.as_tensor(label).double()
     if numbers.ndim not in (1, 2) or numbers.shape[-1] != CAMERA_LABEL_DIM:
         raise ValueError(f"label must be [25] or [B, 25], got {list(numbers.shape)}")
     numbers = numbers.reshape(-1, CAMERA_LABEL_DIM)
-    cam2world = _WORLD_FROM_EG3D @ numbers[:, :16].reshape(-1, 4, 4) @ _FLIP_YZ
-    return Camera.from_matrix(cam2world, intrinsics=numbers[:, 16:].reshape(-1, 3, 3)).to(dtype=torch.float32)
+    fault = label_fault(numbers)
+    if fault is not None:
+        raise ValueError(f"label {fault[0]}: {fault[1]}")
+    return _camera(numbers).to(dtype=torch.float32)
+
+
+def _camera(numbers: Tensor) -> Camera:
+    cam2world = _WORLD_FROM_EG3D.to(numbers) @ numbers[:, :16].reshape(-1, 4, 4) @ _FLIP_YZ.to(numbers)
+    return Camera.from_matrix(cam2world, intrinsics=numbers[:, 16:].reshape(-1, 3, 3))
+
+
+def label_fault(numbers: Tensor) -> tuple[int, str] | None:
+    """The first of labels [B, 25] that is no camera, and why ("wanted ..., got ..."); None where all are.
+
+    Beside :func:`pose_fault`: intrinsics with positive focal lengths, no skew and the principal point in the middle,
+    and a camera that looks at the object: the world's origin is no further from the middle than a whole picture. A
+    world-to-camera matrix is a pose too, but one that looks elsewhere.
+    """
+    numbers = numbers.double().cpu()
+    pose, k = numbers[:, :16].reshape(-1, 4, 4), numbers[:, 16:].reshape(-1, 3, 3)
+    fault = pose_fault(pose)
+    if fault is not None:
+        return fault
+    low, high = (0.5 / math.tan(math.radians(fov / 2)) for fov in reversed(FOV_RANGE_DEG))
+    focal = torch.stack([k[:, 0, 0], k[:, 1, 1]], dim=1)
+    rest = k - k.new_tensor([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 1]])
+    rest[:, [0, 1], [0, 1]] = 0
+    x, y, depth = (pose[:, :3, :3].transpose(1, 2) @ -pose[:, :3, 3:]).squeeze(-1).unbind(dim=1)  # of the origin
+    reach = 2 * torch.maximum((x * focal[:, 0]).abs(), (y * focal[:, 1]).abs()) / depth  # 1 is the picture's edge
+    faults = (
+        (~((focal >= low) & (focal <= high)).all(dim=1), "positive focal lengths (in image widths)"),
+        (~(rest.abs() <= _INTRINSICS_TOLERANCE).all(dim=(1, 2)), "intrinsics f 0 0.5, 0 f 0.5, 0 0 1"),
+        (~((depth > 0) & (reach <= 2)), "a camera-to-world matrix (not world-to-camera) that looks at the origin"),
+    )
+    bad = torch.stack([mask for mask, _ in faults])
+    if not bool(bad.any()):
+        return None
+    i = int(bad.any(dim=0).int().argmax())
+    which = int(bad[:, i].int().argmax())
+    got = k[i].tolist() if which < 2 else f"one that looks past it, from {pose[i, :3, 3].tolist()}"
+    return i, f"wanted {faults[which][1]}, got {got}"
 
 
 def label_from_camera(camera: Camera) -> Tensor:
@@ -55,8 +96,8 @@ def label_from_camera(camera: Camera) -> Tensor:
 
 
 def is_camera_label(label: NDArray[np.float32]) -> bool:
-    """Whether 25 numbers end their 4x4 part with (0, 0, 0, 1), as a pose does."""
-    return label.shape == (CAMERA_LABEL_DIM,) and np.array_equal(label[12:16], [0, 0, 0, 1])
+    """Whether the 4x4 part of 25 numbers is a pose."""
+    return label.shape == (CAMERA_LABEL_DIM,) and pose_fault(torch.from_numpy(label[:16]).reshape(1, 4, 4)) is None
 
 
 def mirror_label(label: NDArray[np.float32]) -> NDArray[np.float32]:

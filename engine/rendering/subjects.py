@@ -19,7 +19,7 @@ from torch import Tensor
 from engine.errors import UserError
 from engine.files import write_whole
 from engine.model_io import Model
-from models.camera import Camera
+from models.camera import Camera, pose_fault
 from models.generator import Generator
 
 MAX_SEED = 2**63 - 1
@@ -149,7 +149,7 @@ def load_subjects(path: str | Path, model: Model) -> tuple[Subjects, Camera | No
 
     A file may hold ``w`` [N, w_dim] instead of ``ws``. Subjects without a background code, where the model wants one,
     get that of seed 0.
-    Raises: UserError naming the path: not readable, other arrays, of another model's shape, not finite.
+    Raises: UserError naming the path: not readable, other arrays, of another model's shape, not finite, no cameras.
     """
     path, g = Path(path), model.generator
     arrays = read_arrays(path)
@@ -171,7 +171,13 @@ def load_subjects(path: str | Path, model: Model) -> tuple[Subjects, Camera | No
     camera = None
     if "cam2world" in arrays and "tan_half_fov" in arrays:
         pose = _array(path, arrays, "cam2world", (4, 4), len(ws))
-        camera = Camera(pose, _array(path, arrays, "tan_half_fov", (2,), len(ws)))
+        half = _array(path, arrays, "tan_half_fov", (2,), len(ws))
+        fault = pose_fault(pose)
+        if fault is not None:
+            raise UserError(f"{path}: camera {fault[0]}: {fault[1]}")
+        if not bool((half > 0).all()):
+            raise UserError(f"{path}: wanted positive numbers in tan_half_fov, got {float(half.min()):.3g}")
+        camera = Camera(pose, half)
     device = next(g.parameters()).device
     return Subjects(ws, codes).to(device), None if camera is None else camera.to(device)
 
