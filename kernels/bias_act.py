@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .autocast import under_autocast
 from .checks import FLOATS, check_choice, check_dtypes
 from .dispatch import Impl, fused, resolve
 from .reference.bias_act import bias_act_ref
@@ -34,6 +35,7 @@ ACTIVATIONS = {
 }
 
 
+@under_autocast("beside")
 def bias_act(
     x: Tensor,
     b: Tensor | None = None,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from .autocast import under_autocast
 from .checks import FLOATS, check_dtypes, check_shapes
 from .dispatch import Impl, resolve
 from .reference.conv_resample import conv2d_resample_ref
@@ -16,6 +17,7 @@ from .upfirdn2d import Ints, Pads, check_filter, filter_size, parse_padding, upf
 Pair = tuple[int, int]
 
 
+@under_autocast("beside")
 def conv2d_resample(
     x: Tensor,
     w: Tensor,

@@ -6,11 +6,13 @@ Moves D numbers in and 2 F D numbers out per point; the ray pass fuses it away.
 import torch
 from torch import Tensor
 
+from .autocast import under_autocast
 from .checks import FLOATS, check_dtypes
 from .dispatch import Impl, fused, resolve
 from .reference.encode import encode_positions_ref
 
 
+@under_autocast("all")
 def encode_positions(
     points: Tensor, num_freqs: int = 10, *, include_input: bool = False, impl: Impl = "auto"
 ) -> Tensor:

@@ -8,6 +8,7 @@ import math
 
 from torch import Tensor
 
+from .autocast import under_autocast
 from .checks import FLOATS, check_dtypes, check_shapes
 from .conv_resample import check_factors
 from .dispatch import Impl, fused, resolve
@@ -15,6 +16,7 @@ from .reference.filtered_lrelu import filtered_lrelu_ref
 from .upfirdn2d import Ints, check_filter, filter_size, not_fused, parse_padding
 
 
+@under_autocast("beside")
 def filtered_lrelu(
     x: Tensor,
     fu: Tensor | None = None,

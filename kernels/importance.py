@@ -6,11 +6,13 @@ Reads 2 S numbers per ray and writes as many as it draws (NeRF, section 5.2).
 import torch
 from torch import Tensor
 
+from .autocast import under_autocast
 from .checks import FLOATS, check_dtypes
 from .dispatch import Impl, fused, resolve
 from .reference.importance import importance_sample_ref
 
 
+@under_autocast("all")
 def importance_sample(edges: Tensor, weights: Tensor, u: Tensor, *, impl: Impl = "auto") -> Tensor:
     """Positions at which the cumulative distribution of ``weights`` over the bins takes the values ``u``.
 

@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor
 
+from .autocast import under_autocast
 from .checks import FLOATS, check_dtypes
 from .dispatch import Impl, fused, resolve
 from .reference.mean_square import mean_square_ref
 
 
+@under_autocast("beside")
 def mean_square(x: Tensor, *, impl: Impl = "auto") -> Tensor:
     """Mean of the squares of all elements, accumulated in float32.
 

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .autocast import under_autocast
 from .checks import FLOATS, check_choice, check_dtypes
 from .dispatch import PRECISIONS, Impl, Precision, fused, resolve
 from .reference.mlp import modulated_mlp_ref
 
 
+@under_autocast("others")
 def modulated_mlp(
     x: Tensor,
     weights: Sequence[Tensor],

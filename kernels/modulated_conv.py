@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .autocast import under_autocast
 from .checks import FLOATS, check_choice, check_dtypes, check_shapes
 from .conv_resample import centre_filters, check_factors, filter_by, output_size
 from .dispatch import Impl, fused, resolve
@@ -21,6 +22,7 @@ FORMS = ("auto", "weights", "activations")
 EPS = 1e-8
 
 
+@under_autocast("others")
 def modulate_weights(weight: Tensor, styles: Tensor, *, demodulate: bool = True, eps: float = EPS) -> Tensor:
     """Weights of every style row: w[o,i,k] s[b,i], divided by their norm over (i, k) if ``demodulate``.
 
@@ -38,6 +40,7 @@ def modulate_weights(weight: Tensor, styles: Tensor, *, demodulate: bool = True,
     return modulate_weights_ref(weight, styles, demodulate, eps)
 
 
+@under_autocast("beside")
 def modulated_conv(
     x: Tensor,
     weight: Tensor,

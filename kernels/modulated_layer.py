@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from .autocast import under_autocast
 from .bias_act import bias_act
 from .checks import FLOATS, check_dtypes, check_shapes
 from .dispatch import Impl, resolve
@@ -18,6 +19,7 @@ from .modulated_conv import EPS, check_modulation, check_noise, pointwise
 from .reference.modulated_layer import modulated_layer_ref
 
 
+@under_autocast("beside")
 def modulated_layer(
     x: Tensor,
     weight: Tensor,

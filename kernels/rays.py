@@ -9,6 +9,7 @@ writes and reads every sample's encoding and every layer's activations.
 import torch
 from torch import Tensor
 
+from .autocast import under_autocast
 from .checks import check_choice, check_dtypes, check_shapes
 from .dispatch import PRECISIONS, Impl, Precision, fused, may_launch, resolve
 from .mlp import check_layers
@@ -45,6 +46,7 @@ def bend(points: Tensor, span: RaySpan) -> Tensor:
     return bend_ref(points, span)
 
 
+@under_autocast("all")
 def evaluate_field(
     points: Tensor, field: FieldWeights, *, precision: Precision = "fp16", impl: Impl = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -66,6 +68,7 @@ def evaluate_field(
     return evaluate_field_ref(points, field)
 
 
+@under_autocast("all")
 def evaluate_density(
     points: Tensor, field: FieldWeights, *, precision: Precision = "fp16", impl: Impl = "auto"
 ) -> Tensor:
@@ -95,10 +98,11 @@ def _unsupported(impl: Impl, field: FieldWeights, x: Tensor, dims: int, count: i
     """Why no kernel covers ``count`` points per image like ``x``; asked only where Triton could run."""
     if impl == "ref" or not may_launch(x):
         return None
-    reason: str | None = fused("field").unsupported(field, dims, x.dtype, count)
+    reason: str | None = fused("field").unsupported(field, dims, x.dtype, count, x.shape[0])
     return reason
 
 
+@under_autocast("all")
 def render_points(
     points: Tensor,
     depths: Tensor,
@@ -150,6 +154,7 @@ def render_points(
     )  # fmt: skip
 
 
+@under_autocast("all")
 def render_rays(
     origins: Tensor,
     directions: Tensor,

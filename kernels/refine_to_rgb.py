@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .autocast import under_autocast
 from .checks import FLOATS, check_choice, check_dtypes, check_shapes
 from .dispatch import Impl, fused, resolve
 from .modulated_conv import EPS, check_modulation, check_noise, image_weights
@@ -35,6 +36,7 @@ class ModulatedWeights(NamedTuple):
     input_gain: Tensor | float | None = None
 
 
+@under_autocast("beside")
 def refine_to_rgb(
     x: Tensor,
     layer: ModulatedWeights,

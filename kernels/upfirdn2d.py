@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .autocast import under_autocast
 from .checks import FLOATS, check_dtypes, check_shapes
 from .dispatch import Impl, fused, resolve
 from .reference.upfirdn2d import upfirdn2d_ref
@@ -62,6 +63,7 @@ def setup_filter(
     return (taps * gain ** (taps.ndim / 2)).to(device)
 
 
+@under_autocast("beside")
 def upfirdn2d(
     x: Tensor,
     f: Tensor | None,
@@ -108,6 +110,7 @@ def upfirdn2d(
     return upfirdn2d_ref(x, taps, up_xy, down_xy, pads, flip_filter, gain)
 
 
+@under_autocast("beside")
 def filter2d(
     x: Tensor,
     f: Tensor | None,
@@ -127,6 +130,7 @@ def filter2d(
     return upfirdn2d(x, f, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
 
 
+@under_autocast("beside")
 def upsample2d(
     x: Tensor,
     f: Tensor | None,
@@ -148,6 +152,7 @@ def upsample2d(
     return upfirdn2d(x, f, up=(ux, uy), padding=pads, flip_filter=flip_filter, gain=gain * ux * uy, impl=impl)
 
 
+@under_autocast("beside")
 def downsample2d(
     x: Tensor,
     f: Tensor | None,

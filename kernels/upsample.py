@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from .autocast import under_autocast
 from .checks import FLOATS, check_choice, check_dtypes, check_shapes
 from .dispatch import Impl, resolve
 from .reference.upsample import upsample_features_commuted, upsample_features_plain
@@ -39,6 +40,7 @@ class Adapter(NamedTuple):
     bias1: Tensor
 
 
+@under_autocast("beside")
 def upsample_features(
     x: Tensor,
     *,

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .autocast import under_autocast
 from .bias_act import bias_act
 from .checks import FLOATS, check_choice, check_dtypes, check_shapes
 from .dispatch import Impl, fused, resolve
@@ -29,6 +30,7 @@ JOINED_MODES = ("nn_cat", "pixelshuffle", "bilinear")  # a kernel enlarges, adds
 _filters: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
 
 
+@under_autocast("beside")
 def upsample_block(
     x: Tensor,
     weight: Tensor,

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .autocast import under_autocast
 from .checks import FLOATS, check_choice, check_dtypes
 from .dispatch import Impl, fused, resolve
 from .reference.volume import composite_ref, volume_weights_ref
@@ -29,6 +30,7 @@ class VolumeRendering(NamedTuple):
     transmittance: Tensor  # [...], the light that reaches the last sample
 
 
+@under_autocast("all")
 def volume_weights(
     density: Tensor,
     depths: Tensor,
@@ -81,6 +83,7 @@ def volume_weights(
     return VolumeWeights(*volume_weights_ref(*args))
 
 
+@under_autocast("all")
 def composite(weights: Tensor, features: Tensor, *, offsets: Tensor | None = None, impl: Impl = "auto") -> Tensor:
     """Sum the samples of each ray: out = sum_i w_i f_i.
 
@@ -105,6 +108,7 @@ def composite(weights: Tensor, features: Tensor, *, offsets: Tensor | None = Non
     return composite_ref(weights, features, offsets)
 
 
+@under_autocast("all")
 def render_volume(
     density: Tensor,
     depths: Tensor,

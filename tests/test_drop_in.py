@@ -22,6 +22,7 @@ ALLOWED = {
     "enum",
     "functools",
     "importlib",
+    "inspect",
     "contextlib",
     "argparse",
     "json",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kernels.fused import passes_backward
+from kernels.fused.common import launch, record_launches
 from kernels.fused.field import field_tile, pack, padded_width, unpack, unsupported
 from kernels.rays import FieldWeights, evaluate_density, evaluate_field
 from tests.closeness import assert_no_worse_than_torch
@@ -247,4 +248,13 @@ def test_fields_that_fit() -> None:
     assert unsupported(make_field(replace(SMALL, hidden=256)), 3, torch.float32, 1000) is None
     # offsets within an image have 32 bits: 2^26 points of 32 features are one too many
     assert unsupported(FIELD, 3, torch.float32, 2**26 - 1) is None
+    assert unsupported(FIELD, 3, torch.float32, 10, 65535) is None
+    assert unsupported(FIELD, 3, torch.float32, 10, 65536) == "a batch of 65536 images (at most 65535)"
+
+
+@pytest.mark.parametrize("grid", [(4, 65536), (2**31,), (1, 1, 65536)])
+def test_a_grid_beyond_the_limits_of_cuda_is_refused(grid: tuple[int, ...]) -> None:
+    with record_launches(90) as launches, pytest.raises(RuntimeError, match="split the batch"):
+        launch(None, grid)
+    assert not launches
     assert unsupported(FIELD, 3, torch.float32, 2**26) is not None

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,11 +13,14 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
+from ..autocast import autocast_enabled
+
 Precision = Literal["fp16", "bf16", "tf32", "fp32"]
 
 # Triton decides at decoration whether kernels are compiled or interpreted, so this is a constant of the process.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 PI = tl.constexpr(3.141592653589793)
+MOST_PROGRAMS, MOST_IN_SECOND = 2**31 - 1, 65535  # CUDA's limits on the dimensions of a grid
 ROUND_TO_INTEGER = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and subtracting it rounds a float32 to an integer
 
 
@@ -89,9 +93,14 @@ _target: int | None = None
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *, num_warps: int = 4, num_stages: int = 1, **args: Any) -> None:
-    """Launch ``kernel`` by keyword; an empty grid launches nothing."""
+    """Launch ``kernel`` by keyword; an empty grid launches nothing, one that CUDA cannot take is refused."""
     if 0 in grid:
         return
+    if grid[0] > MOST_PROGRAMS or any(size > MOST_IN_SECOND for size in grid[1:]):
+        raise RuntimeError(
+            f"a launch may have {MOST_PROGRAMS} programs, and {MOST_IN_SECOND} along its second dimension, got "
+            f"{list(grid)}: split the batch, or take impl='ref'"
+        )
     if _recording is not None:
         _recording.append(Launch(kernel, grid, args, num_warps, num_stages))
         return
@@ -152,9 +161,24 @@ def register(
     op = torch.library.custom_op(f"{namespace()}::{forward.__name__.strip('_')}", forward, mutates_args=())
     op.register_fake(fake)
     if backward is not None:
-        op.register_autograd(backward, setup_context=save)
+        op.register_autograd(_without_autocast(backward), setup_context=save)
         differentiable.add(forward.__name__.strip("_"))
     return op
+
+
+def _without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """``backward`` in the types of the forward, whatever the context it is called in."""
+
+    @wraps(backward)
+    def run(ctx: Any, *grads: Tensor | None) -> Any:
+        devices = {g.device for g in grads if isinstance(g, Tensor)}
+        for device in devices:
+            if autocast_enabled(device):
+                with torch.autocast(device.type, enabled=False):
+                    return backward(ctx, *grads)
+        return backward(ctx, *grads)
+
+    return run
 
 
 def differentiable_gradients(

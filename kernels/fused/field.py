@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference.rays import FieldWeights, RaySpan
-from .common import OPERANDS, dot, has_warp_group_products, launch, leaky_relu, sin_cos_pi, to_operand
+from .common import MOST_IN_SECOND, OPERANDS, dot, has_warp_group_products, launch, leaky_relu, sin_cos_pi, to_operand
 
 WIDTHS = (32, 64, 128, 256)  # others are padded with zeros, which changes nothing
 MAX_ENCODED = 64  # octaves times coordinates
@@ -50,8 +50,10 @@ class Space(NamedTuple):
         return RaySpan(0.0, self.far, space=self.kind, centre=self.centre)  # type: ignore[arg-type]
 
 
-def unsupported(field: FieldWeights, dims: int, dtype: torch.dtype, count: int) -> str | None:
-    """Why the kernels cannot evaluate this field at ``count`` points per image, or None."""
+def unsupported(field: FieldWeights, dims: int, dtype: torch.dtype, count: int, batch: int = 1) -> str | None:
+    """Why the kernels cannot evaluate this field at ``count`` points in each of ``batch`` images, or None."""
+    if batch > MOST_IN_SECOND:
+        return f"a batch of {batch} images (at most {MOST_IN_SECOND})"
     if dtype != torch.float32:
         return f"{dtype}"
     if field.skips:
