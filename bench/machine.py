@@ -145,7 +145,7 @@ def peak_memory(prepare: Prepare) -> Peak:
         torch.cuda.reset_peak_memory_stats(DEVICE)
         run()
         sync()
-        return Peak(peak_memory_mib(DEVICE), before)
+        return Peak(peak_memory_mib(DEVICE) or 0.0, before)
     # A server that has imported torch but never run it: its forks are cheap, start small, and have no dead threads.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch"])
@@ -170,12 +170,12 @@ def _child(prepare: Prepare, threads: int, answer: Connection) -> None:
     run = prepare()
     before = _resident_mib()
     run()
-    answer.send((peak_memory_mib(), before))
+    answer.send((peak_memory_mib() or 0.0, before))
 
 
 def _resident_mib() -> float:
     """What this process holds now; where /proc is absent, the most it has held."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
-        return peak_memory_mib()
+        return peak_memory_mib() or 0.0
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -8,6 +8,8 @@ back to an earlier one, the count of images no longer does.
 """
 
 import contextlib
+import errno
+import functools
 import hashlib
 import json
 import os
@@ -29,6 +31,7 @@ from engine.errors import UserError
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
 FILES = _STATE, _META, _MANIFEST = "state.pt", "meta.json", "manifest.json"
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _NAME = re.compile(r"(\.writing-|\.removing-)?(\d+)-images-(\d+)")
 
 
@@ -60,6 +63,7 @@ def write_checkpoint(
         final = folder / f"{sequence:05d}-images-{images_shown}"
         _free_leftovers(folder)
         hidden = folder / f".writing-{final.name}"
+        hidden.mkdir()  # outside of try: what another process made is not removed
         try:
             _write_files(hidden, state, meta_text, {"images_shown": images_shown})
             os.replace(hidden, final)
@@ -90,8 +94,11 @@ def write_folder(path: Path, state: dict[str, Any], meta: dict[str, Any]) -> Pat
         check_vacant(path)
         hidden = final.with_name(f".writing-{final.name}-{os.getpid()}")
         final.parent.mkdir(parents=True, exist_ok=True)
+        hidden.mkdir()
         try:
             _write_files(hidden, state, meta_text, {})
+            if os.name == "nt" and final.is_dir():
+                final.rmdir()  # Windows renames onto nothing; this fails on a folder with anything in it
             os.rename(hidden, final)  # onto nothing or an empty folder; fails on all else
         except BaseException:
             shutil.rmtree(hidden, ignore_errors=True)
@@ -223,8 +230,7 @@ def _os_errors(path: Path, what: str) -> Iterator[None]:
 
 
 def _write_files(hidden: Path, state: dict[str, Any], meta_text: str, facts: dict[str, Any]) -> None:
-    """Fill a fresh directory: the two files first, the manifest only when they are safely on the disk."""
-    hidden.mkdir()
+    """Fill an empty directory: the two files first, the manifest only when they are safely on the disk."""
     with open(hidden / _STATE, "wb") as file:
         sink = _Sink(file)
         torch.save(state, sink)  # type: ignore[arg-type]
@@ -253,12 +259,26 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def fsync_dir(path: Path) -> None:
-    """Put a directory's entries on the disk: without it a file may survive a power cut and its name not."""
+    """Put a directory's entries on the disk: without it a file may survive a power cut and its name not.
+
+    Best effort: network and FUSE mounts that cannot do it get one remark; a disk that fails at it is still an error.
+    """
+    if not hasattr(os, "O_DIRECTORY"):
+        return  # Windows opens no folders
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+        _remark_once("remark: this file system cannot sync folders: after a power cut, the newest file may be missing")
     finally:
         os.close(fd)
+
+
+@functools.cache
+def _remark_once(line: str) -> None:
+    _to_stderr(line)
 
 
 def _sha256(path: Path) -> str:

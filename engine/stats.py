@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import resource
 import shutil
 import sys
 import time
@@ -19,6 +18,11 @@ from torch import Tensor
 
 from engine.checkpoint import fsync_dir
 from engine.errors import UserError
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 IMAGES_KEY = "Progress/images"
 NONFINITE_KEY = "Stats/nonfinite_values"
@@ -229,10 +233,15 @@ class ProgressBar:
             self._enabled = False
 
 
-def peak_memory_mib(device: torch.device | str = "cpu") -> float:
-    """Peak memory of this process in MiB (2**20): allocated by torch on a CUDA device, else resident in RAM."""
+def peak_memory_mib(device: torch.device | str = "cpu") -> float | None:
+    """Peak memory of this process in MiB (2**20): allocated by torch on a CUDA device, else resident in RAM.
+
+    None on the CPU of a system that does not say (Windows).
+    """
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # macOS counts bytes, Linux KiB
 

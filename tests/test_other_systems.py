@@ -1,0 +1,101 @@
+"""What Linux on a disk of its own has and others lack: nothing fails at import, nor for want of a sync."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import checkpoint
+from engine.checkpoint import latest_checkpoint, write_checkpoint
+from engine.errors import UserError
+from tests.conftest import ROOT
+
+# What Windows' Python does not have.
+WITHOUT_POSIX = """
+import importlib, os, pkgutil, signal, sys, time
+import torch  # the libraries have versions of their own for each system
+try:
+    import triton
+except ImportError:
+    pass
+import numpy, yaml, PIL.Image, concurrent.futures, multiprocessing, subprocess, tempfile, uuid, shutil, socket
+import unittest.mock, http.server, webbrowser
+for name in ("resource", "fcntl", "pwd", "grp", "termios", "tty"):
+    sys.modules[name] = None
+for owner, names in (
+    (os, "O_DIRECTORY O_NOFOLLOW O_CLOEXEC getuid geteuid fork register_at_fork killpg setsid sched_getaffinity"),
+    (signal, "SIGPIPE SIGHUP SIGKILL SIGALRM SIGUSR1 SIGCHLD pthread_sigmask"),
+):
+    for name in names.split():
+        if hasattr(owner, name):
+            delattr(owner, name)
+import engine, kernels, models
+modules = [m.name for package in (engine, kernels, models)
+           for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+for name in modules:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+import engine.cli, engine.checkpoint, engine.stats
+from pathlib import Path
+run = Path(sys.argv[1])
+engine.checkpoint.write_checkpoint(run, 1, {"a": 1}, {})
+writer = engine.stats.StatsWriter(run / "stats.jsonl")
+writer.write({"Progress/images": 1, "Memory/peak_mib": engine.stats.peak_memory_mib()})
+writer.truncate_after(1)
+print(len(modules), engine.cli.train_main(["--list-presets"]))
+"""
+
+
+def test_every_module_is_imported_without_what_only_posix_has(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_POSIX, str(tmp_path / "run")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "stats.jsonl").read_text().count('"Memory/peak_mib": null') == 1
+    modules, code = done.stdout.split()[-2:]
+    assert int(modules) > 80
+    assert code == "0"
+    assert latest_checkpoint(tmp_path / "run") is not None
+
+
+def _folders_fail(monkeypatch: pytest.MonkeyPatch, code: int, *, files: bool = False) -> None:
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if files or os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(code, os.strerror(code))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    checkpoint._remark_once.cache_clear()
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_folder_that_cannot_be_synced_gets_one_remark(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _folders_fail(monkeypatch, code)
+    write_checkpoint(tmp_path, 1, {"a": 1}, {})
+    assert latest_checkpoint(write_checkpoint(tmp_path, 2, {"a": 2}, {}).parent.parent) is not None
+    assert capsys.readouterr().err.splitlines() == [
+        "remark: this file system cannot sync folders: after a power cut, the newest file may be missing"
+    ]
+
+
+@pytest.mark.parametrize(("code", "files"), [(errno.EIO, False), (errno.EINVAL, True), (errno.EIO, True)])
+def test_a_disk_that_fails_is_still_an_error(
+    code: int, files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _folders_fail(monkeypatch, code, files=files)
+    if code == errno.EINVAL:  # a folder's EINVAL passes, a file's does not
+        monkeypatch.setattr(checkpoint, "fsync_dir", lambda path: None)
+    with pytest.raises(UserError, match="cannot write a checkpoint: "):
+        write_checkpoint(tmp_path, 1, {"a": 1}, {})
+    assert latest_checkpoint(tmp_path) is None
