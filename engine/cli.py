@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ from engine.config import PRESETS, load_config
 from engine.config_io import list_presets, to_dict
 from engine.device import pick_device, with_precision_of
 from engine.errors import UserError
+from engine.ownership import entries, make_numbered, own_folder
 from engine.trainer import Trainer, open_training_data, resolve_resume, with_data_path
 from engine.verbs import VERBS
 
@@ -55,11 +57,20 @@ def train(args: argparse.Namespace) -> int:
         for name, description in list_presets(PRESETS).items():
             print(f"{name:16s} {description}")
         return 0
+    with contextlib.ExitStack() as held:
+        return _train(args, held)
+
+
+def _train(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
+    """``held`` keeps the run's folder for this process."""
     state = None
     if args.resume is not None:
         if args.preset or args.config or args.out:
             raise UserError("--resume: wanted alone (the run has its own configuration and folder), got also --preset, "
                             "--config or --out")  # fmt: skip
+        run_dir = _folder_to_resume(Path(args.resume))
+        if not args.dry_run:  # before anything of the run is read; a dry run writes nothing
+            held.enter_context(own_folder(run_dir))
         # a dry run's output is JSON and nothing else
         cfg, state = resolve_resume(Path(args.resume), args.set, args.data, _remark if args.dry_run else _report)
     else:
@@ -71,7 +82,8 @@ def train(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(json.dumps(to_dict(cfg), indent=2))
         return 0
-    run_dir = _run_dir(args)
+    if args.resume is None:
+        run_dir = held.enter_context(_new_run(args))
     data = open_training_data(cfg, _report)
     _report(f"data:        {data.describe()}")
     trainer = Trainer(cfg, data, run_dir, device, resume=state, report=_report, progress=not args.no_progress)
@@ -82,24 +94,35 @@ def train(args: argparse.Namespace) -> int:
     return trainer.run()
 
 
-def _run_dir(args: argparse.Namespace) -> Path:
-    """The folder of the run; never one that holds anything."""
-    if args.resume is not None:
-        path = Path(args.resume)
-        if not (path / "manifest.json").is_file():
-            return path
-        home = path.resolve().parent
-        if home.name != CHECKPOINTS:
-            raise UserError(f"--resume: wanted a run folder, or a checkpoint in its {CHECKPOINTS}/, got {path}")
-        return home.parent
-    if args.out is not None:
-        path = Path(args.out)
-        if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"--out: wanted a new or empty folder (to go on with a run: --resume {path}), got {path}")
+def _folder_to_resume(path: Path) -> Path:
+    """The folder of the run that a person means by its name or by that of one of its checkpoints."""
+    if not os.path.isdir(path):  # unlike Path.is_dir, false for any name that leads nowhere, however long
+        raise UserError(f"--resume: wanted a run folder with a checkpoint, got {path}, which is no folder")
+    if not (path / "manifest.json").is_file():
         return path
-    base = Path("runs") / (args.preset or Path(args.config).stem)
-    numbered = (base if i == 1 else base.with_name(f"{base.name}-{i}") for i in range(1, sys.maxsize))
-    return next(p for p in numbered if not p.exists())
+    home = path.resolve().parent
+    if home.name != CHECKPOINTS:
+        raise UserError(f"--resume: wanted a run folder, or a checkpoint in its {CHECKPOINTS}/, got {path}")
+    return home.parent
+
+
+@contextlib.contextmanager
+def _new_run(args: argparse.Namespace) -> Iterator[Path]:
+    """Hold the folder of a new run, never one that holds anything; it goes again if nothing comes into it."""
+    if args.out is None:
+        made = make_numbered(Path("runs") / (args.preset or Path(args.config).stem))
+        path = made[0]
+    else:
+        made, path = [], Path(args.out)
+        _check_new(path)
+    with own_folder(path, made):
+        _check_new(path)  # another process may have filled it before this one got the lock
+        yield path
+
+
+def _check_new(path: Path) -> None:
+    if os.path.exists(path) and (not path.is_dir() or entries(path)):
+        raise UserError(f"--out: wanted a new or empty folder (to go on with a run: --resume {path}), got {path}")
 
 
 def _report(line: str) -> None:

@@ -1,0 +1,151 @@
+"""Who works in a folder: one process at a time, by a lock that the system releases when that process ends or dies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from engine.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows locks by msvcrt
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_FILE = ".lock"
+_TAKEN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+_WINDOWS_LOCK_AT = 2**20  # a locked byte cannot be read on Windows; this one lies past the owner's name
+
+
+@contextlib.contextmanager
+def own_folder(folder: Path, made: Sequence[Path] = ()) -> Iterator[None]:
+    """Hold ``folder`` alone; missing folders are made, and removed again in the end where nothing came into them.
+
+    ``made``: folders that the caller has just made for it, removed likewise, innermost first.
+
+    The lock file names the owner for those who come second. It is removed at the end; one that a killed process left
+    behind is taken over.
+
+    Raises: UserError naming the owner if another process holds the folder, or if it cannot be written.
+    """
+    folder = Path(folder)
+    ours = [*made, *_missing(folder)]
+    descriptor = None
+    try:
+        with _as_user_error(folder):
+            descriptor = _open_locked(folder)
+        yield
+    finally:
+        if descriptor is not None:
+            _release(descriptor, folder / LOCK_FILE)
+        for path in ours:
+            with contextlib.suppress(OSError):  # of use by now, or never made
+                path.rmdir()
+
+
+def make_numbered(base: Path) -> list[Path]:
+    """Make the first of base, base-2, base-3 ... that is not there: two processes never get the same one.
+
+    Returns: what was made, the folder itself first, then those above it.
+    Raises: UserError if it cannot be made.
+    """
+    above = _missing(base.parent)
+    with _as_user_error(base):
+        base.parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = base if number == 1 else base.with_name(f"{base.name}-{number}")
+            try:
+                path.mkdir()
+                return [path, *above]
+            except FileExistsError:
+                number += 1
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those above it that are not there, innermost first."""
+    return [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+
+
+def entries(folder: Path) -> list[str]:
+    """Names in a folder, without that of the lock file, which says nothing about what the folder holds."""
+    return [name for name in os.listdir(folder) if name != LOCK_FILE]
+
+
+def _open_locked(folder: Path) -> int:
+    """A descriptor that holds the lock of the file that is now in ``folder``."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue  # an owner that ended removed the empty folder
+        try:
+            _lock(descriptor, folder)
+            if _is_file(descriptor, folder / LOCK_FILE):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its owner ended and removed it in between
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, _WINDOWS_LOCK_AT, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        else:
+            _remark_once(f"remark: this system has no file locks: nothing keeps a second process out of {folder}")
+    except OSError as error:
+        if error.errno in _TAKEN:
+            owner = os.pread(descriptor, 200, 0) if hasattr(os, "pread") else os.read(descriptor, 200)
+            name = owner.decode(errors="replace").strip() or "another process"
+            raise UserError(
+                f"{folder}: wanted a folder that no other process works in, got one in use by {name}"
+            ) from None
+        _remark_once(f"remark: {folder} has no file locks ({error.strerror}): nothing keeps a second process out of it")
+
+
+@functools.cache
+def _remark_once(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _release(descriptor: int, file: Path) -> None:
+    """Remove the file while it is still locked, so that nobody locks a file that is about to go."""
+    with contextlib.suppress(OSError):
+        file.unlink()  # not on Windows, which removes no open file
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+    if fcntl is None:
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+@contextlib.contextmanager
+def _as_user_error(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write here: {error.strerror}") from error
