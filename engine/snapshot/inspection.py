@@ -148,7 +148,7 @@ def _sources(snapshot: Snapshot) -> Iterator[str]:
     for item in _persistent(snapshot.objects):
         classes.setdefault(item.source, set()).add(_plain_text(item.class_name))
     for source, names in classes.items():
-        digest = hashlib.sha256(source.encode()).hexdigest()
+        digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
         yield f"    {len(source):7d} characters, SHA-256 {digest}"
         some = sorted(names)[:20]
         yield f"            {', '.join(some)}{', ...' if len(names) > len(some) else ''}"

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from engine.snapshot.opcodes import HANDLERS, STOP
 from engine.snapshot.values import (
+    MAX_OPCODES,
     Budget,
     Damaged,
     Foreign,
@@ -23,7 +24,6 @@ from engine.snapshot.values import (
     Notes,
     Refused,
     Rules,
-    check_key,
     decode,
     kind,
     parsed,
@@ -161,6 +161,8 @@ class Machine:
     def remember(self, index: int) -> None:
         if index < 0:
             raise Damaged(f"memo index {index} is negative")
+        if index > MAX_OPCODES:  # picklers count up, one at a time
+            raise Damaged(f"wanted a memo index of at most {MAX_OPCODES}, got {index}")
         self._memo[index] = self.top()
 
     def memoize(self) -> None:
@@ -190,7 +192,7 @@ class Machine:
             raise Damaged("wanted pairs, got a key without a value")
         assert isinstance(target, dict)
         for i in range(0, len(items), 2):
-            key = check_key(items[i])
+            key = self.key(items[i])
             if key in target:
                 raise Damaged(f"key {shown(str(key))} is given twice")
             target[key] = items[i + 1]
@@ -198,9 +200,12 @@ class Machine:
     def add(self, items: list[object]) -> None:
         target = self.top()
         if type(target) is set:
-            target.update(check_key(item) for item in items)
+            target.update(self.key(item) for item in items)
         elif not isinstance(target, Foreign):
             raise Damaged(f"wanted a set to add to, got {kind(target)}")
+
+    def key(self, value: object) -> str | int | float | None:
+        return self._budget.spend_key(value)
 
     def new_dict(self, items: list[object]) -> None:
         self.push({})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.snapshot.torch_storage import Storage, read_storage
-from engine.snapshot.values import Budget, Inert, Name, Refused, Rule, Rules, check_key, kind, shown
+from engine.snapshot.values import Budget, Inert, Name, Refused, Rule, Rules, kind, shown
 
 MAX_DIMS = 8
 MAX_ELEMENTS = 2**40  # of a tensor, by its sizes
@@ -185,12 +185,15 @@ def _bytes(args: tuple[object, ...]) -> memoryview:
         raise Refused("refused encoded text that is not Latin-1") from None
 
 
-def _set(args: tuple[object, ...]) -> set[object]:
-    """As protocols 2 and 3 write a set."""
-    items = args[0] if len(args) == 1 else None
-    if type(items) is not list or len(items) > MAX_SET:
-        raise Refused("refused a set that is not made from a short list")
-    return {check_key(item) for item in items}
+def _set_maker(budget: Budget) -> Callable[[tuple[object, ...]], set[object]]:
+    def make(args: tuple[object, ...]) -> set[object]:
+        """As protocols 2 and 3 write a set."""
+        items = args[0] if len(args) == 1 else None
+        if type(items) is not list or len(items) > MAX_SET:
+            raise Refused("refused a set that is not made from a short list")
+        return {budget.spend_key(item) for item in items}
+
+    return make
 
 
 def _defaulting(args: tuple[object, ...]) -> OrderedDict[object, object]:
@@ -266,7 +269,7 @@ def snapshot_rules(budget: Budget) -> Rules:
         rules[module, "_reconstruct"] = Rule(_array)
     rules |= {(module, name): Rule() for module in _BUILTINS for name in _TYPES}
     rules |= {("__builtin__", name): Rule() for name in ("long", "unicode")}
-    rules |= {(module, "set"): Rule(_set) for module in _BUILTINS}
+    rules |= {(module, "set"): Rule(_set_maker(budget)) for module in _BUILTINS}
     rules["_codecs", "encode"] = Rule(_bytes)
     bare = [("torch.nn.modules.container", name) for name in _CONTAINERS]
     bare += [("omegaconf.nodes", name) for name in _NODES]

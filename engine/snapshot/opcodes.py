@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from engine.snapshot.values import Damaged, check_key, decode
+from engine.snapshot.values import Damaged, decode
 
 if TYPE_CHECKING:
     from engine.snapshot.machine import Machine
@@ -106,7 +106,7 @@ HANDLERS: dict[int, Handler] = {
     ord("u"): lambda m: m.set_items(m.to_mark()),
     0x8F: lambda m: m.push(set()),
     0x90: lambda m: m.add(m.to_mark()),
-    0x91: lambda m: m.push(frozenset(check_key(item) for item in m.to_mark())),
+    0x91: lambda m: m.push(frozenset(m.key(item) for item in m.to_mark())),
     # objects
     ord("c"): lambda m: m.push(_named(m)),
     0x93: _pop_two_and(lambda m, module, name: m.push(m.find(module, name))),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 MAX_OPCODES = 500_000
 MAX_TEXT_BYTES = 32 * 2**20
+MAX_NUMBER_KEYS = 4096  # chosen numbers can share a hash path: n of them cost n**2 comparisons
 MAX_NOTES = 200
 MAX_SHOWN = 120
 _KEY_INTS = range(-(2**63), 2**64)  # longer ones can be made to share one hash value
@@ -24,6 +25,7 @@ class Budget:
 
     opcodes: int = MAX_OPCODES
     text_bytes: int = MAX_TEXT_BYTES
+    number_keys: int = MAX_NUMBER_KEYS
 
     def spend_opcode(self) -> None:
         self.opcodes -= 1
@@ -34,6 +36,17 @@ class Budget:
         self.text_bytes -= size
         if self.text_bytes < 0:
             raise Damaged(f"wanted at most {MAX_TEXT_BYTES} bytes of text, got more")
+
+    def spend_key(self, key: object) -> str | int | float | None:
+        """A key of a mapping or set: plain and short, and few numbers, so that hashing is neither deep nor slow."""
+        if key is None or type(key) in (str, bool):
+            return key  # type: ignore[return-value]
+        if type(key) is float or (type(key) is int and key in _KEY_INTS):
+            self.number_keys -= 1
+            if self.number_keys < 0:
+                raise Damaged(f"wanted at most {MAX_NUMBER_KEYS} numbers as keys, got more")
+            return key
+        raise Damaged(f"wanted text or a number as a key, got {kind(key)}")
 
 
 @dataclass(frozen=True)
@@ -112,10 +125,3 @@ def parsed(form: type[int] | type[float], text: str) -> float:
         return form(text)
     except ValueError:
         raise Damaged(f"wanted a number, got {shown(text)}") from None
-
-
-def check_key(key: object) -> str | int | float | None:
-    """A key of a mapping or set: plain and short, so that no file can make hashing deep or slow."""
-    if key is None or type(key) in (str, bool, float) or (type(key) is int and key in _KEY_INTS):
-        return key  # type: ignore[return-value]
-    raise Damaged(f"wanted text or a number as a key, got {kind(key)}")
