@@ -30,7 +30,8 @@ TRAIN_HELP = """Train a StyleNeRF.
     python train.py --preset ffhq256 --set train.batch=16 --set generator.field.samples=16
 
 Everything a run makes lies in its folder: config.json, stats.jsonl (one JSON object per line), images/*.png and
-checkpoints/. Ctrl-C finishes the step, writes a checkpoint and leaves with exit code 130; bad input leaves with 2.
+checkpoints/. Ctrl-C finishes the step, writes a checkpoint and leaves with exit code 130; bad input leaves with 2, a
+run that diverged with 3.
 """
 
 

@@ -137,7 +137,8 @@ class TrainConfig:
 
     total_kimg thousands of images; batch images per step in rounds of micro_batch; ema_kimg is the half-life of G_ema,
     shortened early to ema_rampup times the images shown; a row of statistics every tick_kimg, checkpoint and pictures
-    every snapshot_kimg; ``public_slips`` trains as the public code does: no fade-in of the discriminator, fromRGB
+    every snapshot_kimg; after max_nonfinite_steps steps in a row with a loss or gradient that is not finite, training
+    stops (null: never); ``public_slips`` trains as the public code does: no fade-in of the discriminator, fromRGB
     counted twice at its entry, the NeRF path not blended during growth but run in every generator pass.
     """
 
@@ -150,6 +151,7 @@ class TrainConfig:
     ema_rampup: float | None = 0.05
     tick_kimg: float = 4.0
     snapshot_kimg: float = 200.0
+    max_nonfinite_steps: int | None = 64
     public_slips: bool = False
 
     def __post_init__(self) -> None:
@@ -161,6 +163,8 @@ class TrainConfig:
             _need(name, "positive", getattr(self, name) > 0, getattr(self, name))
         _need("ema_kimg", "at least 0", self.ema_kimg >= 0, self.ema_kimg)
         _need("ema_rampup", "at least 0, or null", self.ema_rampup is None or self.ema_rampup >= 0, self.ema_rampup)
+        limit = self.max_nonfinite_steps
+        _need("max_nonfinite_steps", "at least 1, or null", limit is None or limit >= 1, limit)
         _need("seed", "at least 0 and below 2**63", 0 <= self.seed < 2**63, self.seed)
 
 

@@ -193,6 +193,7 @@ def _build(config: GeneratorConfig, weights: Mapping[str, Any]) -> Generator:
     if wrong or unknown:
         found = f"{_some(wrong)} missing or misshapen, {_some(unknown)} unknown"
         raise ValueError(f"wanted the tensors of its configuration, got {found}")
+    check_finite(tensors)
     generator.load_state_dict(tensors)
     return generator
 

@@ -107,10 +107,12 @@ class Stepper:
         self.cfg, self.data, self.state, self.stats, self.device = cfg, data, state, stats, device
         self.rounds = cfg.train.batch // cfg.train.micro_batch
         self.alpha = 1.0
+        self.nonfinite: dict[str, Tensor] = {}  # of the last step: loss or gradient -> whether it was not finite
 
     def run(self) -> None:
         """One step: every phase that is due, then the moving average; counts the batch as shown."""
         cfg, state = self.cfg, self.state
+        self.nonfinite = {}
         self.alpha = cfg.growth.alpha(state.images_shown)
         state.generator.synthesis.alpha.fill_(self.alpha)
         self._generator_main()
@@ -119,6 +121,8 @@ class Stepper:
         self._discriminator_main()
         if cfg.loss.r1_gamma > 0 and state.step % cfg.loss.r1_interval == 0:
             self._r1()
+        if cfg.loss.path_length_weight > 0:  # a mean that is not finite spoils every path-length step to come
+            self._note("Loss/path_length", ~torch.isfinite(state.path_length_mean))
         state.images_shown += cfg.train.batch
         state.step += 1
         self._follow()
@@ -184,11 +188,11 @@ class Stepper:
             rendered, _, label = self._fake(rng, self.cfg.train.micro_batch, path=weight > 0)
             logits = self.state.discriminator(rendered.image, label, options=self._judge_options())
             loss = generator_loss(logits).mean()
-            self.stats.add("Loss/generator", loss)
+            self._add_loss("Loss/generator", loss)
             self.stats.add("Score/fake", logits.mean())
             if rendered.path is not None:
                 nerf_path = weight * nerf_path_loss(rendered).mean()
-                self.stats.add("Loss/nerf_path", nerf_path)
+                self._add_loss("Loss/nerf_path", nerf_path)
                 loss = loss + nerf_path
             (loss / self.rounds).backward()
         self._update("generator", module, self.state.generator_optimiser)
@@ -204,7 +208,7 @@ class Stepper:
             result = path_length(rendered.image, ws, noise, state.path_length_mean, cfg.path_length_decay)
             state.path_length_mean = result.mean
             loss = cfg.path_length_weight * result.penalty.mean()
-            self.stats.add("Loss/path_length", loss)
+            self._add_loss("Loss/path_length", loss)
             (loss * (cfg.path_length_interval / self.rounds)).backward()
         self._update("path_length", module, state.generator_optimiser)
 
@@ -219,7 +223,7 @@ class Stepper:
             images, real_label = self._real(number)
             logits = module(images, real_label, options=self._judge_options())
             real = discriminator_real_loss(logits).mean()
-            self.stats.add("Loss/discriminator", fake + real)
+            self._add_loss("Loss/discriminator", fake + real)
             self.stats.add("Score/real", logits.mean())
             ((fake + real) / self.rounds).backward()
         self._update("discriminator", module, self.state.discriminator_optimiser)
@@ -232,16 +236,27 @@ class Stepper:
             images.requires_grad_(True)
             penalty = r1_penalty(images, module(images, label, options=self._judge_options())).mean()
             loss = penalty * (cfg.r1_gamma / 2)
-            self.stats.add("Loss/r1", loss)
+            self._add_loss("Loss/r1", loss)
             (loss * (cfg.r1_interval / self.rounds)).backward()
         self._update("r1", module, self.state.discriminator_optimiser)
+
+    def _add_loss(self, name: str, loss: Tensor) -> None:
+        self.stats.add(name, loss)
+        self._note(name, ~torch.isfinite(loss.detach()))
+
+    def _note(self, name: str, bad: Tensor) -> None:
+        """Keep on the device whether a loss or gradient was not finite, in any round."""
+        before = self.nonfinite.get(name)
+        self.nonfinite[name] = bad if before is None else before | bad
 
     def _update(self, phase: str, module: nn.Module, optimiser: torch.optim.Adam) -> None:
         """Count and replace what is not finite, step, forget the gradients."""
         pairs = [(p, p.grad) for p in module.parameters() if p.grad is not None]
         flat = torch.cat([grad.flatten() for _, grad in pairs])  # one pass each instead of one per parameter
         self.stats.add(f"Gradient/{phase}_norm", flat.norm())
-        self.stats.add(f"Gradient/{phase}_nonfinite", (~torch.isfinite(flat)).sum())
+        count = (~torch.isfinite(flat)).sum()
+        self.stats.add(f"Gradient/{phase}_nonfinite", count)
+        self._note(f"Gradient/{phase}", count > 0)
         flat = torch.nan_to_num(flat, nan=0.0, posinf=1e5, neginf=-1e5)
         for (p, _), grad in zip(pairs, flat.split([p.numel() for p, _ in pairs])):
             p.grad = grad.view_as(p)

@@ -22,6 +22,7 @@ from engine.cli_guard import Interrupt
 from engine.config import FREE_ON_RESUME, NETWORK_SECTIONS, Config
 from engine.config_io import apply_overrides, from_dict, leaves, one_line, to_dict
 from engine.data import Dataset, open_dataset
+from engine.divergence import EXIT_DIVERGED, Watch, nonfinite_weights
 from engine.errors import UserError
 from engine.monitor import Monitor
 from engine.stats import Accumulator, ProgressBar, StatsWriter, peak_memory_mib, read_stats
@@ -105,6 +106,7 @@ class Trainer:
         self.state = TrainState.create(cfg, data.label_dim, device)
         self.writer = StatsWriter(run_dir / "stats.jsonl")
         self.first_figures: dict[str, float] = {}
+        self.watch = Watch(cfg.train.max_nonfinite_steps, report)
         if resume is not None:
             self._restore(resume)
         _write_config(cfg, run_dir / "config.json")
@@ -117,13 +119,17 @@ class Trainer:
             self.state.load_state_dict(saved["state"])
             self.stats.load_state_dict(saved["accumulator"])
             self.first_figures = dict(saved["first_figures"])
+            self.watch.streak = int(saved.get("nonfinite_steps", 0))
         except (KeyError, RuntimeError, ValueError) as error:
             reason = one_line(error)[:200]
             raise UserError(f"--resume: wanted a checkpoint of this configuration's networks, got: {reason}") from None
+        bad = nonfinite_weights(self.state)
+        if bad is not None:
+            raise UserError(f"--resume: wanted weights that are finite, got {bad}; go on from an older checkpoint")
         self.writer.truncate_after(self.state.images_shown)
 
     def run(self) -> int:
-        """Train to ``total_kimg``. Returns 0; raises KeyboardInterrupt after a checkpoint if interrupted."""
+        """Train to ``total_kimg``. Returns 0, or 3 if it diverged; raises KeyboardInterrupt after a checkpoint."""
         cfg = self.cfg.train
         total = math.ceil(cfg.total_kimg * 1000 / cfg.batch) * cfg.batch
         tick_start_s, tick_images = time.monotonic(), self.state.images_shown
@@ -141,7 +147,13 @@ class Trainer:
                 now = self.state.images_shown
                 snapshot = now >= total or _crossed(before, now, cfg.snapshot_kimg)
                 bar.update(now - before)
-                if snapshot or _crossed(before, now, cfg.tick_kimg):
+                tick = snapshot or _crossed(before, now, cfg.tick_kimg)
+                if self._diverged(tick):
+                    bar.close()
+                    return self._give_up(
+                        self._row((time.monotonic() - tick_start_s) / max(now - tick_images, 1) * 1000)
+                    )
+                if tick:
                     elapsed_s, shown = time.monotonic() - tick_start_s, now - tick_images
                     row = self._row(elapsed_s / max(shown, 1) * 1000)
                     bar.update(0, f"G {row['Loss/generator']:.2f} D {row['Loss/discriminator']:.2f}")
@@ -156,7 +168,28 @@ class Trainer:
                     self.report(f"interrupted; go on with: python train.py --resume {shlex.quote(str(self.run_dir))}")
                     raise KeyboardInterrupt
         self._summary()
-        return 0
+        return 0 if self.saved_at == self.state.images_shown else EXIT_DIVERGED
+
+    def _diverged(self, tick: bool) -> bool:
+        """Hand the step's flags to the watch; read them at a tick, or at once where nothing has to wait for it."""
+        self.watch.step_done(self.state.step, self.stepper.nonfinite)
+        return (tick or self.device.type == "cpu") and self.watch.read(self.state)
+
+    def _give_up(self, row: dict[str, float | int | str | None]) -> int:
+        """Write the last statistics, and no checkpoint, so that the good ones stay."""
+        self.writer.write(row)
+        self.writer.flush()
+        limit, newest = self.cfg.train.max_nonfinite_steps, latest_checkpoint(self.run_dir)
+        self.report(
+            f"stopped: diverged at step {self.state.step}, {limit} steps in a row were not finite "
+            f"(train.max_nonfinite_steps); the last good checkpoint is {newest}"
+        )
+        self.report(
+            f"go on from it with lower rates: python train.py --resume {shlex.quote(str(self.run_dir))} --set "
+            f"optimiser.generator_lr={self.cfg.optimiser.generator_lr / 2:g} --set "
+            f"optimiser.discriminator_lr={self.cfg.optimiser.discriminator_lr / 2:g}"
+        )
+        return EXIT_DIVERGED
 
     def _row(self, sec_per_kimg: float) -> dict[str, float | int | str | None]:
         """One row of statistics; empties the accumulator."""
@@ -183,19 +216,23 @@ class Trainer:
         self.writer.write({**tick, **figures, "Time/snapshot_s": time.monotonic() - start_s})
         self.writer.flush()
         self.save()
-        known = {name: value for name, value in figures.items() if math.isfinite(value)}
-        shown = ", ".join(f"{name.removeprefix('Metric/')} {value:.3g}" for name, value in known.items())
+        shown = ", ".join(f"{name.removeprefix('Metric/')} {value:.3g}" for name, value in figures.items())
         self.report(f"{self.state.images_shown / 1000:8.1f} kimg  {shown}")
 
     def save(self) -> Path | None:
-        """Write a checkpoint of this very moment, unless one was just written."""
+        """Write a checkpoint of this very moment, unless one was just written or the state has diverged."""
         if self.saved_at == self.state.images_shown:
+            return None
+        reason = self.watch.unfit_to_save(self.state)
+        if reason is not None:
+            self.report(f"no checkpoint at step {self.state.step}: {reason}; older ones are kept")
             return None
         state = {
             "state": self.state.state_dict(),
             "accumulator": self.stats.state_dict(),
             "first_figures": self.first_figures,
             "device": self.device.type,
+            "nonfinite_steps": self.watch.streak,
         }
         meta = {"config": to_dict(self.cfg), "label_dim": self.data.label_dim}
         path = write_checkpoint(self.run_dir, self.state.images_shown, state, meta)
@@ -205,8 +242,9 @@ class Trainer:
     def _summary(self) -> None:
         last = next((r for r in reversed(read_stats(self.writer.path)) if "Metric/view_residual" in r), {})
         for name, first in self.first_figures.items():
-            if last.get(name) is not None:
-                self.report(f"  {name.removeprefix('Metric/'):20s} {first:10.4g} -> {last[name]:10.4g}")
+            if name in last:  # null in a row is a figure that was not finite
+                now = math.nan if last[name] is None else last[name]
+                self.report(f"  {name.removeprefix('Metric/'):20s} {first:10.4g} -> {now:10.4g}")
         self.report(f"pictures:    {self.run_dir / 'images'}")
         self.report(f"checkpoint:  {latest_checkpoint(self.run_dir)}")
         self.report(f"statistics:  {self.writer.path}")
