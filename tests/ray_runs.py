@@ -15,6 +15,7 @@ from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import DEVICE, cotangents, leaves, outputs_and_gradients
 from tests.inputs import FIELD_CASES, FieldCase, make_draws, make_field, make_fractions, make_points, make_rays
 from tests.rounded import rounded_field
+from tests.roundings import several_roundings
 
 # every warp, space and far end, and units of density of their own
 SPANS = {
@@ -136,10 +137,11 @@ def assert_pass_matches(run: RayRun, precision: str = "fp32") -> Results:
     """
     got = run.results("triton", precision)
     with fine_samples_at(run.fine_positions(got["fractions"])) if run.kind == "hierarchical" else nullcontext():
-        plain, exact = run.results("ref"), run.results("ref", dtype=torch.float64)
+        plain = several_roundings(lambda: run.results("ref"))
+        exact = run.results("ref", dtype=torch.float64)
     assert got.keys() == exact.keys()
     for name in exact:
-        assert_no_worse_than_torch(name, got[name], plain[name], exact[name])
+        assert_no_worse_than_torch(name, got[name], [p[name] for p in plain], exact[name])
     return got
 
 
@@ -152,13 +154,14 @@ def assert_rounded_pass_matches(run: RayRun, precision: str) -> Results:
     with fine_samples_at(run.fine_positions(got["fractions"])) if run.kind == "hierarchical" else nullcontext():
         unrounded = run.results("ref", dtype=torch.float64)
         with rounded_field(precision, gradients=True):
-            plain = run.results("ref")
+            plain = several_roundings(lambda: run.results("ref"))
         with rounded_field(precision, gradients=False):
             exact = run.results("ref", dtype=torch.float64)
     assert got.keys() == exact.keys()
     for name in exact:
-        assert_no_worse_than_torch(name, got[name], plain[name], exact[name], floor=ULP[precision])
-        assert_no_worse_than_torch(name, got[name], plain[name], unrounded[name], floor=ULP[precision])
+        same = [p[name] for p in plain]
+        assert_no_worse_than_torch(name, got[name], same, exact[name], floor=ULP[precision])
+        assert_no_worse_than_torch(name, got[name], same, unrounded[name], floor=ULP[precision])
     return got
 
 
