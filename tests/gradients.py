@@ -37,18 +37,6 @@ def outputs_and_gradients(op: Op, inputs: dict[str, Tensor], dtype: torch.dtype 
     return named | {f"gradient of {name}": g for name, g in zip(args, grads)}
 
 
-def second_order(op: Op, inputs: dict[str, Tensor]) -> list[Tensor]:
-    """Gradient of a random projection of the first gradients."""
-    args = list(leaves(inputs).values())
-    dtype = args[0].dtype
-    result = op(*args)
-    outputs = [result] if isinstance(result, Tensor) else list(result)
-    grads = torch.autograd.grad(outputs, args, cotangents(outputs, dtype, 100), create_graph=True)
-    return list(
-        torch.autograd.grad(grads, args, cotangents(list(grads), dtype, 200), allow_unused=True, materialize_grads=True)
-    )
-
-
 def assert_kernel_matches(kernel: Op, reference: Op, inputs: dict[str, Tensor]) -> None:
     """Outputs and every gradient of ``kernel`` are as near to the reference in float64 as plain torch is."""
     got = outputs_and_gradients(kernel, inputs)

@@ -12,7 +12,7 @@ from kernels.fused import render
 from kernels.fused.field import pack
 from kernels.rays import evaluate_density, evaluate_field
 from tests.closeness import assert_no_worse_than_torch, assert_relative
-from tests.gradients import DEVICE
+from tests.gradients import DEVICE, leaves
 from tests.inputs import FieldCase, source
 from tests.ray_runs import SPANS, Kind, RayRun, field_of, fine_samples_at, second_order
 from tests.roundings import several_roundings
@@ -79,13 +79,20 @@ def test_path_length_penalty(kind: Kind, precision: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_first_order_is_the_same_with_a_graph(kind: Kind) -> None:
     run = RayRun(CASE, kind, SPANS["inverse"], emit=1)
-    named = {name: t.requires_grad_() for name, t in run.inputs().items()}
 
-    def gradients(**how: bool) -> tuple[Tensor, ...]:
-        out = run.render("triton", "fp32", named)
-        return torch.autograd.grad(out.hidden.square().sum() + out.density.sum(), list(named.values()), **how)
+    def gradients(impl: str, dtype: torch.dtype | None = None, create_graph: bool = False) -> dict[str, Tensor]:
+        named = leaves(run.inputs(), dtype)
+        out = run.render(impl, "fp32", named)
+        total = out.hidden.square().sum() + out.density.sum()
+        how: dict[str, Any] = {"allow_unused": True, "materialize_grads": True, "create_graph": create_graph}
+        return dict(zip(named, torch.autograd.grad(total, list(named.values()), **how)))
 
-    torch.testing.assert_close(gradients(create_graph=True, allow_unused=True), gradients(allow_unused=True))
+    with at_own_positions(run, "fp32"):
+        plain, exact = several_roundings(lambda: gradients("ref")), gradients("ref", torch.float64)
+    for create_graph in (False, True):
+        got = gradients("triton", create_graph=create_graph)
+        for name in exact:
+            assert_no_worse_than_torch(name, got[name], [p[name] for p in plain], exact[name])
 
 
 def third_order(run: RayRun, impl: str) -> Tensor:

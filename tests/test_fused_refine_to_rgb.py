@@ -24,7 +24,7 @@ from models.generator import RenderOptions
 from models.official import generator_from_official
 from tests.closeness import assert_image_close, assert_relative
 from tests.conftest import load_fixture
-from tests.gradients import DEVICE, assert_kernel_matches, derivatives, outputs_and_gradients
+from tests.gradients import DEVICE, assert_derivatives_match, assert_kernel_matches, outputs_and_gradients
 from tests.inputs import source
 
 Op = Callable[..., tuple[Tensor, ...]]
@@ -250,9 +250,7 @@ def test_is_its_parts() -> None:
 
 @pytest.mark.parametrize("case", [Case(clamp=1.0), Case(enlarge="bilinear", keep=False)], ids=["fir", "bilinear, last"])
 def test_second_order(case: Case) -> None:
-    inputs = make(case)
-    got, want = (derivatives(op(case, impl), inputs, orders=2) for impl in ("triton", "ref"))
-    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    assert_derivatives_match(op(case, "triton"), op(case, "ref"), make(case))
 
 
 @pytest.mark.parametrize("keep", [True, False])
