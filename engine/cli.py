@@ -17,6 +17,7 @@ from engine.config import PRESETS, load_config
 from engine.config_io import list_presets, to_dict
 from engine.device import pick_device, with_precision_of
 from engine.errors import UserError
+from engine.initial import read_initial
 from engine.ownership import entries, make_numbered, own_folder
 from engine.trainer import Trainer, open_training_data, resolve_resume, with_data_path
 from engine.verbs import VERBS
@@ -26,6 +27,7 @@ TRAIN_HELP = """Train a StyleNeRF.
     python train.py --preset quickstart                      minutes on a CPU, no data needed
     python train.py --preset ffhq256 --data photos/          a folder or zip of images
     python train.py --resume runs/ffhq256                    go on, bit for bit, after a stop or a crash
+    python train.py --init runs/ffhq256 --data other/ --out runs/other     a new run from the weights of a model
     python train.py --preset ffhq512 --dry-run               print the resolved configuration
     python train.py --preset ffhq256 --set train.batch=16 --set generator.field.samples=16
 
@@ -40,6 +42,12 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--preset", metavar="NAME", help="a named configuration; --list-presets shows them")
     source.add_argument("--config", metavar="FILE", help="a YAML file instead of a preset (it may name its base)")
     source.add_argument("--resume", metavar="RUN", help="a run folder or checkpoint to go on from")
+    source.add_argument(
+        "--init",
+        metavar="MODEL",
+        help="a run, checkpoint or converted model whose weights a new run begins with, where they fit; without "
+        "--preset or --config its configuration too",
+    )
     source.add_argument("--data", metavar="PATH", help="folder or zip of images, or 'procedural'; sets data.path")
     source.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change one key: train.batch=16; repeatable"
@@ -64,18 +72,21 @@ def train(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
     """``held`` keeps the run's folder for this process."""
-    state = None
+    state = init = None
     if args.resume is not None:
-        if args.preset or args.config or args.out:
+        if args.preset or args.config or args.out or args.init:
             raise UserError("--resume: wanted alone (the run has its own configuration and folder), got also --preset, "
-                            "--config or --out")  # fmt: skip
+                            "--config, --init or --out")  # fmt: skip
         run_dir = _folder_to_resume(Path(args.resume))
         if not args.dry_run:  # before anything of the run is read; a dry run writes nothing
             held.enter_context(own_folder(run_dir))
         # a dry run's output is JSON and nothing else
         cfg, state = resolve_resume(Path(args.resume), args.set, args.data, _remark if args.dry_run else _report)
     else:
-        cfg = with_data_path(load_config(args.preset, args.config, args.set), args.data)
+        init = None if args.init is None else read_initial(Path(args.init))
+        own = init is not None and not (args.preset or args.config)
+        cfg = init.config(args.set) if init and own else load_config(args.preset, args.config, args.set)
+        cfg = with_data_path(cfg, args.data)
     device = pick_device(args.device)
     # a checkpoint that does not say where it was trained goes on as it is
     began_on = "" if state is None else state.get("device", "cpu")
@@ -87,7 +98,12 @@ def _train(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
         run_dir = held.enter_context(_new_run(args))
     data = open_training_data(cfg, _report)
     _report(f"data:        {data.describe()}")
-    trainer = Trainer(cfg, data, run_dir, device, resume=state, report=_report, progress=not args.no_progress)
+    trainer = Trainer(cfg, data, run_dir, device, resume=state, init=init, report=_report,
+                      progress=not args.no_progress)  # fmt: skip
+    if init is not None:
+        growth, edge = trainer.cfg.growth, trainer.cfg.generator.start_resolution
+        how = f"begins at {edge} px (off: --set growth.enabled=false)" if growth.enabled else "is off"
+        _report(f"init:        counters from zero, fresh optimisers, growth {how}")
     networks = (trainer.state.generator, trainer.state.discriminator)
     sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in networks]
     _report(f"networks:    generator {sizes[0]:.2f} M, discriminator {sizes[1]:.2f} M parameters on {device}")
@@ -111,7 +127,7 @@ def _folder_to_resume(path: Path) -> Path:
 def _new_run(args: argparse.Namespace) -> Iterator[Path]:
     """Hold the folder of a new run, never one that holds anything; it goes again if nothing comes into it."""
     if args.out is None:
-        made = make_numbered(Path("runs") / (args.preset or Path(args.config).stem))
+        made = make_numbered(Path("runs") / (args.preset or _name(args)))
         path = made[0]
     else:
         made, path = [], Path(args.out)
@@ -119,6 +135,10 @@ def _new_run(args: argparse.Namespace) -> Iterator[Path]:
     with own_folder(path, made):
         _check_new(path)  # another process may have filled it before this one got the lock
         yield path
+
+
+def _name(args: argparse.Namespace) -> str:
+    return Path(args.config).stem if args.config else Path(args.init).resolve().name
 
 
 def _check_new(path: Path) -> None:

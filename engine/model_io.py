@@ -62,7 +62,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
         path: a run's folder (its newest intact checkpoint), a checkpoint, a converted model's folder, or a file in one.
     Raises: UserError naming the path: nothing there, not a model, damaged, of another format.
     """
-    folder = _folder(Path(path))
+    folder = model_folder(Path(path))
     state, meta = read_checkpoint(folder)
     try:
         if "config" in meta:
@@ -153,7 +153,7 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name}: wanted finite numbers, got {count} that are not")
 
 
-def _folder(path: Path) -> Path:
+def model_folder(path: Path) -> Path:
     """The folder that a person means by a folder or by a file in it."""
     if not os.path.exists(path):  # unlike Path.exists, false for any name that leads nowhere, however long
         raise UserError(f"{path}: wanted a run, a checkpoint or a converted model, got nothing there")
@@ -184,7 +184,7 @@ def _samples(value: object) -> int | None:
 
 
 def _build(config: GeneratorConfig, weights: Mapping[str, Any]) -> Generator:
-    tensors = {name: value for name, value in weights.items() if _is_plain(value)}
+    tensors = {name: value for name, value in weights.items() if is_plain(value)}
     check_sizes(config, tensors)
     generator = Generator(config)
     own = generator.state_dict()
@@ -198,7 +198,7 @@ def _build(config: GeneratorConfig, weights: Mapping[str, Any]) -> Generator:
     return generator
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     return (
         isinstance(value, Tensor)
         and value.layout is torch.strided

@@ -24,6 +24,7 @@ from engine.config_io import apply_overrides, from_dict, leaves, one_line, to_di
 from engine.data import Dataset, open_dataset
 from engine.divergence import EXIT_DIVERGED, Watch, nonfinite_weights
 from engine.errors import UserError
+from engine.initial import InitialWeights
 from engine.monitor import Monitor
 from engine.stats import Accumulator, ProgressBar, StatsWriter, peak_memory_mib, read_stats
 from engine.step import Stepper, TrainState
@@ -85,6 +86,7 @@ class Trainer:
     Args:
         cfg: the configuration.  data: opened images.  run_dir: the run's folder, made if absent.
         resume: the ``state`` of a checkpoint, or None for a fresh start.
+        init: weights of another model to begin with.
         report: takes one line per message.
     """
 
@@ -96,6 +98,7 @@ class Trainer:
         device: torch.device,
         *,
         resume: dict[str, Any] | None = None,
+        init: InitialWeights | None = None,
         report: Report = print,
         progress: bool = True,
     ) -> None:
@@ -104,6 +107,8 @@ class Trainer:
         self.report, self.progress = report, progress
         self.stats = Accumulator()
         self.state = TrainState.create(cfg, data.label_dim, device)
+        if init is not None:
+            init.copy_into(self.state, report)
         self.writer = StatsWriter(run_dir / "stats.jsonl")
         self.first_figures: dict[str, float] = {}
         self.watch = Watch(cfg.train.max_nonfinite_steps, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import resource
@@ -53,6 +54,12 @@ def desk(reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     (tmp_path / "latin.yaml").write_bytes(b"data: {path: caf\xe9}\n")
     (tmp_path / "list.yaml").write_text("- a\n")
     (tmp_path / "orphan.yaml").write_text("base: nothing\n")
+    shutil.copytree(reference, tmp_path / "damaged")
+    for path in (tmp_path / "damaged" / "checkpoints").iterdir():
+        spoil(path)
+    state, meta = checkpoint.read_checkpoint(reference)
+    state["state"]["average"]["mapping.layers.0.bias"][0] = math.nan
+    checkpoint.write_checkpoint(tmp_path / "black", 32, state, {"config": meta["config"]})
     return tmp_path
 
 
@@ -100,8 +107,8 @@ BAD = {
     "no run": ("--resume nowhere", "--resume: wanted a run folder with a checkpoint, got nowhere, which is no folder"),
     "run name too long": ("--resume " + "x" * 300, "--resume: wanted a run folder .*, got x+, which is no folder"),
     "no checkpoint": ("--resume empty", "--resume: wanted a run folder with an intact checkpoint, got none in empty"),
-    "preset too": (RESUME + "--preset ffhq256", "--resume: wanted alone .*, got also --preset, --config or --out"),
-    "folder too": (RESUME + "--out new", "--resume: wanted alone .*, got also --preset, --config or --out"),
+    "preset too": (RESUME + "--preset ffhq256", "--resume: wanted alone .*, got also --preset, --config, --init or"),
+    "folder too": (RESUME + "--out new", "--resume: wanted alone .*, got also --preset, --config, --init or --out"),
     "other networks": (
         RESUME + "--set generator.resolution=32",
         "generator.resolution: wanted 16, as in mine/checkpoints/00004-images-32, got 32",
@@ -109,6 +116,14 @@ BAD = {
     "other growth": (RESUME + "--set growth.enabled=false", "growth.enabled: wanted True, as in mine/.*, got False"),
     "other judge": (RESUME + "--set discriminator.channel_max=4", "discriminator.channel_max: wanted 8, .*, got 4"),
     "labels on": (RESUME + "--set data.labels=true", "--resume: wanted a checkpoint of this .* networks, got: .*embed"),
+    "init too": (RESUME + "--init mine", "--resume: wanted alone .*, got also --preset, --config, --init or --out"),
+    # a new run from a model
+    "init nothing": ("--init nowhere --out new", "--init: nowhere: wanted a model, got: .*got nothing there"),
+    "init empty": ("--init empty --out new", "--init: empty: wanted a model, got: .*wanted a run or checkpoint dir"),
+    "init text": (NEW + "--init note.txt", "--init: note.txt: wanted a model, got: .*got another file"),
+    "init damaged": (NEW + "--init damaged/checkpoints/00004-images-32", "--init: damaged/.*: wanted a model, .*SHA"),
+    "init not finite": (NEW + "--init black", "--init: black: wanted a model, got: .*: wanted finite numbers, got 1"),
+    "init in itself": ("--init mine --out mine", "--out: wanted a new or empty folder .*, got mine"),
     "resume unknown key": (RESUME + "--set train.bacth=1", "train.bacth: unknown key; .*; did you mean batch?"),
     "resume other data": (RESUME + "--data good.zip", "--data: wanted the data of the run, procedural, got good.zip; .*"
                           "--init mine --data good.zip --out NEW; .*--resume mine --set data.path=good.zip"),
