@@ -27,6 +27,7 @@ from torch import Tensor
 
 from engine.config_io import one_line
 from engine.errors import UserError
+from engine.ownership import LOCK_FILE, entries, own_folder
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
@@ -92,6 +93,9 @@ def write_folder(path: Path, state: dict[str, Any], meta: dict[str, Any]) -> Pat
     final = Path(os.path.abspath(path))
     with _os_errors(path, "cannot write here"):
         check_vacant(path)
+        if os.path.lexists(final / LOCK_FILE):
+            with own_folder(final):  # removes the lock of a killed process, refuses that of a living one
+                pass
         hidden = final.with_name(f".writing-{final.name}-{os.getpid()}")
         final.parent.mkdir(parents=True, exist_ok=True)
         hidden.mkdir()
@@ -111,8 +115,8 @@ def write_folder(path: Path, state: dict[str, Any], meta: dict[str, Any]) -> Pat
 
 
 def check_vacant(path: Path) -> None:
-    """Raises: UserError if there is anything at ``path`` but an empty folder."""
-    if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+    """Raises: UserError if there is anything at ``path`` but an empty folder (a lock in it is nothing)."""
+    if os.path.lexists(path) and not (os.path.isdir(path) and not entries(path)):
         raise UserError(f"{path}: wanted a new or empty folder, got one that exists; nothing is overwritten")
 
 

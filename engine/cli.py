@@ -192,7 +192,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         args = parser.parse_args(argv)
-        code: int = args.run(args)
+        with contextlib.ExitStack() as args.held:  # folders that the verb keeps for this process
+            code: int = args.run(args)
         return code
 
     return run_guarded(run)

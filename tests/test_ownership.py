@@ -1,21 +1,26 @@
 """One process at a time works in a folder; two never choose the same one, and one that fails leaves none behind."""
 
+import contextlib
 import errno
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from engine import ownership
-from engine.cli import train_main
+from engine import ownership, pictures
+from engine.checkpoint import read_checkpoint, write_folder
+from engine.cli import main, train_main
 from engine.errors import UserError
 from engine.ownership import LOCK_FILE, make_numbered, own_folder
 from engine.stats import read_stats
+from engine.verbs import common
 from tests.conftest import ROOT
 from tests.runs import ENVIRONMENT, config_file, digests, fresh
 
@@ -107,6 +112,89 @@ def test_two_resumptions_of_one_run_write_it_once(tmp_path: Path) -> None:
     shown = [row["Progress/images"] for row in read_stats(run / "stats.jsonl")]
     assert shown == sorted(set(shown)) and shown[-1] == 64
     assert LOCK_FILE not in os.listdir(run)
+
+
+WRITERS = {
+    "render": "render tiny --frames 1 --save image",
+    "interpolate": "interpolate tiny --seeds 0,1 --frames 2 --format png",
+    "zoom": "zoom tiny --frames 2 --format png",
+    "mix": "mix tiny --coarse 0 --fine 1",
+    "edit": "edit tiny --pick 0 --columns 2",
+    "project": "project tiny a.png --subjects 1 --cameras 1 --starts 1 --steps 1 --video none",
+}
+RESUMED = {
+    "render": WRITERS["render"] + " --out out --resume",
+    "interpolate": WRITERS["interpolate"] + " --out out --resume",
+    "zoom": WRITERS["zoom"] + " --out out --resume",
+    "project": "project --resume out",
+}
+
+
+@pytest.fixture
+def desk(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of somebody who has a model and a picture."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").symlink_to(saved_model)
+    Image.new("RGB", (16, 16), (90, 120, 60)).save("a.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("verb", WRITERS)
+def test_a_verb_holds_its_folder_while_it_writes(verb: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, save = [], pictures.write_whole
+
+    def write(path: Path, how: Any) -> None:
+        with pytest.raises(UserError, match="in use by process"):
+            own_folder(Path("out")).__enter__()
+        written.append(path)
+        save(path, how)
+
+    Path("out").mkdir()
+    Path("out", LOCK_FILE).write_text("process 1 on elsewhere, killed")
+    monkeypatch.setattr(pictures, "write_whole", write)
+    assert main([*WRITERS[verb].split(), "--out", "out", "--no-progress"]) == 0
+    assert written and LOCK_FILE not in os.listdir("out")
+
+
+@pytest.mark.parametrize(
+    "command", [*(f"{words} --out out" for words in WRITERS.values()), *RESUMED.values()], ids=lambda c: c[:30]
+)
+def test_a_verb_whose_folder_is_in_use_is_one_line(
+    command: str, desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with own_folder(Path("out")):
+        before = digests(desk)
+        assert main([*command.split(), "--no-progress"]) == 2
+        assert digests(desk) == before
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"in use by process {os.getpid()} on " in error
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_filled_before_its_lock_is_got_is_refused(
+    resume: bool, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextlib.contextmanager
+    def late(folder: Path) -> Iterator[None]:
+        folder.mkdir()
+        (folder / "theirs.txt").write_text("theirs")
+        with own_folder(folder):
+            yield
+
+    monkeypatch.setattr(common, "own_folder", late)
+    assert main([*WRITERS["mix" if not resume else "render"].split(), "--out", "out", *["--resume"] * resume]) == 2
+    assert "out: wanted a new or empty folder" in capsys.readouterr().err
+    assert os.listdir("out") == ["theirs.txt"]
+
+
+def test_a_lock_left_behind_keeps_no_model_out(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / LOCK_FILE).touch()
+    with own_folder(tmp_path / "model"), pytest.raises(UserError, match="in use by process"):
+        write_folder(tmp_path / "model", {"a": 1}, {})
+    (tmp_path / "model" / LOCK_FILE).touch()
+    write_folder(tmp_path / "model", {"a": 1}, {})
+    assert read_checkpoint(tmp_path / "model")[0] == {"a": 1} and LOCK_FILE not in os.listdir(tmp_path / "model")
 
 
 def test_a_file_system_without_locks_gets_one_remark(

@@ -25,6 +25,7 @@ from engine.checkpoint import check_vacant
 from engine.errors import UserError
 from engine.files import file_names, sha256_of
 from engine.model_io import Model
+from engine.ownership import entries
 from engine.pictures import labelled_rows, save_png
 from engine.rendering import outputs
 from engine.rendering.paths import CameraPath
@@ -177,7 +178,7 @@ def check_folder(out: Path, description: dict[str, Any], *, resume: bool) -> Non
     file = out / "job.json"
     if not resume and file.is_file():
         raise UserError(f"{out}: wanted a new or empty folder, got one with a job in it (--resume goes on with it)")
-    if resume and out.is_dir() and all(p.name.startswith(".") and ".part" in p.name for p in out.iterdir()):
+    if resume and out.is_dir() and all(name.startswith(".") and ".part" in name for name in entries(out)):
         return  # empty, or killed while it wrote the first file
     if not (resume and out.is_dir()):
         check_vacant(out)

@@ -11,6 +11,7 @@ from engine.checkpoint import check_vacant
 from engine.device import default_precision, pick_device
 from engine.errors import UserError
 from engine.model_io import Model, load_model
+from engine.ownership import own_folder
 from engine.rendering.subjects import MAX_SEED, Subjects, load_subjects, subjects_from_seeds
 from engine.rendering.views import ViewOptions
 from models.camera import Camera
@@ -115,12 +116,21 @@ def parse_seeds(text: str, name: str = "--seeds") -> list[int]:
     return seeds
 
 
-def new_folder(path: str | None) -> Path:
-    """--out as a folder that is new or empty.
+def new_folder(args: argparse.Namespace) -> Path:
+    """--out as a folder that is new or empty, held until the verb ends.
 
-    Raises: UserError if it is missing or holds anything.
+    Raises: UserError if it is not named, holds anything, cannot be written, or another process holds it.
     """
-    if path is None:
+    if args.out is None:
         raise UserError("--out: wanted a new or empty folder, got nothing")
-    check_vacant(Path(path))
-    return Path(path)
+    path = Path(args.out)
+    check_vacant(path)
+    hold_folder(args, path)
+    check_vacant(path)  # another process may have filled it before this one got the lock
+    return path
+
+
+def hold_folder(args: argparse.Namespace, path: Path) -> Path:
+    """Keep other processes out of a folder until the verb ends; it goes again if nothing comes into it."""
+    args.held.enter_context(own_folder(path))
+    return path

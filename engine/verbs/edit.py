@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List, sweep or apply."""
     _check(args)
-    out = None if args.list and args.out is None else new_folder(args.out)
+    out = None if args.list and args.out is None else new_folder(args)
     point, model = viewpoint_options(args), open_model(args)
     directions = _directions(args, model)
     pick = _pick(args, directions)

@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, render every cell and the sources, write the tables."""
-    out, point = new_folder(args.out), viewpoint_options(args)
+    out, point = new_folder(args), viewpoint_options(args)
     kinds = tuple(part.strip() for part in args.save.split(","))
     if not set(kinds) <= set(KINDS):
         raise UserError(f"--save: wanted some of {', '.join(KINDS)}, got {args.save[:60]}")

@@ -21,7 +21,7 @@ from engine.rendering.projection_job import ProjectionJob, begun, camera_distanc
 from engine.rendering.projection_options import ProjectionOptions
 from engine.rendering.subjects import Subjects, load_subjects
 from engine.stats import ProgressBar
-from engine.verbs.common import new_folder
+from engine.verbs.common import hold_folder, new_folder
 from models.camera import Camera
 
 HELP = """Find photographs in a model: style, background and camera of each (projection, or inversion).
@@ -146,7 +146,7 @@ def _advance(job: ProjectionJob, args: argparse.Namespace) -> None:
 def _new(args: argparse.Namespace) -> ProjectionJob:
     if args.model is None or not args.photos:
         raise UserError("MODEL, PHOTO: wanted a model and at least one photograph (or --resume DIR), got fewer")
-    out, options = new_folder(args.out), _options(args)
+    out, options = new_folder(args), _options(args)
     device = pick_device(args.device)
     model = load_model(args.model, device)
     photos = load_photos(args.photos, model.generator.synthesis.growth().resolution)
@@ -159,7 +159,10 @@ def _resumed(args: argparse.Namespace) -> ProjectionJob:
     if given:
         name = given[0] if given[0] != "model" else "MODEL"
         raise UserError(f"--resume: wanted alone (the projection has its own choices), got also {name}")
-    return resume_job(Path(args.resume), pick_device(args.device))
+    out = Path(args.resume)
+    if out.is_dir():
+        hold_folder(args, out)  # before anything in it is read
+    return resume_job(out, pick_device(args.device))
 
 
 def _options(args: argparse.Namespace) -> ProjectionOptions:

@@ -9,7 +9,7 @@ from engine.errors import UserError
 from engine.model_io import Model
 from engine.rendering.jobs import FORMATS, KINDS, RenderJob, Writing, check_folder, describe_job, render_job
 from engine.stats import ProgressBar
-from engine.verbs.common import add_depth_range, add_pace_arguments, new_folder
+from engine.verbs.common import add_depth_range, add_pace_arguments, hold_folder, new_folder
 
 _MOST_LINES = 10
 
@@ -39,14 +39,14 @@ def add_writing_arguments(
 
 
 def job_folder(args: argparse.Namespace) -> Path:
-    """--out, new or empty unless the job goes on."""
-    if args.resume and args.out is not None:
-        return Path(args.out)  # run_job looks into it
+    """--out, new or empty unless the job goes on; held until the verb ends."""
+    if args.resume and args.out is not None and Path(args.out).is_dir():
+        return hold_folder(args, Path(args.out))  # run_job looks into it
     if args.out is not None and (Path(args.out) / "job.json").is_file():
         raise UserError(
             f"{args.out}: wanted a new or empty folder, got one with a job in it (--resume goes on with it)"
         )
-    return new_folder(args.out)
+    return new_folder(args)
 
 
 def writing(args: argparse.Namespace) -> Writing:
