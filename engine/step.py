@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import Config, OptimiserConfig
-from engine.data import Dataset
+from engine.data import Dataset, camera_from_label
 from engine.losses import (
     discriminator_fake_loss,
     discriminator_real_loss,
@@ -139,7 +139,10 @@ class Stepper:
         )
 
     def _fake(self, rng: torch.Generator, n: int, *, path: bool) -> tuple[Rendered, Tensor, Tensor | None]:
-        """Render ``n`` images from fresh latents and cameras; also their styles and labels."""
+        """Render ``n`` images from fresh latents and cameras; also their styles and labels.
+
+        A camera label is the label of the picture that it conditions only if that is rendered from this camera.
+        """
         g, cfg = self.state.generator, self.cfg
 
         def latent() -> Tensor:
@@ -152,7 +155,10 @@ class Stepper:
             if chance < cfg.loss.style_mixing:
                 cut = 1 + int(where * (ws.shape[1] - 1))
                 ws = torch.cat([ws[:, :cut], g.mapping(latent(), label, update_average=False)[:, cut:]], dim=1)
-        camera = cfg.camera.sample(n, rng)
+        if label is not None and self.data.label_kind == "camera":
+            camera = camera_from_label(label, check=False)
+        else:
+            camera = cfg.camera.sample(n, rng)
         z_bg = g.synthesis.draw_background(n, rng)
         draws = g.synthesis.draw(n, rng, alpha=self.alpha, path=path)
         options = RenderOptions(

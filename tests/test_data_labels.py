@@ -42,6 +42,64 @@ def test_class_numbers_become_one_hot(tmp_path: Path, packed: bool, folder: str,
     assert dataset.label(0).tolist() == [0, 0, 1] and dataset.label(1).tolist() == [1, 0, 0]
 
 
+def with_numbers(**numbers: float) -> list[float]:
+    label = front_label()
+    for name, value in numbers.items():
+        label[int(name[1:])] = value
+    return label
+
+
+def one_hot(place: int) -> list[float]:
+    return [float(i == place) for i in range(25)]
+
+
+KINDS: dict[str, tuple[object, object, str]] = {
+    "class": (3, 0, "class"),
+    "vector": ([1.0, 2.0], [3.0, 4.0], "vector"),
+    "one-hot rows": ([0, 1], [1, 0], "vector"),
+    "25 numbers": ([float(i) for i in range(25)], [0.5] * 25, "vector"),
+    "one-hot rows of 25": (one_hot(15), one_hot(24), "vector"),
+    "a pose of zeros": ([*[0.0] * 15, 1, *[0.0] * 8, 1], [*[0.0] * 15, 1, *[0.0] * 8, 1], "vector"),
+    "24 numbers": (front_label()[:24], front_label()[:24], "vector"),
+    "camera": (front_label(), with_numbers(n3=0.1), "camera"),
+    "camera with a rounded last row": (with_numbers(n12=1e-6), front_label(), "camera"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_kind_of_labels(name: str, tmp_path: Path) -> None:
+    first, second, kind = KINDS[name]
+    assert labelled(tmp_path, {"img0.png": first, "img1.png": second}).label_kind == kind
+
+
+def test_kind_of_data_without_labels(tmp_path: Path) -> None:
+    assert open_quietly(write_folder(tmp_path, some_pngs(1)))[0].label_kind == "none"
+
+
+@pytest.mark.parametrize(
+    ("number", "value", "message"),
+    [
+        (16, 0.0, "wanted positive focal lengths"),
+        (0, -1.0, "wanted a right-handed rotation"),
+        (15, 0.0, "wanted 0 0 0 1 as the last row"),
+        (22, 1.0, "wanted intrinsics f 0 0.5"),
+        (11, -2.7, "wanted a camera-to-world matrix"),
+    ],
+)
+def test_a_label_that_is_no_camera_among_cameras(number: int, value: float, message: str, tmp_path: Path) -> None:
+    labels = {"img0.png": front_label(), "img1.png": with_numbers(**{f"n{number}": value})}
+    with pytest.raises(UserError, match=f"data: dataset.json: the camera label of img1.png: {message}"):
+        labelled(tmp_path, labels)
+
+
+def test_a_vector_is_not_mirrored(tmp_path: Path) -> None:
+    """Not even one whose first 16 numbers are a pose."""
+    vector = [*front_label()[:22], 0.25, 0.5, 0.75]
+    files = {**some_pngs(1), "dataset.json": json.dumps({"labels": {"img0.png": vector}}).encode()}
+    dataset = open_quietly(write_folder(tmp_path, files), use_labels=True, mirror=True)[0]
+    assert dataset.label_kind == "vector" and dataset.label(0).tolist() == dataset.label(1).tolist()
+
+
 def test_vectors_are_kept_and_follow_the_images(tmp_path: Path) -> None:
     dataset = labelled(tmp_path, [["img1.png", [7, 8.5]], ["img0.png", [5, 6]]])
     batch = dataset.batch(0, 0, 2, SIDE)

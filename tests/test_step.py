@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import OptimiserConfig
+from engine.data import camera_from_label
 from engine.losses import PathLength
 from engine.randomness import generator_for
 from engine.step import Stepper, TrainState, build_optimiser
 from engine.trainer import open_training_data
+from models.camera import Camera
 from models.discriminator import DiscriminatorOptions
 from models.generator import Rendered, RenderOptions
 from models.sampling import StepDraws
@@ -456,6 +458,43 @@ def check_labels(path: str, label_dim: int) -> None:
     assert len(torch.cat(seen).unique(dim=0)) > 2
     assert not torch.equal(embed, mapping.embed.weight)
     assert all(torch.isfinite(p).all() for p in judge.parameters())
+
+
+@pytest.mark.parametrize("labels", ["true", "false"])
+def test_fakes_are_rendered_from_the_camera_of_their_label(labels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mirrored ones too; without labels the cameras are the prior's."""
+    stepper = build(tiny_config(f"data.labels={labels}", "data.scenes=3", "train.batch=16", "train.micro_batch=16"))
+    synthesis, used, conditions = stepper.state.generator.synthesis, [], []
+    mapping, render = stepper.state.generator.mapping.forward, synthesis.forward
+
+    def label_spy(z: Tensor, label: Tensor | None, **options: Any) -> Tensor:
+        conditions.append(label)
+        return mapping(z, label, **options)
+
+    def camera_spy(ws: Tensor, camera: Camera, **options: Any) -> Rendered:
+        used.append(camera)
+        return render(ws, camera, **options)
+
+    monkeypatch.setattr(stepper.state.generator.mapping, "forward", label_spy)
+    monkeypatch.setattr(synthesis, "forward", camera_spy)
+    _, _, label = stepper._fake(stepper._rng("generator", 0), 16, path=False)
+    if label is None:
+        rng = stepper._rng("generator", 0)
+        torch.randn(16, 8, generator=rng)
+        assert stepper.cfg.loss.style_mixing > 0
+        if torch.rand(2, generator=rng)[0] < stepper.cfg.loss.style_mixing:
+            torch.randn(16, 8, generator=rng)
+        assert torch.equal(used[0].cam2world, stepper.cfg.camera.sample(16, rng).cam2world)
+        return
+    want = camera_from_label(label)
+    assert torch.equal(used[0].cam2world, want.cam2world) and torch.equal(used[0].tan_half_fov, want.tan_half_fov)
+    assert all(torch.equal(given, label) for given in conditions)
+    data = stepper.data
+    own = {tuple(data.label(i).tolist()) for i in range(3)}
+    seen = {tuple(row) for row in label.tolist()}
+    assert seen & own and seen - own, "16 draws of 6 items hold plain and mirrored ones"
+    y = want.position[:, 1].sort().values.unique()
+    assert len(y) == 6 and torch.allclose(y, -y.flip(0), atol=1e-6), "mirrored at the plane of yaw 0"
 
 
 def test_labels_belong_to_the_images(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.data.labels import mirror_label
+from engine.data.labels import LabelKind, mirror_label
 
 Pixels = NDArray[np.uint8]
 In = TypeVar("In")
@@ -99,6 +99,7 @@ class Dataset(ABC):
         name:       short name for logs and file names.
         resolution: side of the full-size images in pixels.
         label_dim:  length L of a label, 0 without labels.
+        label_kind: what it is: a class (one-hot), a vector, a camera (25 numbers), or none.
         mirror:     whether every image comes a second time, flipped left to right.
         unusable:   file name -> why it cannot be used; files join when a defect shows.
     """
@@ -106,6 +107,7 @@ class Dataset(ABC):
     name: str
     resolution: int
     label_dim: int
+    label_kind: LabelKind
     mirror: bool
     unusable: dict[str, str]
 
@@ -121,6 +123,7 @@ class Dataset(ABC):
         self.name = name
         self.resolution = resolution
         self.label_dim = 0
+        self.label_kind = "none"
         self.mirror = mirror
         self.unusable = {}
         self.cache = ByteCache(cache_bytes)
@@ -172,7 +175,7 @@ class Dataset(ABC):
         """Label of item ``index``, float32 [L]; of a mirrored item with a camera label, that of the mirrored camera."""
         number, flipped = self._locate(index)
         label = self._plain_label(number)
-        return mirror_label(label) if flipped else label
+        return mirror_label(label) if flipped and self.label_kind == "camera" else label
 
     def order(self, seed: int, images_shown: int, n: int) -> list[int]:
         """The ``n`` items that follow after ``images_shown`` items: one fresh permutation of all items per epoch."""
@@ -205,7 +208,12 @@ class Dataset(ABC):
     def _facts(self) -> str:
         """What :meth:`describe` says of any data set."""
         mirrored = f"mirrored to {len(self)}" if self.mirror else "not mirrored"
-        labels = f"labels of {self.label_dim} numbers" if self.label_dim else "no labels"
+        labels = {
+            "none": "no labels",
+            "class": f"labels of {self.label_dim} classes",
+            "vector": f"labels of {self.label_dim} numbers",
+            "camera": "labels that are cameras",
+        }[self.label_kind]
         return f"{self.resolution} px, {mirrored}, {labels}, {len(self.unusable)} files unusable"
 
     def _permutation(self, seed: int, epoch: int, length: int) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from posixpath import dirname, join
-from typing import TypeGuard
+from typing import Literal, TypeGuard
 
 import numpy as np
 import torch
@@ -21,10 +21,11 @@ from torch import Tensor
 
 from engine.data.names import plain_name
 from engine.errors import UserError
-from models.camera import FOV_RANGE_DEG, Camera, pose_fault
+from models.camera import FOV_RANGE_DEG, POSE_TOLERANCE, Camera, pose_fault
 
 LABELS_FILE = "dataset.json"
 CAMERA_LABEL_DIM = 25
+LabelKind = Literal["none", "class", "vector", "camera"]
 MAX_CLASSES = 2**16
 _INTRINSICS_TOLERANCE = 1e-3
 
@@ -33,16 +34,18 @@ _WORLD_FROM_EG3D = torch.tensor([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0,
 _FLIP_YZ = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 
 
-def camera_from_label(label: Tensor | NDArray[np.float32]) -> Camera:
-    """Cameras from EG3D labels [25] or [B, 25]: in our axes, float32.
+def camera_from_label(label: Tensor | NDArray[np.float32], *, check: bool = True) -> Camera:
+    """Cameras from EG3D labels [25] or [B, 25]: in our axes, float32, on the labels' device.
 
+    Args:
+        check: False for labels of a data set, which were checked when it was opened.
     Raises: ValueError unless there are 25 numbers, naming the first label that is no camera (:func:`label_fault`).
     """
     numbers = torch.as_tensor(label).double()
     if numbers.ndim not in (1, 2) or numbers.shape[-1] != CAMERA_LABEL_DIM:
         raise ValueError(f"label must be [25] or [B, 25], got {list(numbers.shape)}")
     numbers = numbers.reshape(-1, CAMERA_LABEL_DIM)
-    fault = label_fault(numbers)
+    fault = label_fault(numbers) if check else None
     if fault is not None:
         raise ValueError(f"label {fault[0]}: {fault[1]}")
     return _camera(numbers).to(dtype=torch.float32)
@@ -95,15 +98,21 @@ def label_from_camera(camera: Camera) -> Tensor:
     return torch.cat([pose.reshape(-1, 16), intrinsics.reshape(-1, 9)], dim=1).float()
 
 
-def is_camera_label(label: NDArray[np.float32]) -> bool:
-    """Whether the 4x4 part of 25 numbers is a pose."""
-    return label.shape == (CAMERA_LABEL_DIM,) and pose_fault(torch.from_numpy(label[:16]).reshape(1, 4, 4)) is None
+def vector_kind(vectors: NDArray[np.float32]) -> LabelKind:
+    """What label vectors [N, L] are: cameras where at least half of them have the form of one, though perhaps faults.
+
+    The form: 25 numbers, the pose's last row 0 0 0 1, the intrinsics' last row 0 0 1, the other rows of the pose not
+    all 0 (which a one-hot row would have).
+    """
+    if vectors.shape[1] != CAMERA_LABEL_DIM:
+        return "vector"
+    rows = np.abs(vectors[:, [12, 13, 14, 15, 22, 23, 24]] - np.array([0, 0, 0, 1, 0, 0, 1])) <= POSE_TOLERANCE
+    formed = rows.all(axis=1) & (vectors[:, :12] != 0).any(axis=1)
+    return "camera" if 2 * int(formed.sum()) >= len(vectors) else "vector"
 
 
 def mirror_label(label: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The label of the image flipped left to right: a camera is mirrored at EG3D's plane x = 0, other labels stay."""
-    if not is_camera_label(label):
-        return label
+    """The camera label [25] of the image flipped left to right: the camera is mirrored at EG3D's plane x = 0."""
     mirrored = label.copy()
     mirrored[[1, 2, 3, 4, 8]] *= -1  # F M F with F = diag(-1, 1, 1, 1)
     return mirrored
@@ -115,6 +124,7 @@ class LabelTable:
 
     values: NDArray[np.float32] | NDArray[np.int64]
     dim: int
+    kind: LabelKind
 
     def at(self, number: int) -> NDArray[np.float32]:
         """Label [L] of image ``number``."""
@@ -130,7 +140,8 @@ def read_labels(text: bytes, file: str, names: Sequence[str]) -> LabelTable:
     """The labels of ``names`` from the ``dataset.json`` called ``file``, whose keys are relative to its own folder.
 
     Raises: UserError for anything but {"labels": [[name, label], ...]} or {"labels": {name: label}} with a label of one
-    kind for every name: a class number, or a list of numbers of one length.
+    kind for every name: a class number, or a list of numbers of one length; and naming the first image whose label is
+    no camera where the others are (:func:`vector_kind`).
     """
     table = _table(text, file)
     folder = dirname(file)
@@ -146,15 +157,24 @@ def read_labels(text: bytes, file: str, names: Sequence[str]) -> LabelTable:
     classes = [value for value in values if _is_class(value)]
     vectors = [value for value in values if _is_vector(value)]
     if len(classes) == len(values):
-        return LabelTable(np.array(classes, dtype=np.int64), max(classes) + 1)
+        return LabelTable(np.array(classes, dtype=np.int64), max(classes) + 1, "class")
     if len(vectors) == len(values) and len({len(vector) for vector in vectors}) == 1:
-        return LabelTable(np.array(vectors, dtype=np.float32), len(vectors[0]))
+        return _vector_table(np.array(vectors, dtype=np.float32), file, names)
     odd = next((n for n, v in zip(names, values) if not _is_class(v) and not _is_vector(v)), None)
     got = f"{by_name[odd]!r:.60} for {odd}" if odd is not None else "a mixture"
     raise UserError(
         f"data: wanted labels of one kind in {file}, class numbers below {MAX_CLASSES} or lists of numbers of one "
         f"length, got {got}"
     )
+
+
+def _vector_table(vectors: NDArray[np.float32], file: str, names: Sequence[str]) -> LabelTable:
+    """Label vectors [N, L] of ``names``; of cameras, each is checked."""
+    kind = vector_kind(vectors)
+    fault = label_fault(torch.from_numpy(vectors)) if kind == "camera" else None
+    if fault is not None:
+        raise UserError(f"data: {file}: the camera label of {names[fault[0]]}: {fault[1]}")
+    return LabelTable(vectors, vectors.shape[1], kind)
 
 
 def _table(text: bytes, file: str) -> dict[str, object]:

@@ -80,9 +80,9 @@ class ImageFiles(Dataset):
             raise UserError(f"data: wanted at least one usable image, got none of {len(candidates)} in {files.path}")
         if self._small:
             report(f"data: {self._small} images are smaller than {resolution} pixels and are enlarged")
-        none = LabelTable(np.zeros((self.num_images, 0), dtype=np.float32), 0)
+        none = LabelTable(np.zeros((self.num_images, 0), dtype=np.float32), 0, "none")
         self._labels = self._read_labels() if use_labels else none
-        self.label_dim = self._labels.dim
+        self.label_dim, self.label_kind = self._labels.dim, self._labels.kind
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_lock"}

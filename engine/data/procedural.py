@@ -47,7 +47,8 @@ class ProceduralScenes(Dataset):
             raise ValueError(f"num_scenes must be at least 1, got {num_scenes}")
         self.camera_prior = camera_prior if camera_prior is not None else CameraPrior()
         self.seed = seed
-        self.label_dim = CAMERA_LABEL_DIM if use_labels else 0
+        if use_labels:
+            self.label_dim, self.label_kind = CAMERA_LABEL_DIM, "camera"
         self._num_scenes = num_scenes
 
     @property
