@@ -5,7 +5,8 @@ A converted model is a folder with the three files of a checkpoint: ``state.pt``
 """
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 from engine.checkpoint import FILES, read_checkpoint, write_folder
 from engine.config import Config
 from engine.config_io import from_dict, one_line, to_dict
+from engine.data.labels import LabelKind, deduced_kind, kind_fault
 from engine.errors import UserError
 from engine.files import sha256_of
 from models.camera import CameraPrior
@@ -49,17 +51,30 @@ class Model:
         return self.generator.cfg
 
     @property
+    def label_kind(self) -> LabelKind:
+        """What its labels are; where its meta.json does not say so, what their number suggests."""
+        kind: LabelKind = self.meta.get("label_kind", deduced_kind(self.config.label_dim))
+        return kind
+
+    @property
     def sha256(self) -> str:
         """Of everything that decides about its pictures: configuration, samples, weights."""
         g = self.generator
         return sha256_of([to_dict(g.cfg), g.synthesis.default_samples, g.state_dict()])
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def load_model(
+    path: str | Path, device: torch.device | str = "cpu", report: Callable[[str], None] = _to_stderr
+) -> Model:
     """Load the model at ``path`` onto ``device``; hashes are verified, nothing in the files is executed.
 
     Args:
         path: a run's folder (its newest intact checkpoint), a checkpoint, a converted model's folder, or a file in one.
+        report: takes one line where a conditional model does not say what its labels are.
     Raises: UserError naming the path: nothing there, not a model, damaged, of another format.
     """
     folder = model_folder(Path(path))
@@ -78,19 +93,30 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
             raise UserError("wanted the meta.json of a run or of a converted model, got another")
         generator = _build(generator_config, weights)
         generator.synthesis.default_samples = _samples(samples)
+        _check_label_kind(meta, generator.cfg.label_dim)
     except (UserError, ValueError, TypeError, RuntimeError) as error:  # a RecursionError is one of the last kind
         raise UserError(f"{folder}: wanted a model, got: {one_line(error)[:400]}") from None
-    return Model(generator.eval().requires_grad_(False).to(device), prior, folder, meta)
+    model = Model(generator.eval().requires_grad_(False).to(device), prior, folder, meta)
+    if model.config.label_dim and "label_kind" not in meta:
+        wide = model.config.label_dim
+        report(f"{folder}: does not say what its labels of {wide} numbers are; taken for: {model.label_kind}")
+    return model
 
 
 def save_model(
-    path: str | Path, generator: Generator, prior: CameraPrior, source: Mapping[str, Any] | None = None
+    path: str | Path,
+    generator: Generator,
+    prior: CameraPrior,
+    source: Mapping[str, Any] | None = None,
+    *,
+    label_kind: LabelKind | None = None,
 ) -> Path:
     """Write a generator and its cameras as a new folder that :func:`load_model` reads; whole, or not at all.
 
     Args:
         path: a folder that does not exist yet, or is empty.
         source: where it came from, anything that JSON can hold.
+        label_kind: what its labels are; None: what their number suggests (:func:`deduced_kind`).
     Returns: the folder.
     Raises: UserError naming the path if it exists or cannot be written.
     """
@@ -98,6 +124,7 @@ def save_model(
         "kind": KIND,
         "generator": to_dict(generator.cfg),
         "camera": to_dict(prior),
+        "label_kind": label_kind or deduced_kind(generator.cfg.label_dim),
         "default_samples": generator.synthesis.default_samples,
         "source": dict(source or {}),
     }
@@ -175,6 +202,12 @@ def _mapping(state: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _with_labels(config: GeneratorConfig, label_dim: object) -> GeneratorConfig:
     return from_dict(GeneratorConfig, {**to_dict(config), "label_dim": label_dim}, where="label_dim")
+
+
+def _check_label_kind(meta: Mapping[str, Any], label_dim: int) -> None:
+    fault = kind_fault(meta["label_kind"], label_dim) if "label_kind" in meta else None
+    if fault is not None:
+        raise UserError(f"label_kind: {fault}")
 
 
 def _samples(value: object) -> int | None:

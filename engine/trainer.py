@@ -120,6 +120,9 @@ class Trainer:
         self.saved_at = self.state.images_shown if resume is not None else -1
 
     def _restore(self, saved: dict[str, Any]) -> None:
+        before = saved.get("label_kind", self.data.label_kind)
+        if before != self.data.label_kind:
+            raise UserError(f"--resume: wanted labels of kind {before}, as in the run, got {self.data.label_kind}")
         try:
             self.state.load_state_dict(saved["state"])
             self.stats.load_state_dict(saved["accumulator"])
@@ -238,8 +241,9 @@ class Trainer:
             "first_figures": self.first_figures,
             "device": self.device.type,
             "nonfinite_steps": self.watch.streak,
+            "label_kind": self.data.label_kind,
         }
-        meta = {"config": to_dict(self.cfg), "label_dim": self.data.label_dim}
+        meta = {"config": to_dict(self.cfg), "label_dim": self.data.label_dim, "label_kind": self.data.label_kind}
         path = write_checkpoint(self.run_dir, self.state.images_shown, state, meta)
         self.saved_at = self.state.images_shown
         return path

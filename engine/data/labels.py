@@ -111,6 +111,24 @@ def vector_kind(vectors: NDArray[np.float32]) -> LabelKind:
     return "camera" if 2 * int(formed.sum()) >= len(vectors) else "vector"
 
 
+def deduced_kind(label_dim: int) -> LabelKind:
+    """What the labels of a model that does not say so most likely are: its 25 numbers a camera, any others a class."""
+    if label_dim == 0:
+        return "none"
+    return "camera" if label_dim == CAMERA_LABEL_DIM else "class"
+
+
+def kind_fault(kind: object, label_dim: int) -> str | None:
+    """Why labels of ``label_dim`` numbers are not of this kind, "wanted ..., got ..."; None where they may be."""
+    if label_dim == 0:
+        possible = ["none"]
+    else:
+        possible = ["class", "vector", *(["camera"] if label_dim == CAMERA_LABEL_DIM else [])]
+    if kind in possible:
+        return None
+    return f"wanted {' or '.join(possible)} for labels of {label_dim} numbers, got {str(kind)[:40]!r}"
+
+
 def mirror_label(label: NDArray[np.float32]) -> NDArray[np.float32]:
     """The camera label [25] of the image flipped left to right: the camera is mirrored at EG3D's plane x = 0."""
     mirrored = label.copy()

@@ -75,6 +75,7 @@ class ProjectionJob:
                     p.model.generator,
                     p.source.prior,
                     {"tuned": p.source.path.name, "sha256": p.source.sha256},
+                    label_kind=p.source.label_kind,
                 )
         rows = self._stages()
         for name, picture in zip(self.file_names, outputs.to_pillow(rows[-1][1])):

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from engine.checkpoint import check_vacant
+from engine.data.labels import deduced_kind, kind_fault
 from engine.errors import UserError
 from engine.model_io import save_model
 from engine.snapshot import read_snapshot
@@ -29,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="folder of the converted model, new or empty")
     parser.add_argument("--which", choices=NETWORKS, default="G_ema", help="network to convert (default: %(default)s)")
     parser.add_argument(
+        "--labels",
+        choices=("class", "vector", "camera"),
+        help="what the labels of a conditional model are (default: 25 numbers a camera, any others a class)",
+    )
+    parser.add_argument(
         "--inspect", action="store_true", help="list objects, globals, arguments, tensors and sources; write nothing"
     )
 
@@ -47,15 +53,24 @@ def run(args: argparse.Namespace) -> int:
     check_vacant(out)
     snapshot = read_snapshot(args.file)
     converted = convert_network(snapshot, args.which)
+    label_dim = converted.generator.cfg.label_dim
+    kind = args.labels or deduced_kind(label_dim)
+    fault = kind_fault(kind, label_dim)
+    if fault is not None:
+        raise UserError(f"--labels: {fault}")
     source = {
         "file": os.path.basename(args.file),
         "sha256": snapshot.sha256,
         "network": args.which,
         "completed": sorted(converted.completed),
     }
-    save_model(out, converted.generator, converted.prior, source)
+    save_model(out, converted.generator, converted.prior, source, label_kind=kind)
     print(f"read:        {args.file}, {args.which}, SHA-256 {snapshot.sha256[:16]}...")
     for line in summary(converted):
         print(line)
+    if label_dim:
+        print(
+            f"labels:      {kind}, {label_dim} numbers" + ("" if args.labels else " (deduced; --labels says otherwise)")
+        )
     print(f"model:       {out}")
     return 0
