@@ -244,7 +244,8 @@ class Camera:
         """The inverse of :meth:`to_json`; takes the text or a path to a file that holds it."""
         rows = json.loads(text.read_text() if isinstance(text, Path) else text)
         return cls.from_matrix(
-            torch.tensor([r["cam2world"] for r in rows]), fov_deg=torch.tensor([r["fov_deg"] for r in rows])
+            torch.tensor([r["cam2world"] for r in rows], dtype=torch.float32),
+            fov_deg=torch.tensor([r["fov_deg"] for r in rows], dtype=torch.float32),
         )
 
 
@@ -280,8 +281,8 @@ class CameraPrior:
     def sample(self, n: int, generator: torch.Generator) -> Camera:
         """``n`` cameras; draws yaw and pitch together, then the radius."""
         draw = torch.randn if self.distribution == "gaussian" else torch.rand
-        angles = draw(n, 2, generator=generator, device=generator.device)
-        return self.from_draws(angles, torch.rand(n, generator=generator, device=generator.device))
+        angles = draw(n, 2, generator=generator, dtype=torch.float32, device=generator.device)
+        return self.from_draws(angles, torch.rand(n, generator=generator, dtype=torch.float32, device=generator.device))
 
     def from_draws(self, angles: Tensor, radius: Tensor) -> Camera:
         """Cameras from raw draws: ``angles`` [n, 2] (yaw, pitch), normal or uniform, and ``radius`` [n], uniform."""

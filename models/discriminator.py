@@ -16,6 +16,7 @@ from .config import DiscriminatorConfig
 from .growth import Growth
 from .layers import BLUR, DTYPES, Conv2d, FullyConnected, Precision
 from .mapping import MappingNetwork
+from .precision import in_float32
 
 SQRT_HALF = math.sqrt(0.5)
 
@@ -46,9 +47,10 @@ def minibatch_std(x: Tensor, group_size: int | None, channels: int = 1) -> Tenso
     """
     batch, width, height, breadth = x.shape
     group = batch if group_size is None else min(group_size, batch)
+    group = group if batch else 1  # no samples, no groups: an empty result
     if group < 1 or batch % group:
         raise ValueError(f"group_size must divide the batch ({batch}), got {group}")
-    y = x.reshape(group, -1, channels, width // channels, height, breadth)  # [G, B/G, F, C/F, H, W]
+    y = x.reshape(group, batch // group, channels, width // channels, height, breadth)  # [G, B/G, F, C/F, H, W]
     y = y - y.mean(dim=0)
     y = (y.square().mean(dim=0) + 1e-8).sqrt().mean(dim=[2, 3, 4])  # [B/G, F]
     y = y[:, :, None, None].repeat(group, 1, height, breadth)
@@ -135,6 +137,7 @@ class Discriminator(nn.Module):
         if cfg.label_dim:
             self.mapping = MappingNetwork(0, cfg.label_dim, label_width, None, w_avg_decay=None)
 
+    @in_float32
     def forward(
         self, image: Tensor, label: Tensor | None = None, *, options: DiscriminatorOptions | None = None
     ) -> Tensor:

@@ -30,12 +30,12 @@ class ModulatedLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.demodulate = demodulate
-        self.weight = nn.Parameter(torch.randn(out_features, in_features))
-        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.weight = nn.Parameter(torch.randn(out_features, in_features, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(out_features, dtype=torch.float32))
         self.affine = FullyConnected(w_dim, in_features, bias_init=1.0)
         self.track_magnitude = track_magnitude
         if track_magnitude:
-            self.register_buffer("magnitude", torch.ones([]))
+            self.register_buffer("magnitude", torch.ones([], dtype=torch.float32))
 
     def weights(self, w: Tensor) -> Tensor:
         styles = self.affine(w)
@@ -51,8 +51,8 @@ class ColourHead(nn.Module):
 
     def __init__(self, in_features: int, channels: int = 3) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(channels, in_features))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.randn(channels, in_features, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(channels, dtype=torch.float32))
 
     def forward(self, features: Tensor, weight_sum: Tensor) -> Tensor:
         scaled = self.weight / math.sqrt(self.weight.shape[1])
@@ -117,7 +117,7 @@ class StyledField(nn.Module):
         """Feature head on (aggregated) hidden features [B, ..., H], biases scaled by ``weight_sum`` [B, ...]."""
         weight = self.feature.weights(ws[:, len(self.layers) + 1])
         flat = torch.bmm(hidden.flatten(1, -2), weight.transpose(1, 2))
-        return flat.view(*hidden.shape[:-1], -1) + self.feature.bias * weight_sum[..., None]
+        return flat.unflatten(1, hidden.shape[1:-1]) + self.feature.bias * weight_sum[..., None]
 
 
 class CodedField(nn.Module):
@@ -130,11 +130,11 @@ class CodedField(nn.Module):
         self.z_dim, self.num_freqs, self.num_ws = z_dim, num_freqs, 0
         self.encoded = 2 * point_dims * num_freqs
         widths = [self.encoded + z_dim] + [hidden] * depth
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(nn.Linear(a, b, dtype=torch.float32) for a, b in pairwise(widths))
         for layer in cast(list[nn.Linear], self.layers):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        self.density = nn.Linear(hidden, 1)
-        self.feature = nn.Linear(hidden, features)
+        self.density = nn.Linear(hidden, 1, dtype=torch.float32)
+        self.feature = nn.Linear(hidden, features, dtype=torch.float32)
         self.colour: ColourHead | None = ColourHead(features)
 
     def trunk(self, ws: Tensor, z: Tensor | None = None) -> FieldWeights:

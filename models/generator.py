@@ -11,6 +11,7 @@ from .config import GeneratorConfig
 from .growth import Growth, growth_at
 from .layers import DTYPES, Precision
 from .mapping import MappingNetwork
+from .precision import in_float32
 from .renderer import Parts, VolumeOutput, VolumeRenderer
 from .sampling import StepDraws
 from .upsampler import BlockOptions, NoiseMode, Upsampler
@@ -91,13 +92,14 @@ class Synthesis(nn.Module):
         self.upsampler = Upsampler(cfg.features, cfg.w_dim, cfg.block_resolutions, cfg.upsampler)
         self.num_ws = self.volume.num_ws + self.upsampler.num_ws
         self.default_samples: int | None = None
-        self.register_buffer("alpha", torch.ones([]))
+        self.register_buffer("alpha", torch.ones([], dtype=torch.float32))
 
     def growth(self, alpha: float | None = None) -> Growth:
         """Growth at ``alpha``, or at the buffer's value."""
         value = float(self.alpha) if alpha is None else alpha
         return growth_at(value, self.cfg.start_resolution, self.cfg.volume_resolution, self.cfg.resolution)
 
+    @in_float32
     def forward(
         self,
         ws: Tensor,
@@ -158,6 +160,7 @@ class Synthesis(nn.Module):
         depth, opacity = volume.depth.reshape(size), volume.opacity.reshape(size)
         return Rendered(image, raw, features, depth, opacity, levels, growth, volume, path)
 
+    @in_float32
     def strict(
         self,
         ws: Tensor,
@@ -209,6 +212,7 @@ class Synthesis(nn.Module):
         image = torch.einsum("bcrs,brs->bcr", colours, each.weights)
         return StrictPixels(image, each.depth, each.opacity, each.weights, each.depths)
 
+    @in_float32
     def colours_at(self, ws: Tensor, points: Tensor, *, options: RenderOptions | None = None) -> Tensor:
         """Colours [B, 3, N] of the foreground at world ``points`` [B, N, 3], as a strict rendering counts them.
 
@@ -255,7 +259,7 @@ class Synthesis(nn.Module):
         if cfg.kind != "coded":
             return None
         where = device if generator is None else generator.device
-        return torch.randn(batch, cfg.z_dim, generator=generator, device=where).to(device or where)
+        return torch.randn(batch, cfg.z_dim, generator=generator, dtype=torch.float32, device=where).to(device or where)
 
     def _check(self, ws: Tensor, camera: Camera, options: RenderOptions) -> None:
         wanted = (self.num_ws, self.cfg.w_dim)
@@ -312,6 +316,7 @@ class Generator(nn.Module):
             cfg.z_dim, cfg.label_dim, cfg.w_dim, self.synthesis.num_ws, num_layers=cfg.mapping_layers
         )
 
+    @in_float32
     def forward(
         self,
         z: Tensor,

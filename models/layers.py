@@ -43,8 +43,10 @@ class FullyConnected(nn.Module):
         self.activation = activation
         self.weight_gain = lr_multiplier / math.sqrt(max(in_features, 1))
         self.bias_gain = lr_multiplier
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
-        self.bias = nn.Parameter(torch.full((out_features,), bias_init / lr_multiplier)) if bias else None
+        self.weight = nn.Parameter(torch.randn(out_features, in_features, dtype=torch.float32) / lr_multiplier)
+        self.bias = (
+            nn.Parameter(torch.full((out_features,), bias_init / lr_multiplier, dtype=torch.float32)) if bias else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.to(x.dtype) * self.weight_gain
@@ -79,8 +81,10 @@ class Conv2d(nn.Module):
         self.padding = kernel_size // 2
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
         self.act_gain = 1.0 if activation == "linear" else math.sqrt(2.0)
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.weight = nn.Parameter(
+            torch.randn(out_channels, in_channels, kernel_size, kernel_size, dtype=torch.float32)
+        )
+        self.bias = nn.Parameter(torch.zeros(out_channels, dtype=torch.float32)) if bias else None
         self.register_buffer("blur", setup_filter(BLUR), persistent=False)
 
     @property

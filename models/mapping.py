@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import FullyConnected, normalize_second_moment
+from .precision import in_float32
 
 
 class MappingNetwork(nn.Module):
@@ -42,8 +43,9 @@ class MappingNetwork(nn.Module):
             FullyConnected(a, b, activation="lrelu", lr_multiplier=0.01) for a, b in pairwise(widths)
         )
         if self.w_avg_decay is not None:
-            self.register_buffer("w_avg", torch.zeros(w_dim))
+            self.register_buffer("w_avg", torch.zeros(w_dim, dtype=torch.float32))
 
+    @in_float32
     def forward(
         self,
         z: Tensor | None,

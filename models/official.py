@@ -52,7 +52,7 @@ def generator_from_official(
         raise ValueError(f"generator state: synthesis.alpha must be -1 or between 0 and 1, got {alpha}")
     if alpha == -1:
         generator.synthesis.default_samples = ALPHA_UNSET_SAMPLES
-    state = {**state, "synthesis.alpha": torch.tensor(1.0 if alpha == -1 else alpha)}
+    state = {**state, "synthesis.alpha": torch.tensor(1.0 if alpha == -1 else alpha, dtype=torch.float32)}
     _load(generator, state, generator_name, "generator")
     return generator.eval().requires_grad_(False)
 

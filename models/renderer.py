@@ -248,7 +248,7 @@ class VolumeRenderer(nn.Module):
         cfg = self.cfg.field
         span = RaySpan(cfg.near, cfg.far, cfg.warp, end, cfg.density_scale, cfg.space, cfg.centre)
         count = samples or cfg.samples
-        line = torch.linspace(0, 1, count, device=ws.device).expand(*origins.shape[:2], count)
+        line = torch.linspace(0, 1, count, dtype=torch.float32, device=ws.device).expand(*origins.shape[:2], count)
         fractions = line if draws.coarse_jitter is None else stratify(line, draws.coarse_jitter)
         fine_u = None
         if cfg.hierarchical:
@@ -276,7 +276,7 @@ class VolumeRenderer(nn.Module):
         precision: Precision,
     ) -> RayFeatures:
         cfg = self.cfg.background
-        line = torch.linspace(-1, 0, cfg.samples, device=ws.device) * cfg.start
+        line = torch.linspace(-1, 0, cfg.samples, dtype=torch.float32, device=ws.device) * cfg.start
         depths = line.expand(*origins.shape[:2], cfg.samples)  # minus the inverse radius, ascending outwards
         if draws.background_jitter is not None:
             depths = stratify(depths, draws.background_jitter)

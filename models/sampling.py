@@ -83,10 +83,10 @@ class StepDraws:
         device = generator.device
 
         def uniform(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=generator, device=device)
+            return torch.rand(*shape, generator=generator, dtype=torch.float32, device=device)
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, device=device)
+            return torch.randn(*shape, generator=generator, dtype=torch.float32, device=device)
 
         inside, outside = (batch, rays, samples), (batch, rays, background_samples)
         return cls(

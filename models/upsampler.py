@@ -72,15 +72,17 @@ class SynthesisLayer(nn.Module):
         self.mode = {"bilinear_all": "bilinear", "default": "transposed"}.get(self.mode, self.mode) if up else "plain"
         self.padding = cfg.kernel_size // 2
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, cfg.kernel_size, cfg.kernel_size))
-        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.weight = nn.Parameter(
+            torch.randn(out_channels, in_channels, cfg.kernel_size, cfg.kernel_size, dtype=torch.float32)
+        )
+        self.bias = nn.Parameter(torch.zeros(out_channels, dtype=torch.float32))
         self.adapter = _make_adapter(self.mode, out_channels)
         if self.decay is not None:
-            self.register_buffer("magnitude", torch.ones([]))
+            self.register_buffer("magnitude", torch.ones([], dtype=torch.float32))
         self.use_noise = cfg.noise
         if cfg.noise:
-            self.register_buffer("noise_const", torch.randn(resolution, resolution))
-            self.noise_strength = nn.Parameter(torch.zeros([]))
+            self.register_buffer("noise_const", torch.randn(resolution, resolution, dtype=torch.float32))
+            self.noise_strength = nn.Parameter(torch.zeros([], dtype=torch.float32))
 
     def forward(self, x: Tensor, w: Tensor, options: BlockOptions, *, gain: float = 1.0) -> Tensor:
         _, styles, _, input_gain = self.modulation(x, w, options)
@@ -136,7 +138,9 @@ class SynthesisLayer(nn.Module):
         else:
             shape = (x.shape[0], 1, self.resolution, self.resolution)
             noise = options.once(
-                self, "noise", lambda: torch.randn(shape, device=x.device, generator=options.generator)
+                self,
+                "noise",
+                lambda: torch.randn(shape, dtype=torch.float32, device=x.device, generator=options.generator),
             )
         return (noise * self.noise_strength).to(x.dtype)
 
@@ -146,8 +150,8 @@ class AdapterLayer(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels))
-        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(out_channels, dtype=torch.float32))
 
     @property
     def flat_weight(self) -> Tensor:
@@ -172,8 +176,8 @@ class ToRGB(nn.Module):
         self.clamp = clamp
         self.weight_gain = 1 / math.sqrt(in_channels)
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
-        self.weight = nn.Parameter(torch.randn(channels, in_channels, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.randn(channels, in_channels, 1, 1, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(channels, dtype=torch.float32))
 
     def modulation(self, w: Tensor) -> ModulatedWeights:
         return ModulatedWeights(self.weight, self.affine(w) * self.weight_gain, self.bias)
