@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.config import Config
-from engine.data import Dataset, ProceduralScenes
+from engine.data import Dataset, ProceduralScenes, label_from_camera
 from engine.metrics.consistency import reproject
 from engine.metrics.depth import mean_depth_correlation
 from engine.metrics.swd import SlicedWassersteinMetric
@@ -140,15 +140,21 @@ class Monitor:
 
     @torch.no_grad()
     def _render(self, g: Generator, purpose: str, count: int, camera: Camera, *, repeat: int = 1) -> Rendered:
-        """``count`` latents of one purpose, each repeated for ``repeat`` cameras, in batches."""
+        """``count`` latents of one purpose, each repeated for ``repeat`` cameras, in batches.
+
+        A camera label is that of the camera that renders the picture; others are drawn from the data.
+        """
         rng = generator_for(self.cfg.train.seed, "monitor latents", purpose)
         z = torch.randn(count, self.cfg.generator.z_dim, generator=rng)
         z_bg = g.synthesis.draw_background(count, rng)
         label = None
-        if self.data.label_dim:
+        if self.data.label_kind == "camera":
+            z, label = z.repeat_interleave(repeat, 0), label_from_camera(camera).to(self.device)
+        elif self.data.label_dim:
             picks = torch.randint(len(self.data), (count,), generator=rng).tolist()
             label = torch.stack([torch.as_tensor(self.data.label(i)) for i in picks]).to(self.device)
-        ws = g.mapping(z.to(self.device), label).repeat_interleave(repeat, 0)
+        ws = g.mapping(z.to(self.device), label)
+        ws = ws.repeat_interleave(len(camera) // len(ws), 0)
         z_bg = None if z_bg is None else z_bg.to(self.device).repeat_interleave(repeat, 0)
         options = RenderOptions(precision=self.cfg.train.precision)
         parts = []

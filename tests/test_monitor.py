@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engine.data import ProceduralScenes
+from engine.data import ProceduralScenes, label_from_camera
 from engine.monitor import Monitor
 from engine.step import TrainState
 from engine.trainer import open_training_data
 from models.camera import Camera
-from models.generator import Generator
+from models.generator import Generator, Rendered
 from tests.picture_files import some_pngs, write_folder
 from tests.test_checkpoint import assert_state_equal
 from tests.tiny import CPU, tiny_config
@@ -213,3 +213,25 @@ def test_growth_gets_a_distance_of_its_own(tmp_path: Path) -> None:
     g.synthesis.alpha.fill_(1.0)
     monitor.figures(g)
     assert list(monitor._swd) == [8, 16]
+
+
+def test_camera_labels_follow_the_rendering_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every picture and figure."""
+    monitor, g = monitored(tmp_path, "data.labels=true")
+    labels, cameras = [], []
+    mapping, render = g.mapping.forward, g.synthesis.forward
+
+    def label_spy(z: Tensor, label: Tensor) -> Tensor:
+        labels.append(label)
+        return mapping(z, label)
+
+    def camera_spy(ws: Tensor, camera: Camera, **options: Any) -> Rendered:
+        cameras.append(camera)
+        return render(ws, camera, **options)
+
+    monkeypatch.setattr(g.mapping, "forward", label_spy)
+    monkeypatch.setattr(g.synthesis, "forward", camera_spy)
+    monitor.pictures(g, 0)
+    monitor.figures(g)
+    used = torch.cat([label_from_camera(c) for c in cameras])
+    assert len(used) > 20 and torch.equal(torch.cat(labels), used)

@@ -90,8 +90,9 @@ def label_fault(numbers: Tensor) -> tuple[int, str] | None:
 
 def label_from_camera(camera: Camera) -> Tensor:
     """EG3D labels [B, 25] float32 of cameras in our axes; the inverse of :func:`camera_from_label`."""
-    pose = _WORLD_FROM_EG3D.T @ camera.cam2world.double() @ _FLIP_YZ
-    intrinsics = torch.eye(3, dtype=torch.float64).repeat(len(camera), 1, 1)
+    cam2world = camera.cam2world.double()
+    pose = _WORLD_FROM_EG3D.T.to(cam2world) @ cam2world @ _FLIP_YZ.to(cam2world)
+    intrinsics = torch.eye(3).to(cam2world).repeat(len(camera), 1, 1)
     intrinsics[:, 0, 0] = 0.5 / camera.tan_half_fov[:, 0].double()
     intrinsics[:, 1, 1] = 0.5 / camera.tan_half_fov[:, 1].double()
     intrinsics[:, :2, 2] = 0.5
