@@ -32,7 +32,7 @@ TRAIN_HELP = """Train a StyleNeRF.
     python train.py --preset ffhq256 --set train.batch=16 --set generator.field.samples=16
 
 Everything a run makes lies in its folder: config.json, stats.jsonl (one JSON object per line), images/*.png and
-checkpoints/. Ctrl-C finishes the step, writes a checkpoint and leaves with exit code 130; bad input leaves with 2, a
+checkpoints/. Ctrl-C finishes the round, writes a checkpoint and leaves with exit code 130; bad input leaves with 2, a
 run that diverged with 3.
 """
 
@@ -96,6 +96,7 @@ def _train(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
         return 0
     if args.resume is None:
         run_dir = held.enter_context(_new_run(args))
+    _report(f"data:        opening {cfg.data.path}")
     data = open_training_data(cfg, _report)
     _report(f"data:        {data.describe()}")
     trainer = Trainer(cfg, data, run_dir, device, resume=state, init=init, report=_report,

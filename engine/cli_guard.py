@@ -18,7 +18,7 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_NOTICE = b"\ninterrupted: finishing this step, then saving (once more to stop at once)\n"
+_NOTICE = b"\ninterrupted: finishing this round, then saving (once more to stop at once)\n"
 
 
 def run_guarded(fn: Callable[[], int | None]) -> int:

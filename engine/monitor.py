@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ class Monitor:
     def __init__(self, cfg: Config, data: Dataset, folder: Path, device: torch.device) -> None:
         self.cfg, self.data, self.folder, self.device = cfg, data, folder, device
         self.truth = data if isinstance(data, ProceduralScenes) else None
+        self.before_batch: Callable[[str], None] = lambda progress: None
         self._swd: dict[int, SlicedWassersteinMetric] = {}
         self._true_depth: tuple[int, Tensor] | None = None
 
@@ -159,6 +161,7 @@ class Monitor:
         options = RenderOptions(precision=self.cfg.train.precision)
         parts = []
         for first in range(0, len(ws), self.cfg.monitor.batch):
+            self.before_batch(f"{purpose} {first} of {len(ws)}")
             pick = slice(first, first + self.cfg.monitor.batch)
             codes = None if z_bg is None else z_bg[pick]
             out = g.synthesis(ws[pick], camera[pick], z_bg=codes, options=options)

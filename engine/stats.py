@@ -146,6 +146,13 @@ class Accumulator:
         self._sums.clear()
         self._counts.clear()
 
+    def copy(self) -> tuple[dict[str, float | Tensor], dict[str, int]]:
+        """The sums and counts of this moment, for ``restore``; no sum is ever changed in place."""
+        return dict(self._sums), dict(self._counts)
+
+    def restore(self, copied: tuple[dict[str, float | Tensor], dict[str, int]]) -> None:
+        self._sums, self._counts = copied
+
     def state_dict(self) -> dict[str, list[float]]:
         """Name → [sum, count], plain numbers."""
         return {name: [float(total), self._counts[name]] for name, total in self._sums.items()}

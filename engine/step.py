@@ -6,6 +6,7 @@ Every random number comes from (seed, images shown, phase, round); nothing else 
 
 import copy
 import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from engine.losses import (
 )
 from engine.randomness import generator_for
 from engine.stats import Accumulator
+from engine.undo import StepUndo
 from models.discriminator import Discriminator, DiscriminatorOptions
 from models.generator import Generator, Rendered, RenderOptions
 
@@ -100,17 +102,43 @@ def _load_moments(optimiser: torch.optim.Adam, state: dict[str, Any]) -> None:
         group.update(options)
 
 
+class Interrupted(Exception):
+    """Raised between two rounds, or two batches of pictures, when somebody wants to stop."""
+
+
 class Stepper:
-    """Runs steps on a :class:`TrainState` and adds what happens to an :class:`Accumulator`."""
+    """Runs steps on a :class:`TrainState` and adds what happens to an :class:`Accumulator`.
+
+    ``before_round`` is called with the phase and the number of each round. If it raises :class:`Interrupted`, the step
+    is taken back and ``run`` raises it on. On a CPU, where a step may take minutes, that holds for every round;
+    elsewhere, where copies of weights and moments would cost memory, for the rounds before the step's first update.
+    """
 
     def __init__(self, cfg: Config, data: Dataset, state: TrainState, stats: Accumulator, device: torch.device) -> None:
         self.cfg, self.data, self.state, self.stats, self.device = cfg, data, state, stats, device
         self.rounds = cfg.train.batch // cfg.train.micro_batch
         self.alpha = 1.0
+        self.before_round: Callable[[str, int], None] = lambda phase, number: None
+        self._undo: StepUndo | None = None
         self.nonfinite: dict[str, Tensor] = {}  # of the last step: loss or gradient -> whether it was not finite
 
     def run(self) -> None:
         """One step: every phase that is due, then the moving average; counts the batch as shown."""
+        state, alpha, path_length_mean = self.state, self.alpha, self.state.path_length_mean
+        self._undo = undo = StepUndo([state.generator, state.discriminator], self.stats)
+        try:
+            self._phases()
+        except Interrupted:
+            undo.undo()
+            self.alpha, state.path_length_mean = alpha, path_length_mean
+            raise
+        finally:
+            self._undo = None
+        state.images_shown += self.cfg.train.batch
+        state.step += 1
+        self._follow()
+
+    def _phases(self) -> None:
         cfg, state = self.cfg, self.state
         self.nonfinite = {}
         self.alpha = cfg.growth.alpha(state.images_shown)
@@ -123,9 +151,12 @@ class Stepper:
             self._r1()
         if cfg.loss.path_length_weight > 0:  # a mean that is not finite spoils every path-length step to come
             self._note("Loss/path_length", ~torch.isfinite(state.path_length_mean))
-        state.images_shown += cfg.train.batch
-        state.step += 1
-        self._follow()
+
+    def _rounds(self, phase: str) -> Iterator[int]:
+        for number in range(self.rounds):
+            if self._undo is not None:
+                self.before_round(phase, number)
+            yield number
 
     def _rng(self, phase: str, number: int) -> torch.Generator:
         place = (self.cfg.train.seed, RANK, self.state.images_shown, phase, number)
@@ -189,7 +220,7 @@ class Stepper:
     def _generator_main(self) -> None:
         weight = self.cfg.loss.nerf_path_weight
         module = self.state.generator.requires_grad_(True)
-        for number in range(self.rounds):
+        for number in self._rounds("generator"):
             rng = self._rng("generator", number)
             rendered, _, label = self._fake(rng, self.cfg.train.micro_batch, path=weight > 0)
             logits = self.state.discriminator(rendered.image, label, options=self._judge_options())
@@ -207,7 +238,7 @@ class Stepper:
         cfg, state = self.cfg.loss, self.state
         module = state.generator.requires_grad_(True)
         half = max(self.cfg.train.micro_batch // 2, 1)
-        for number in range(self.rounds):
+        for number in self._rounds("path length"):
             rng = self._rng("path length", number)
             rendered, ws, _ = self._fake(rng, half, path=self.cfg.train.public_slips and cfg.nerf_path_weight > 0)
             noise = torch.randn(rendered.image.shape, generator=rng, device=self.device)
@@ -221,7 +252,7 @@ class Stepper:
     def _discriminator_main(self) -> None:
         module = self.state.discriminator.requires_grad_(True)
         slips = self.cfg.train.public_slips and self.cfg.loss.nerf_path_weight > 0
-        for number in range(self.rounds):
+        for number in self._rounds("discriminator"):
             rng = self._rng("discriminator", number)
             with torch.no_grad():
                 rendered, _, label = self._fake(rng, self.cfg.train.micro_batch, path=slips)
@@ -237,7 +268,7 @@ class Stepper:
     def _r1(self) -> None:
         cfg = self.cfg.loss
         module = self.state.discriminator.requires_grad_(True)
-        for number in range(self.rounds):
+        for number in self._rounds("R1"):
             images, label = self._real(number)
             images.requires_grad_(True)
             penalty = r1_penalty(images, module(images, label, options=self._judge_options())).mean()
@@ -266,6 +297,10 @@ class Stepper:
         flat = torch.nan_to_num(flat, nan=0.0, posinf=1e5, neginf=-1e5)
         for (p, _), grad in zip(pairs, flat.split([p.numel() for p, _ in pairs])):
             p.grad = grad.view_as(p)
+        if self._undo is not None and self.device.type == "cpu":
+            self._undo.before_update(module, optimiser)
+        else:
+            self._undo = None  # from here on the step is finished
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         module.requires_grad_(False)

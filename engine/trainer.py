@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -27,8 +27,9 @@ from engine.errors import UserError
 from engine.initial import InitialWeights
 from engine.monitor import Monitor
 from engine.stats import Accumulator, ProgressBar, StatsWriter, peak_memory_mib, read_stats
-from engine.step import Stepper, TrainState
+from engine.step import Interrupted, Stepper, TrainState
 
+WEEKS_S = 14 * 86400
 Report = Callable[[str], None]
 
 
@@ -111,13 +112,15 @@ class Trainer:
             init.copy_into(self.state, report)
         self.writer = StatsWriter(run_dir / "stats.jsonl")
         self.first_figures: dict[str, float] = {}
+        self.losses = ""  # of the last row, for the progress bar
         self.watch = Watch(cfg.train.max_nonfinite_steps, report)
         if resume is not None:
             self._restore(resume)
         _write_config(cfg, run_dir / "config.json")
         self.stepper = Stepper(cfg, data, self.state, self.stats, device)
         self.monitor = Monitor(cfg, data, run_dir / "images", device)
-        self.saved_at = self.state.images_shown if resume is not None else -1
+        # a run that was interrupted in its first pictures has no figures yet: it begins as a fresh one does
+        self.saved_at = self.state.images_shown if self.first_figures else -1
 
     def _restore(self, saved: dict[str, Any]) -> None:
         before = saved.get("label_kind", self.data.label_kind)
@@ -145,14 +148,22 @@ class Trainer:
             Interrupt() as interrupt,
             ProgressBar(total, "training", initial=self.state.images_shown, enabled=self.progress) as bar,
         ):
+            self.stepper.before_round = lambda phase, number: self._between(
+                interrupt, bar, f"step {self.state.step + 1}, {phase}, round {number + 1} of {self.stepper.rounds}"
+            )
             if self.saved_at < 0:  # a fresh start, not a resumption from 0
-                self.monitor.reals()
-                self._snapshot({"Progress/images": 0})
-                tick_start_s = time.monotonic()
+                self._first_snapshot(interrupt, bar)
+            tick_start_s = start_s = time.monotonic()
+            first = self.state.images_shown
             while self.state.images_shown < total:
                 before = self.state.images_shown
-                self.stepper.run()
+                try:
+                    self.stepper.run()
+                except Interrupted:
+                    self._stop()
                 now = self.state.images_shown
+                if before == first:
+                    self._estimate(time.monotonic() - start_s, total - now)
                 snapshot = now >= total or _crossed(before, now, cfg.snapshot_kimg)
                 bar.update(now - before)
                 tick = snapshot or _crossed(before, now, cfg.tick_kimg)
@@ -164,7 +175,8 @@ class Trainer:
                 if tick:
                     elapsed_s, shown = time.monotonic() - tick_start_s, now - tick_images
                     row = self._row(elapsed_s / max(shown, 1) * 1000)
-                    bar.update(0, f"G {row['Loss/generator']:.2f} D {row['Loss/discriminator']:.2f}")
+                    self.losses = f"G {row['Loss/generator']:.2f} D {row['Loss/discriminator']:.2f}, "
+                    bar.update(0, self.losses.rstrip(", "))
                     if snapshot:
                         self._snapshot(row)
                     else:
@@ -172,11 +184,42 @@ class Trainer:
                         self.writer.flush()
                     tick_start_s, tick_images = time.monotonic(), now
                 if interrupt.requested:
-                    self.save()
-                    self.report(f"interrupted; go on with: python train.py --resume {shlex.quote(str(self.run_dir))}")
-                    raise KeyboardInterrupt
+                    self._stop()
         self._summary()
         return 0 if self.saved_at == self.state.images_shown else EXIT_DIVERGED
+
+    def _between(self, interrupt: Interrupt, bar: ProgressBar, progress: str) -> None:
+        """Between two rounds or two batches of pictures: obey Ctrl-C, say how far it is."""
+        if interrupt.requested:
+            raise Interrupted
+        bar.update(0, f"{self.losses}{progress}")
+
+    def _first_snapshot(self, interrupt: Interrupt, bar: ProgressBar) -> None:
+        self.report("first:       pictures and figures of the untrained model, then the first step")
+        self.monitor.before_batch = lambda progress: self._between(interrupt, bar, f"first pictures, {progress}")
+        try:
+            self.monitor.reals()
+            self._snapshot({"Progress/images": self.state.images_shown})
+        except Interrupted:
+            self._stop()
+        finally:
+            self.monitor.before_batch = lambda progress: None
+
+    def _stop(self) -> NoReturn:
+        """Save the last whole step and end."""
+        self.save()
+        self.report(f"interrupted; go on with: python train.py --resume {shlex.quote(str(self.run_dir))}")
+        raise KeyboardInterrupt
+
+    def _estimate(self, step_s: float, images_left: int) -> None:
+        """Say after the first step how long the rest takes, and what takes less where that is weeks."""
+        left_s = step_s * images_left / self.cfg.train.batch
+        self.report(
+            f"estimate:    {step_s:.3g} s for the first step, about {_duration(left_s)} for the rest at that speed"
+        )
+        if left_s >= WEEKS_S:
+            data = shlex.quote(self.cfg.data.path)
+            self.report(f"             a smaller model takes hours: python train.py --preset quickstart --data {data}")
 
     def _diverged(self, tick: bool) -> bool:
         """Hand the step's flags to the watch; read them at a tick, or at once where nothing has to wait for it."""
@@ -218,9 +261,9 @@ class Trainer:
         """Figures into the row, then pictures, then the checkpoint: what it says it has seen is on the disk."""
         start_s = time.monotonic()
         figures = self.monitor.figures(self.state.average)
-        if not self.first_figures:
-            self.first_figures = figures
         self.monitor.pictures(self.state.average, self.state.images_shown)
+        if not self.first_figures:  # only now: until then an interrupted run begins with them anew
+            self.first_figures = figures
         self.writer.write({**tick, **figures, "Time/snapshot_s": time.monotonic() - start_s})
         self.writer.flush()
         self.save()
@@ -270,6 +313,13 @@ def _write_config(cfg: Config, path: Path) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot write the configuration: {error.strerror}") from error
+
+
+def _duration(seconds: float) -> str:
+    for name, unit_s in (("weeks", 7 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:.3g} {name}"
+    return f"{seconds:.3g} seconds"
 
 
 def _crossed(before: int, now: int, every_kimg: float) -> bool:

@@ -128,7 +128,7 @@ def test_first_signal_asks_second_insists(
         assert not interrupt.requested
         send(first)
         assert interrupt.requested
-        assert capfd.readouterr().err.count("interrupted: finishing this step, then saving") == 1
+        assert capfd.readouterr().err.count("interrupted: finishing this round, then saving") == 1
         with pytest.raises(KeyboardInterrupt):
             send(second)
     assert own_handlers == []

@@ -200,7 +200,7 @@ def test_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["train", "--help"])
     assert ended.value.code == 0
-    assert "Ctrl-C finishes the step" in capsys.readouterr().out
+    assert "Ctrl-C finishes the round" in capsys.readouterr().out
 
 
 def test_dry_run_of_a_resumption_is_json_alone(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,7 +104,7 @@ def test_interruption_of_a_real_process(number: signal.Signals, tmp_path: Path) 
     process.send_signal(number)
     assert process.wait(PATIENCE_S) == 130
     errors = Path(f"{log}.err").read_text()
-    assert "interrupted: finishing this step, then saving" in errors
+    assert "interrupted: finishing this round, then saving" in errors
     assert errors.splitlines()[-1] == "interrupted"
     assert "Traceback" not in errors
     newest = latest_checkpoint(stopped)
@@ -133,7 +133,7 @@ def test_interruption_in_a_chosen_step(
     with monkeypatch.context() as patch:
         patch.setattr(Stepper, "run", run)
         assert train_here("--config", config_file(tmp_path), "--out", tmp_path / "run") == 130
-    assert outcome(tmp_path / "run").meta["images_shown"] == 4 * step
+    assert outcome(tmp_path / "run").meta["images_shown"] == 4 * (step - 1)  # the step is taken back
     assert "go on with: python train.py --resume" in capsys.readouterr().out
     assert train_here("--resume", tmp_path / "run") == 0
     assert_same_run(tmp_path / "run", reference)
