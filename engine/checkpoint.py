@@ -10,6 +10,7 @@ back to an earlier one, the count of images no longer does.
 import contextlib
 import errno
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -27,12 +28,13 @@ from torch import Tensor
 
 from engine.config_io import one_line
 from engine.errors import UserError
-from engine.ownership import LOCK_FILE, entries, own_folder
+from engine.ownership import entries, own_folder, temporary_name
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
 FILES = _STATE, _META, _MANIFEST = "state.pt", "meta.json", "manifest.json"
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_OLD_S = 3600.0
 _NAME = re.compile(r"(\.writing-|\.removing-)?(\d+)-images-(\d+)")
 
 
@@ -93,12 +95,13 @@ def write_folder(path: Path, state: dict[str, Any], meta: dict[str, Any]) -> Pat
     final = Path(os.path.abspath(path))
     with _os_errors(path, "cannot write here"):
         check_vacant(path)
-        if os.path.lexists(final / LOCK_FILE):
-            with own_folder(final):  # removes the lock of a killed process, refuses that of a living one
+        if final.is_dir() and os.listdir(final):
+            with own_folder(final):  # removes what a killed process left, refuses the lock of a living one
                 pass
-        hidden = final.with_name(f".writing-{final.name}-{os.getpid()}")
+        hidden = final.with_name(f".writing-{final.name[:40]}{temporary_name()}")
         final.parent.mkdir(parents=True, exist_ok=True)
         hidden.mkdir()
+        _free_old_leftovers(hidden)
         try:
             _write_files(hidden, state, meta_text, {})
             if os.name == "nt" and final.is_dir():
@@ -175,7 +178,7 @@ def read_checkpoint(path: Path, report: Callable[[str], None] = _to_stderr) -> t
 def check_writable(folder: Path) -> None:
     """Make the folder and prove that a file can be written and synced in it; UserError if not."""
     folder = Path(folder)
-    probe = folder / f".write-probe-{os.getpid()}"
+    probe = folder / temporary_name()
     with _os_errors(folder, "cannot write here"):
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -311,6 +314,19 @@ def _free_leftovers(folder: Path) -> None:
     if leftovers and any(verify(path) is None for path in _newest_first(folder)):
         for path in leftovers:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _free_old_leftovers(hidden: Path) -> None:
+    """Remove what killed writes of the same folder left beside ``hidden``, which was made just now.
+
+    Nobody owns the folder above: what was written to within the hour may be another process's work, and stays.
+    """
+    stem = hidden.name[: -len(temporary_name())]
+    now = hidden.stat().st_mtime  # by the clock of the file system
+    for path in hidden.parent.glob(f"{glob.escape(stem)}.*.part"):
+        with contextlib.suppress(OSError):
+            if now - max(p.stat().st_mtime for p in (path, *path.iterdir())) > _OLD_S:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _prune(folder: Path, keep: int, written: Path) -> None:

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import socket
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +21,8 @@ except ImportError:  # Windows locks by msvcrt
     fcntl = None  # type: ignore[assignment]
 
 LOCK_FILE = ".lock"
+LEFTOVER_S = 60.0  # a temporary file that nobody has written to for as long belongs to a killed process
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.part(\..*)?", re.DOTALL)
 _TAKEN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 _WINDOWS_LOCK_AT = 2**20  # a locked byte cannot be read on Windows; this one lies past the owner's name
 
@@ -30,7 +34,7 @@ def own_folder(folder: Path, made: Sequence[Path] = ()) -> Iterator[None]:
     ``made``: folders that the caller has just made for it, removed likewise, innermost first.
 
     The lock file names the owner for those who come second. It is removed at the end; one that a killed process left
-    behind is taken over.
+    behind is taken over, and that process's temporary files are removed.
 
     Raises: UserError naming the owner if another process holds the folder, or if it cannot be written.
     """
@@ -40,6 +44,7 @@ def own_folder(folder: Path, made: Sequence[Path] = ()) -> Iterator[None]:
     try:
         with _as_user_error(folder):
             descriptor = _open_locked(folder)
+        _remove_leftovers(folder, now=os.fstat(descriptor).st_mtime)  # by the clock of the file system
         yield
     finally:
         if descriptor is not None:
@@ -74,8 +79,26 @@ def _missing(folder: Path) -> list[Path]:
 
 
 def entries(folder: Path) -> list[str]:
-    """Names in a folder, without that of the lock file, which says nothing about what the folder holds."""
-    return [name for name in os.listdir(folder) if name != LOCK_FILE]
+    """Names in a folder, without the lock file and temporary files, which say nothing about what the folder holds."""
+    return [name for name in os.listdir(folder) if name != LOCK_FILE and not _TEMPORARY.fullmatch(name)]
+
+
+def temporary_name(ending: str = "") -> str:
+    """A hidden name that no other thread, process or host chooses, for what is renamed once it is whole."""
+    return f".{uuid.uuid4().hex}.part{ending}"
+
+
+def _remove_leftovers(folder: Path, now: float) -> None:
+    """Remove temporary files of killed processes, in the folder and below.
+
+    Recent ones stay: a program that does not own the folder may be writing a file into it.
+    """
+    for above, _, names in os.walk(folder):
+        for name in filter(_TEMPORARY.fullmatch, names):
+            path = os.path.join(above, name)
+            with contextlib.suppress(OSError):
+                if now - os.lstat(path).st_mtime > LEFTOVER_S:
+                    os.unlink(path)
 
 
 def _open_locked(folder: Path) -> int:

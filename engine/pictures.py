@@ -123,9 +123,12 @@ def depth_picture(depth: Tensor, near: float, far: float, weights: Tensor | None
     return (colour * cover[..., None]).round().to(torch.uint8).permute(0, 3, 1, 2).contiguous()
 
 
-def save_png(image: Image.Image, path: str | Path) -> None:
-    """Write ``image`` as a PNG, whole or not at all. Raises: UserError naming ``path`` if it cannot be written."""
-    write_whole(path, lambda part: image.save(part, format="PNG"))
+def save_png(image: Image.Image, path: str | Path, *, new: bool = False) -> None:
+    """Write ``image`` as a PNG, whole or not at all.
+
+    Raises: UserError naming ``path`` if it cannot be written, or with ``new`` if it exists.
+    """
+    write_whole(path, lambda part: image.save(part, format="PNG"), new=new)
 
 
 class _Axis(NamedTuple):

@@ -24,6 +24,7 @@ from engine.config_io import apply_overrides, from_dict, leaves, one_line, to_di
 from engine.data import Dataset, open_dataset
 from engine.divergence import EXIT_DIVERGED, Watch, nonfinite_weights
 from engine.errors import UserError
+from engine.files import write_whole
 from engine.initial import InitialWeights
 from engine.monitor import Monitor
 from engine.stats import Accumulator, ProgressBar, StatsWriter, peak_memory_mib, read_stats
@@ -303,16 +304,9 @@ class Trainer:
 
 
 def _write_config(cfg: Config, path: Path) -> None:
-    """Write beside the file and rename, so that a full disk leaves the older one."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        try:
-            part.write_text(json.dumps(to_dict(cfg), indent=2) + "\n", encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write the configuration: {error.strerror}") from error
+    """A full disk leaves the older one."""
+    text = json.dumps(to_dict(cfg), indent=2) + "\n"
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def _duration(seconds: float) -> str:

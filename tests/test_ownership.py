@@ -143,11 +143,11 @@ def desk(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_verb_holds_its_folder_while_it_writes(verb: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written, save = [], pictures.write_whole
 
-    def write(path: Path, how: Any) -> None:
+    def write(path: Path, how: Any, **more: Any) -> None:
         with pytest.raises(UserError, match="in use by process"):
             own_folder(Path("out")).__enter__()
         written.append(path)
-        save(path, how)
+        save(path, how, **more)
 
     Path("out").mkdir()
     Path("out", LOCK_FILE).write_text("process 1 on elsewhere, killed")

@@ -264,7 +264,7 @@ def test_configuration_that_the_kernel_cuts_short(
     code = train_here(*NEW.split())
     small_files(resource.RLIM_INFINITY)
     assert code == 2
-    assert_one_line(capsys.readouterr().err, "new/config.json: cannot write the configuration: File too large")
+    assert_one_line(capsys.readouterr().err, "new/config.json: wanted a file that can be written, got File too large")
     assert digests(desk) == before  # not even half a file
     assert train_here(*NEW.split(), "--set", "train.total_kimg=0.004") == 0  # the folder is still empty
 

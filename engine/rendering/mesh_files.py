@@ -23,13 +23,13 @@ _FLOAT, _UINT, _USHORT = 5126, 5125, 5123  # component types of glTF
 _ARRAY, _INDICES = 34962, 34963  # targets of its buffer views
 
 
-def write_mesh(mesh: Mesh, path: str | Path) -> None:
+def write_mesh(mesh: Mesh, path: str | Path, *, new: bool = False) -> None:
     """Write ``mesh`` in the format that the name ends with.
 
-    Raises: UserError naming the path: another ending, not writable.
+    Raises: UserError naming the path: another ending, not writable, or with ``new`` there already.
     """
     path = Path(path)
-    save_bytes(mesh_format(path)(mesh), path)
+    save_bytes(mesh_format(path)(mesh), path, new=new)
 
 
 def mesh_format(path: Path) -> Callable[[Mesh], bytes]:

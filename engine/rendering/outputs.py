@@ -164,14 +164,14 @@ def save_array(value: Tensor, path: Path) -> None:
     write_whole(path, write)
 
 
-def save_text(text: str, path: Path) -> None:
+def save_text(text: str, path: Path, *, new: bool = False) -> None:
     """Text in UTF-8."""
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"), new=new)
 
 
-def save_bytes(content: bytes, path: Path) -> None:
+def save_bytes(content: bytes, path: Path, *, new: bool = False) -> None:
     """Bytes as they are."""
-    write_whole(path, lambda part: part.write_bytes(content))
+    write_whole(path, lambda part: part.write_bytes(content), new=new)
 
 
 def check_animations(formats: Iterable[str]) -> None:

@@ -97,13 +97,13 @@ def run(args: argparse.Namespace) -> int:
     with ProgressBar(points_in_grid(model, options) * len(files), "mesh", enabled=not args.no_progress) as bar:
         meshes = (extract_mesh(model, subjects[i], options, progress=bar.update) for i in range(len(files)))
         for label, file, (mesh, level) in zip(labels, files, meshes):
-            write_mesh(mesh, file)
+            write_mesh(mesh, file, new=True)
             size = f"{len(mesh.vertices)} vertices, {len(mesh.faces)} faces, volume {volume(mesh):.4g}"
             closed = "closed" if not open_edges(mesh) else f"{open_edges(mesh)} open edges"
             lines.append(f"{label + ':':12s} level {level:.4g} per world unit, {size}, {closed}")
             if args.preview:
-                save_png(labelled_rows(preview(mesh, cameras, PREVIEW_PX)), file.with_suffix(".png"))
-    save_text(_cameras_text(model, cameras), cameras_file)
+                save_png(labelled_rows(preview(mesh, cameras, PREVIEW_PX)), file.with_suffix(".png"), new=True)
+    save_text(_cameras_text(model, cameras), cameras_file, new=True)
     print("\n".join(lines))
     for file in [*files, *pictures, cameras_file]:
         print(f"wrote:       {file}")
