@@ -382,7 +382,7 @@ REFUSED = {
     "radius": ({"radius": (-1.0,)}, "--radius: wanted positive"),
     "fov": ({"fov_deg": 180.0}, "--fov: wanted degrees"),
     "too few": ({"yaw": (0.0, 0.1)}, "--yaw: wanted one number, or one for each of the 3 photos, got 2"),
-    "label": ({"label": 1}, "--label: wanted none, got 1"),
+    "label": ({"label": 1}, r"--label: wanted none \(the model is not conditional\), got 1"),
     "no loss": ({"pixel_weight": 0.0}, "--pixel-weight: wanted more than 0 without a perceptual network"),
 }
 

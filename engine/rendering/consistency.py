@@ -79,7 +79,7 @@ def check_consistency(
         progress: called after each of the 2 N comparisons.
     Raises: UserError naming the argument.
     """
-    options = comparison(model, apart_rad, resolution, samples, tile_rays)
+    options, subjects = comparison(model, apart_rad, resolution, samples, tile_rays), subjects.fixed()
     cameras = [_turned(model, sign * apart_rad / 2) for sign in (-1, 1)]
     rows: list[Agreement] = []
     pictures: list[tuple[str, Tensor]] = []

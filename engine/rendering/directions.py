@@ -19,6 +19,7 @@ from torch import Tensor
 
 from engine.errors import UserError
 from engine.model_io import Model
+from engine.rendering.conditions import Label
 from engine.rendering.latent_space import fixed_signs, latent_space
 from engine.rendering.subjects import Subjects, read_arrays, save_arrays
 from models.field import StyledField
@@ -71,13 +72,13 @@ class Directions:
 
 @torch.no_grad()
 def find_directions(
-    model: Model, method: Method = "factor", rows: Sequence[int] | None = None, *, label: int | None = None
+    model: Model, method: Method = "factor", rows: Sequence[int] | None = None, *, label: Label | None = None
 ) -> Directions:
     """All w_dim directions of a model, on its device.
 
     Args:
         rows: of ws, that take part and are moved; None is all.
-        label: class of a conditional model, for the spread of its styles; None is every class.
+        label: of a conditional model, for the spread of its styles; None is every class, or the prior's cameras.
     Raises: UserError naming the argument.
     """
     total = model.generator.synthesis.num_ws

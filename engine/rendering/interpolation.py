@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.errors import UserError
 from engine.model_io import Model
+from engine.rendering.conditions import Label
 from engine.rendering.subjects import Subjects, draw_latents, subjects_from_latents
 
 
@@ -67,7 +68,7 @@ def between_seeds(
     *,
     loop: bool = False,
     truncation_psi: float = 0.7,
-    label: int | None = None,
+    label: Label | None = None,
 ) -> Subjects:
     """``frames`` subjects from seed to seed, latents z and background codes on arcs (:func:`slerp`).
 

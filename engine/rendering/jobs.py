@@ -155,7 +155,7 @@ def describe_job(model: Model, job: RenderJob) -> dict[str, Any]:
     """Everything that decides about the bits of a job's files, as JSON can hold it."""
     described = {
         "model_sha256": model.sha256,
-        "subjects_sha256": sha256_of([job.subjects.ws, job.subjects.z_bg]),
+        "subjects_sha256": sha256_of(job.subjects.numbers),
         "cameras_sha256": sha256_of([job.path.camera.cam2world, job.path.camera.tan_half_fov]),
         "device": job.subjects.ws.device.type,
         "subjects": job.strips,

@@ -10,6 +10,7 @@ from torch import Tensor
 from engine.errors import UserError
 from engine.model_io import Model
 from engine.randomness import generator_for
+from engine.rendering.conditions import Label, random_conditions
 
 SAMPLES = 4096
 _FLOOR = 0.01  # of the longest direction: one that is hardly filled can still be moved along
@@ -37,12 +38,12 @@ class LatentSpace(NamedTuple):
 
 
 @torch.no_grad()
-def latent_space(model: Model, *, samples: int = SAMPLES, label: int | None = None, seed: int = 0) -> LatentSpace:
+def latent_space(model: Model, *, samples: int = SAMPLES, label: Label | None = None, seed: int = 0) -> LatentSpace:
     """Principal components of the styles of ``samples`` latents z ~ N(0, 1), untruncated.
 
     Args:
         samples: at least 2; fewer than w_dim + 1 leave directions of no length.
-        label: class of a conditional model; None draws a class for each sample.
+        label: of a conditional model; None draws a class or a camera of the prior for each sample.
         seed: of the latents.
     Returns: tensors on the model's device, float32; signs are fixed: the largest entry of an axis is positive.
     Raises: UserError naming the argument.
@@ -53,14 +54,9 @@ def latent_space(model: Model, *, samples: int = SAMPLES, label: int | None = No
         raise UserError(f"samples: wanted at least 2, got {samples}")
     rng = generator_for(seed, "latent space")
     z = torch.randn(samples, g.cfg.z_dim, generator=rng)
-    rows = None
-    if g.cfg.label_dim:
-        if label is not None and not 0 <= label < g.cfg.label_dim:
-            raise UserError(f"--label: wanted a class of 0 to {g.cfg.label_dim - 1}, got {label}")
-        drawn = torch.randint(g.cfg.label_dim, (samples,), generator=rng)
-        rows = torch.nn.functional.one_hot(drawn if label is None else torch.full_like(drawn, label), g.cfg.label_dim)
+    rows = random_conditions(model, label, samples, rng)
     device = next(g.parameters()).device
-    w = g.mapping(z.to(device), None if rows is None else rows.float().to(device))[:, 0].cpu().double()
+    w = g.mapping(z.to(device), rows)[:, 0].cpu().double()
     mean = w.mean(dim=0)
     values, vectors = torch.linalg.eigh((w - mean).t() @ (w - mean) / (samples - 1))
     axes = fixed_signs(vectors.flip(-1))

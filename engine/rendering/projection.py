@@ -19,6 +19,7 @@ from engine.errors import UserError
 from engine.model_io import Model
 from engine.pictures import to_uint8
 from engine.randomness import generator_for
+from engine.rendering.conditions import condition
 from engine.rendering.latent_space import latent_space
 from engine.rendering.perceptual import Criterion, PerceptualNet
 from engine.rendering.polish import FIRST_DAMPING, STEPS, PhotoResiduals, levenberg_marquardt
@@ -49,9 +50,7 @@ class Projector:
         edge = model.generator.synthesis.growth().resolution
         if photos.ndim != 4 or photos.shape[1:] != (3, edge, edge):
             raise ValueError(f"photos must be [V, 3, {edge}, {edge}], got {list(photos.shape)}")
-        if bool(model.config.label_dim) != (options.label is not None):
-            wanted = f"a class of 0 to {model.config.label_dim - 1}" if model.config.label_dim else "none"
-            raise UserError(f"--label: wanted {wanted}, got {options.label}")
+        condition(model, options.label, 1)  # refuses a label of another kind
         if net is None and options.pixel_weight == 0:
             raise UserError("--pixel-weight: wanted more than 0 without a perceptual network, got 0")
         device = next(model.generator.parameters()).device

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import UserError
+from engine.rendering.conditions import Label
 from engine.rendering.poses import TERMS
 
 
@@ -31,7 +32,7 @@ class ProjectionOptions:
         regularise: weight of the mean square of the coordinates, which pulls towards the average.
         pixel_weight: of the pixels' loss; None is 1 without a perceptual network, 0.1 with one.
         tune_rate, locality: of the tuning, see :class:`Tuner`.
-        label: class of a conditional model.
+        label: of a conditional model; None for cameras is that of the prior's middle, in the tuning of each camera.
         seed: of everything random.
     """
 
@@ -55,7 +56,7 @@ class ProjectionOptions:
     pixel_weight: float | None = None
     tune_rate: float = 3e-4
     locality: float = 1.0
-    label: int | None = None
+    label: Label | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.model_io import Model
 from engine.randomness import generator_for
+from engine.rendering.conditions import Label, condition
 from engine.rendering.perceptual import Criterion
 from engine.rendering.poses import spread_poses
 from engine.rendering.unknowns import Chart, Unknowns
@@ -27,7 +27,7 @@ class Candidates(NamedTuple):
 
 @torch.no_grad()
 def draw_candidates(
-    chart: Chart, given: Tensor, free: tuple[bool, ...], *, subjects: int, cameras: int, seed: int, label: int | None
+    chart: Chart, given: Tensor, free: tuple[bool, ...], *, subjects: int, cameras: int, seed: int, label: Label | None
 ) -> Candidates:
     """The average and random subjects, truncated to 0.7, and cameras over the prior.
 
@@ -39,7 +39,7 @@ def draw_candidates(
     rng = generator_for(seed, "projection search")
     z = torch.randn(subjects, model.config.z_dim, generator=rng)
     code = torch.randn(subjects, chart.code_dim, generator=rng).to(device)
-    w = model.generator.mapping(z.to(device), _labels(model, label, subjects, device), truncation_psi=0.7)[:, 0]
+    w = model.generator.mapping(z.to(device), condition(model, label, subjects), truncation_psi=0.7)[:, 0]
     style = chart.space.whiten(w)
     style[0], code[0] = 0, 0
     looked_for = given.isnan() & torch.tensor(free)
@@ -102,10 +102,3 @@ def best_starts(chart: Chart, candidates: Candidates, losses: Tensor, starts: in
         pose.append(candidates.poses[closest.indices[views, v], v])
     poses = (torch.stack(pose) - chart.middle) / chart.scale
     return Unknowns(torch.stack(style), torch.stack(code), poses)
-
-
-def _labels(model: Model, label: int | None, count: int, device: torch.device) -> Tensor | None:
-    if not model.config.label_dim:
-        return None
-    rows = torch.full((count,), label or 0, device=device)
-    return torch.nn.functional.one_hot(rows, model.config.label_dim).float()

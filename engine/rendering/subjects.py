@@ -7,7 +7,7 @@ background's code: the same seed is the same subject, whatever stands beside it 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from engine.errors import UserError
 from engine.files import write_whole
 from engine.model_io import Model
+from engine.rendering.conditions import Label, condition
 from models.camera import Camera, pose_fault
 from models.generator import Generator
 
@@ -33,21 +34,46 @@ class Subjects:
     Attributes:
         ws:   [N, num_ws, w_dim] float32 styles, truncated already.
         z_bg: [N, background.z_dim] codes of a coded background, else None.
+        z:    [N, z_dim] where the styles follow the camera (:meth:`seen_by`) and ``ws`` is the front view's; else None.
+        truncation_psi: of styles that follow.
     """
 
     ws: Tensor
     z_bg: Tensor | None = None
+    z: Tensor | None = None
+    truncation_psi: float = 1.0
 
     def __len__(self) -> int:
         return len(self.ws)
 
+    @property
+    def numbers(self) -> list[Any]:
+        """All that decides about their pictures."""
+        following = [] if self.z is None else [self.z, self.truncation_psi]
+        return [self.ws, self.z_bg, *following]
+
     def __getitem__(self, index: int | slice | Tensor) -> Subjects:
         if isinstance(index, int):
             index = slice(index, index + 1) if index != -1 else slice(-1, None)
-        return Subjects(self.ws[index], None if self.z_bg is None else self.z_bg[index])
+        return self._each(lambda t: t[index])
 
     def to(self, device: torch.device | str) -> Subjects:
-        return Subjects(self.ws.to(device), None if self.z_bg is None else self.z_bg.to(device))
+        return self._each(lambda t: t.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Subjects:
+        codes, z = (None if t is None else change(t) for t in (self.z_bg, self.z))
+        return Subjects(change(self.ws), codes, z, self.truncation_psi)
+
+    def fixed(self) -> Subjects:
+        """The same, with the front view's styles for every camera."""
+        return Subjects(self.ws, self.z_bg)
+
+    def seen_by(self, model: Model, camera: Camera) -> Subjects:
+        """Subject i as camera i makes it: a model with camera labels maps its latent under the label of that camera."""
+        if self.z is None:
+            return self
+        label = condition(model, None, len(self), camera)
+        return Subjects(model.generator.mapping(self.z, label, truncation_psi=self.truncation_psi), self.z_bg)
 
     def repeat(self, times: int) -> Subjects:
         """Each subject ``times`` times in a row: a, a, b, b."""
@@ -56,7 +82,7 @@ class Subjects:
 
     @classmethod
     def cat(cls, parts: Sequence[Subjects]) -> Subjects:
-        """All subjects of ``parts``, which have background codes, or have not, together."""
+        """All subjects of ``parts``, which have background codes, or have not, together; their styles are fixed."""
         codes = [p.z_bg for p in parts if p.z_bg is not None]
         return cls(torch.cat([p.ws for p in parts]), torch.cat(codes) if codes else None)
 
@@ -74,14 +100,14 @@ def draw_latents(generator: Generator, seeds: Sequence[int]) -> tuple[Tensor, Te
 
 @torch.no_grad()
 def subjects_from_seeds(
-    model: Model, seeds: Sequence[int], *, truncation_psi: float = 0.7, label: int | None = None
+    model: Model, seeds: Sequence[int], *, truncation_psi: float = 0.7, label: Label | None = None
 ) -> Subjects:
     """The subjects of ``seeds``, on the model's device.
 
     Args:
         seeds: non-negative numbers; at least one.
         truncation_psi: w <- w_avg + psi (w - w_avg): 1 is as drawn, 0 the average, between them safer and duller.
-        label: class of a conditional model, which needs one.
+        label: class or vector of a conditional model, which needs one; a camera, or None to follow the rendering one.
     Raises: UserError naming the argument.
     """
     if not seeds or min(seeds) < 0 or max(seeds) > MAX_SEED:
@@ -93,7 +119,7 @@ def subjects_from_seeds(
 
 @torch.no_grad()
 def subjects_from_latents(
-    model: Model, z: Tensor, codes: Tensor | None, *, truncation_psi: float = 0.7, label: int | None = None
+    model: Model, z: Tensor, codes: Tensor | None, *, truncation_psi: float = 0.7, label: Label | None = None
 ) -> Subjects:
     """The subjects of latents z [N, z_dim] and background codes [N, D], on the model's device.
 
@@ -103,21 +129,10 @@ def subjects_from_latents(
         raise UserError(f"--truncation: wanted a number, 0 to 1 as a rule, got {truncation_psi}")
     g = model.generator
     device = next(g.parameters()).device
-    one_hot = _one_hot(g.cfg.label_dim, label, len(z))
-    ws = g.mapping(z.to(device), None if one_hot is None else one_hot.to(device), truncation_psi=truncation_psi)
-    return Subjects(ws, None if codes is None else codes.to(device))
-
-
-def _one_hot(label_dim: int, label: int | None, count: int) -> Tensor | None:
-    if label_dim == 0:
-        if label is not None:
-            raise UserError(f"--label: wanted none (the model is not conditional), got {label}")
-        return None
-    if label is None or not 0 <= label < label_dim:
-        raise UserError(f"--label: wanted a class of 0 to {label_dim - 1}, got {label}")
-    rows = torch.zeros(count, label_dim)
-    rows[:, label] = 1
-    return rows
+    z = z.to(device)
+    ws = g.mapping(z, condition(model, label, len(z)), truncation_psi=truncation_psi)
+    follows = z if label is None and model.label_kind == "camera" else None
+    return Subjects(ws, None if codes is None else codes.to(device), follows, truncation_psi)
 
 
 def save_subjects(path: str | Path, subjects: Subjects, camera: Camera | None = None, **extra: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.model_io import Model
 from engine.randomness import generator_for
+from engine.rendering.conditions import Label, condition
 from engine.rendering.perceptual import Criterion
 from engine.rendering.subjects import Subjects
 from models.camera import Camera
@@ -37,7 +38,7 @@ class Tuner:
         rate: float,
         locality: float,
         seed: int = 0,
-        label: int | None = None,
+        label: Label | None = None,
     ) -> None:
         self.subjects, self.camera, self.criterion = subjects, camera, criterion
         self.locality, self.seed, self.label = locality, seed, label
@@ -71,14 +72,12 @@ class Tuner:
         rng = generator_for(self.seed, "tuning", number)
         cfg, device = self._network.cfg, self.subjects.ws.device
         z = torch.randn(1, cfg.z_dim, generator=rng)
-        label = None
-        if cfg.label_dim:
-            label = torch.nn.functional.one_hot(torch.tensor([self.label or 0]), cfg.label_dim).float().to(device)
+        camera = self._before.prior.sample(1, rng).to(device)
+        label = condition(self._before, self.label, 1, camera)
         pivot = number % len(self.subjects)
         with torch.no_grad():
             other = self._network.mapping(z.to(device), label)
             ws = torch.lerp(self.subjects.ws[pivot : pivot + 1], other, _NEAR_PIVOT)
-        camera = self._before.prior.sample(1, rng).to(device)
         code = self._network.synthesis.draw_background(1, rng, device)
         with torch.no_grad():
             before = self._before.generator.synthesis(ws, camera, z_bg=code).image

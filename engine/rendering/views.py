@@ -65,7 +65,7 @@ def render_view(
     options = options or ViewOptions()
     check_options(model, options)
     inner = RenderOptions(parts=options.parts, samples=options.samples, precision=options.precision)
-    synthesis = model.generator.synthesis
+    synthesis, subjects = model.generator.synthesis, subjects.seen_by(model, camera)
     if not options.strict:
         out = synthesis(subjects.ws, camera, z_bg=subjects.z_bg, options=inner)
         return View(out.image.float(), out.depth, out.opacity)

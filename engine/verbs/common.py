@@ -12,6 +12,7 @@ from engine.device import default_precision, pick_device
 from engine.errors import UserError
 from engine.model_io import Model, load_model
 from engine.ownership import own_folder
+from engine.rendering.conditions import add_label_argument
 from engine.rendering.subjects import MAX_SEED, Subjects, load_subjects, subjects_from_seeds
 from engine.rendering.views import ViewOptions
 from models.camera import Camera
@@ -33,7 +34,7 @@ def add_subject_arguments(parser: argparse.ArgumentParser, seeds: str = "0") -> 
     group.add_argument(
         "--truncation", metavar="PSI", type=float, default=0.7, help="1 as drawn, 0 the average (default: %(default)s)"
     )
-    group.add_argument("--label", metavar="CLASS", type=int, help="class, for a conditional model")
+    add_label_argument(group)
     parser.set_defaults(default_seeds=seeds)
     return group
 
@@ -80,8 +81,13 @@ def open_model(args: argparse.Namespace) -> Model:
     return load_model(args.model, pick_device(args.device))
 
 
-def pick_subjects(args: argparse.Namespace, model: Model) -> tuple[Subjects, list[str], Camera | None]:
-    """The subjects that the arguments name, a label for each, and the cameras of a file that has them."""
+def pick_subjects(
+    args: argparse.Namespace, model: Model, *, follow: bool = False
+) -> tuple[Subjects, list[str], Camera | None]:
+    """The subjects that the arguments name, a name for each, and the cameras of a file that has them.
+
+    ``follow``: whether styles of a model with camera labels follow the camera, or are those of the front view.
+    """
     if args.latents is not None:
         if args.seeds is not None:
             raise UserError("--seeds: wanted one of --seeds and --latents, got both")
@@ -90,7 +96,7 @@ def pick_subjects(args: argparse.Namespace, model: Model) -> tuple[Subjects, lis
         return subjects, [f"{name} {i}" if len(subjects) > 1 else name for i in range(len(subjects))], camera
     seeds = parse_seeds(args.seeds if args.seeds is not None else args.default_seeds)
     subjects = subjects_from_seeds(model, seeds, truncation_psi=args.truncation, label=args.label)
-    return subjects, [f"seed {s}" for s in seeds], None
+    return subjects if follow else subjects.fixed(), [f"seed {s}" for s in seeds], None
 
 
 def view_options(args: argparse.Namespace, device: torch.device) -> ViewOptions:

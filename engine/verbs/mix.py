@@ -12,6 +12,7 @@ from engine.errors import UserError
 from engine.model_io import Model
 from engine.pictures import save_png
 from engine.rendering import outputs
+from engine.rendering.conditions import add_label_argument
 from engine.rendering.jobs import Writing, surface_picture
 from engine.rendering.mixing import layer_rows, mix_grid, row_ranges
 from engine.rendering.sheets import table, tile
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backdrop", choices=("coarse", "fine"), default="coarse", help="whose background code (default: %(default)s)"
     )
     group.add_argument("--truncation", metavar="PSI", type=float, default=0.7, help="of seeds (default: %(default)s)")
-    group.add_argument("--label", metavar="CLASS", type=int, help="class, for a conditional model")
+    add_label_argument(group)
     add_viewpoint_arguments(parser)
     add_view_arguments(parser)
     written = parser.add_argument_group("what is written")
@@ -117,7 +118,7 @@ def _sources(args: argparse.Namespace, model: Model, name: str) -> tuple[Subject
     seeds = parse_seeds(text, f"--{name}")
     if len(seeds) > MAX_CELLS:
         raise UserError(f"--{name}: wanted at most {MAX_CELLS}, got {len(seeds)}")
-    subjects = subjects_from_seeds(model, seeds, truncation_psi=args.truncation, label=args.label)
+    subjects = subjects_from_seeds(model, seeds, truncation_psi=args.truncation, label=args.label).fixed()
     return subjects, [f"{name} {seed}" for seed in seeds]
 
 

@@ -12,6 +12,7 @@ from engine.cli_guard import Interrupt
 from engine.device import pick_device
 from engine.errors import UserError
 from engine.model_io import load_model
+from engine.rendering.conditions import add_label_argument
 from engine.rendering.paths import read_cameras
 from engine.rendering.perceptual import PerceptualNet
 from engine.rendering.photos import load_photos
@@ -80,7 +81,7 @@ def _add_wanted(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--radius", metavar="R", help="the same, world units (default: the prior's middle)")
     group.add_argument("--roll", metavar="RAD", help="the same (default: 0)")
     group.add_argument("--fov", metavar="DEG", type=float, help="field of view (default: the model's)")
-    group.add_argument("--label", metavar="CLASS", type=int, help="class, for a conditional model")
+    add_label_argument(group)
 
 
 def _add_how(parser: argparse.ArgumentParser) -> None:

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Check everything, render what is missing, say what was written."""
     out, what, options = job_folder(args), writing(args), path_options(args)
     model = open_model(args)
-    subjects, labels, saved = pick_subjects(args, model)
+    subjects, labels, saved = pick_subjects(args, model, follow=True)
     if args.check_consistency:
         run_check(args, model, subjects, out)
         return 0

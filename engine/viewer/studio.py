@@ -19,6 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from engine.device import default_precision
+from engine.errors import UserError
 from engine.model_io import Model
 from engine.rendering.jobs import surface_picture
 from engine.rendering.mixing import layer_groups, mix
@@ -60,7 +61,10 @@ class Studio:
     """
 
     def __init__(self, model: Model) -> None:
+        if model.label_kind == "vector":
+            raise UserError(f"{model.path}: wanted a model whose labels are classes or cameras, got label vectors")
         self.model = model
+        self._classes = model.config.label_dim if model.label_kind == "class" else 0
         self.device = next(model.generator.parameters()).device
         synthesis, field = model.generator.synthesis, model.config.field
         self.edge = synthesis.growth().resolution
@@ -72,7 +76,7 @@ class Studio:
         low, high = self.ranges.radius
         least = 3 if field.hierarchical else 1
         self.limits = Limits(
-            max(MAX_EDGE, self.edge), (least, max(64, 2 * self.samples)), (low / 2, high * 2), model.config.label_dim
+            max(MAX_EDGE, self.edge), (least, max(64, 2 * self.samples)), (low / 2, high * 2), self._classes
         )
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="render")
         self._closing = threading.Event()
@@ -94,7 +98,7 @@ class Studio:
             "resolutions": sorted(edges),
             "strict": self.can_be_strict,
             "samples": {"own": self.samples, "range": self.limits.samples},
-            "labels": cfg.label_dim,
+            "labels": self._classes,
             "parts": [p for p in PARTS if p != "background" or cfg.background.kind != "none"],
             "rows": [name for name, rows in style_rows(self.model).items() if rows],
             "max_seed": MAX_SEED,
@@ -209,7 +213,7 @@ class Studio:
                 second = self._subject(replace(look, seed=look.mix, mix=None))
                 rows = [i for name in look.mix_rows for i in style_rows(self.model)[name]]
                 mixed = mix(second, first, rows)
-                subject = replace(first, ws=torch.lerp(first.ws, mixed.ws, look.mix_amount))
+                subject = Subjects(torch.lerp(first.ws, mixed.ws, look.mix_amount), first.z_bg)
         self._subjects[key] = subject
         if len(self._subjects) > MAX_SUBJECTS:
             self._subjects.popitem(last=False)
