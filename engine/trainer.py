@@ -21,7 +21,7 @@ from engine.checkpoint import check_writable, latest_checkpoint, read_checkpoint
 from engine.cli_guard import Interrupt
 from engine.config import FREE_ON_RESUME, NETWORK_SECTIONS, Config
 from engine.config_io import apply_overrides, from_dict, leaves, one_line, to_dict
-from engine.data import Dataset, open_dataset
+from engine.data import Dataset, camera_from_label, open_dataset
 from engine.divergence import EXIT_DIVERGED, Watch, nonfinite_weights
 from engine.errors import UserError
 from engine.files import write_whole
@@ -32,11 +32,15 @@ from engine.step import Interrupted, Stepper, TrainState
 
 WEEKS_S = 14 * 86400
 Report = Callable[[str], None]
+CAMERAS_LOOKED_AT = 1000
 
 
 def open_training_data(cfg: Config, report: Report) -> Dataset:
-    """The data set that ``cfg.data`` names, at the generator's resolution."""
-    return open_dataset(
+    """The data set that ``cfg.data`` names, at the generator's resolution.
+
+    Raises: UserError also where the cameras of its labels stand where no ray would meet the object.
+    """
+    data = open_dataset(
         cfg.data.path,
         resolution=cfg.generator.resolution,
         mirror=cfg.data.mirror,
@@ -47,6 +51,16 @@ def open_training_data(cfg: Config, report: Report) -> Dataset:
         report=report,
         cache_bytes=cfg.data.cache_mib * 2**20,
     )
+    if data.label_kind == "camera":
+        some = [torch.as_tensor(data.label(i)) for i in range(min(data.num_images, CAMERAS_LOOKED_AT))]
+        distance = float(camera_from_label(torch.stack(some), check=False).position.norm(dim=1).median())
+        near, far = cfg.generator.field.near, cfg.generator.field.far
+        if not near < distance < far:
+            raise UserError(
+                f"data.labels: wanted cameras whose distance from the origin lies between generator.field.near and "
+                f"far, {near:g} and {far:g} (rays are sampled there only), got {distance:.4g} (the median)"
+            )
+    return data
 
 
 def resolve_resume(path: Path, overrides: list[str], data: str | None, report: Report) -> tuple[Config, dict[str, Any]]:

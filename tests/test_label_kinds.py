@@ -9,9 +9,11 @@ import pytest
 
 from engine.checkpoint import read_checkpoint
 from engine.cli import main
+from engine.data import label_from_camera
 from engine.errors import UserError
 from engine.model_io import load_model, save_model
 from engine.trainer import Trainer, open_training_data
+from models.camera import Camera
 from tests import snapshots as s
 from tests.models_at_hand import PRIOR, tiny_model
 from tests.picture_files import encoded, picture, write_folder
@@ -76,6 +78,17 @@ def test_a_kind_that_cannot_be(kind: object, tmp_path: Path) -> None:
     set_kind(save_model(tmp_path / "m", tiny_model(label_dim=3).generator, PRIOR), kind)
     with pytest.raises(UserError, match="label_kind: wanted class or vector for labels of 3 numbers, got"):
         load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("distance", [0.5, 2.7])
+def test_cameras_that_see_nothing_are_refused(distance: float, tmp_path: Path) -> None:
+    """The tiny volume lies from 0.7 to 1.3 before a camera."""
+    label = label_from_camera(Camera.orbit(1.5, 0.2, distance, fov_deg=30))[0].tolist()
+    path = pictures(tmp_path / "data", [label] * 2)
+    cfg = tiny_config("data.labels=true", f"data.path={json.dumps(path)}")
+    got = f"generator.field.near and far, 0.7 and 1.3 .*, got {distance:g} "
+    with pytest.raises(UserError, match=f"data.labels: wanted cameras whose distance from the origin .* {got}"):
+        open_training_data(cfg, print)
 
 
 def set_kind(model: Path, kind: object) -> None:
