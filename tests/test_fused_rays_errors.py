@@ -150,8 +150,10 @@ def test_fractions_out_of_order(hidden: int) -> None:
     named = whole.inputs()
     named["fractions"] = named["fractions"][..., torch.tensor([3, 0, 4, 1, 2], device=DEVICE)]
     got = outputs_and_gradients(whole.op("triton"), named)
-    want = outputs_and_gradients(whole.op("ref"), named, torch.float64)
-    torch.testing.assert_close(got, {name: t.float() for name, t in want.items()}, rtol=1e-4, atol=1e-5)
+    plain = several_roundings(lambda: outputs_and_gradients(whole.op("ref"), named))
+    exact = outputs_and_gradients(whole.op("ref"), named, torch.float64)
+    for name in exact:
+        assert_no_worse_than_torch(name, got[name], [p[name] for p in plain], exact[name])
 
 
 BROKEN: tuple[tuple[Kind, str], ...] = (
