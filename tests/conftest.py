@@ -4,6 +4,7 @@ import inspect
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,15 @@ class Fixture:
 
     def state(self, prefix: str) -> dict[str, torch.Tensor]:
         return {n: self[prefix + n] for n in self.keys(prefix)}
+
+
+@pytest.fixture
+def rounded_to_the_nearest() -> Iterator[None]:
+    """Recorded numbers are one processor's, whose library chose how to convolve; what is compared depends on none."""
+    from tests.roundings import Rounding
+
+    with Rounding():
+        yield
 
 
 def fixtures_dir() -> pathlib.Path:

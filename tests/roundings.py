@@ -38,14 +38,16 @@ SUMS = {
 }
 
 
-class RandomRounding(TorchDispatchMode):
-    """Every result is computed in float64 and rounded up or down at random, to the type it has without this.
+class Rounding(TorchDispatchMode):
+    """Every result is computed in float64 and rounded to the type it has without this, at random or to the nearest.
 
-    As often up as where the number lies between its two neighbours, so that numbers that the type holds stay what they
-    are. Each term of a sum is rounded too, to float32: the error of a sum grows with the root of its length.
+    With a seed: up or down at random, as often up as where the number lies between its two neighbours, so that numbers
+    that the type holds stay what they are. Each term of a sum is rounded too, to float32: the error of a sum grows with
+    the root of its length. Without a seed: to the nearest, which gives the same numbers on every processor, whatever
+    algorithm its library takes for a convolution or product.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | None = None) -> None:
         super().__init__()
         self.seed, self.generators = seed, {}  # type: ignore[var-annotated]  # by device
 
@@ -66,7 +68,7 @@ class RandomRounding(TorchDispatchMode):
             if not isinstance(x, Tensor) or not x.is_floating_point():
                 return x
             wide = x.double()
-            if schema.name in SUMS:
+            if schema.name in SUMS and self.seed is not None:
                 wide = wide * (1 + torch.finfo(torch.float32).eps * self.draw(wide))
             return wide
 
@@ -86,7 +88,8 @@ class RandomRounding(TorchDispatchMode):
         kept = torch.finfo(native.dtype)
         exponent = torch.frexp(exact).exponent.clamp_min(torch.frexp(torch.tensor(kept.tiny)).exponent.item())
         spacing = torch.ldexp(torch.full_like(exact, kept.eps), exponent - 1)
-        nearest, drawn = exact.to(native.dtype), (exact + self.draw(exact) * spacing).to(native.dtype)
+        nearest = exact.to(native.dtype)
+        drawn = nearest if self.seed is None else (exact + self.draw(exact) * spacing).to(native.dtype)
         settled = (nearest.double() == exact) | ~exact.isfinite()
         return native.copy_(torch.where(settled, nearest, drawn))  # into the strides that it has
 
@@ -95,6 +98,6 @@ def several_roundings(run: Callable[[], Result], draws: int = DRAWS) -> list[Res
     """What ``run`` computes in plain torch: as this machine rounds, then with roundings at random, from seeds."""
     results = [run()]
     for seed in range(draws):
-        with RandomRounding(seed):
+        with Rounding(seed):
             results.append(run())
     return results

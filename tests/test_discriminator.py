@@ -70,6 +70,7 @@ def options_of(f: Fixture, case: str) -> DiscriminatorOptions:
     return DiscriminatorOptions(growth=growth, fade=CASES[case], entry_rgb_twice=True)
 
 
+@pytest.mark.usefixtures("rounded_to_the_nearest")
 @pytest.mark.parametrize("case", CASES)
 def test_reference_logits(case: str) -> None:
     f, d = reference()
@@ -77,12 +78,14 @@ def test_reference_logits(case: str) -> None:
     assert_relative(case, d(image, options=options_of(f, case)), f[f"{case}/logits"])
 
 
+@pytest.mark.usefixtures("rounded_to_the_nearest")
 @pytest.mark.parametrize("case", ["a1_64", "am1_64", "a075_64_int", "a075_64_nostatus"])
 def test_full_resolution_needs_no_growth(case: str) -> None:
     f, d = reference()
     assert_relative(case, d(f["img64"]), f[f"{case}/logits"])
 
 
+@pytest.mark.usefixtures("rounded_to_the_nearest")
 @pytest.mark.parametrize("case", TAPPED)
 def test_reference_blocks(case: str) -> None:
     f, d = reference()
@@ -106,6 +109,7 @@ def test_reference_images_are_reductions() -> None:
         assert_relative(f"img{edge}", reduce_bilinear(f["img64"], edge), f[f"img{edge}"])
 
 
+@pytest.mark.usefixtures("rounded_to_the_nearest")
 def test_reference_r1() -> None:
     f, d = reference()
     own = dict(d.named_parameters())

@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import assert_kernel_matches
 from tests.inputs import source
-from tests.roundings import RandomRounding, several_roundings
+from tests.roundings import Rounding, several_roundings
 
 N = 4096
 
@@ -61,7 +61,7 @@ def test_a_planted_fault_shows(fault: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_rounds_to_a_neighbour(dtype: torch.dtype) -> None:
     x, y = numbers().to(dtype), numbers(1).to(dtype)
-    with RandomRounding(0):
+    with Rounding(0):
         product, same, integers = x * y, x * 1.0, torch.arange(9.0).to(dtype) + 1
     exact = x.double() * y.double()
     spacing = torch.finfo(dtype).eps * exact.abs().clamp_min(torch.finfo(dtype).tiny)
@@ -84,3 +84,12 @@ def test_draws_repeat_and_differ() -> None:
     x, y = numbers(), numbers(1)
     first, again = (several_roundings(lambda: total(x, y)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again)) and len({t.item() for t in first[1:]}) > 1
+
+
+def test_rounding_to_the_nearest_depends_on_no_order() -> None:
+    x, w = numbers().view(1, 64, 8, 8), numbers(1)[: 64 * 16].view(16, 64, 1, 1)
+    order = torch.randperm(64, generator=source(2))
+    with Rounding():
+        one, other = torch.conv2d(x, w), torch.conv2d(x[:, order], w[:, order])
+    exact = torch.conv2d(x.double(), w.double())
+    assert torch.equal(one, other) and torch.equal(one, exact.float())
