@@ -28,9 +28,18 @@ def test_a_seed_is_the_same_subject_in_any_company(model: Model) -> None:
 
 def test_truncation_draws_towards_the_average(model: Model) -> None:
     average = model.generator.mapping.w_avg
-    full, half, none = (subjects_from_seeds(model, [1], truncation_psi=p).ws for p in (1.0, 0.5, 0.0))
-    torch.testing.assert_close(half - average, (full - average) / 2)
-    torch.testing.assert_close(none, average.expand_as(none))
+    full, half, none = (subjects_from_seeds(model, [1], truncation_psi=p) for p in (1.0, 0.5, 0.0))
+    torch.testing.assert_close(half.ws - average, (full.ws - average) / 2)
+    torch.testing.assert_close(none.ws, average.expand_as(none.ws))
+    assert full.z_bg is not None and half.z_bg is not None and none.z_bg is not None
+    torch.testing.assert_close(half.z_bg, full.z_bg / 2)
+    assert full.z_bg.any() and not none.z_bg.any()
+
+
+def test_truncation_0_is_one_picture_whatever_the_seed(model: Model) -> None:
+    two = subjects_from_seeds(model, [1, 2], truncation_psi=0.0)
+    image = model.generator.synthesis(two.ws, model.prior.at(torch.tensor([0.5, 0.5]), 0.5), z_bg=two.z_bg).image
+    torch.testing.assert_close(image[0], image[1])
 
 
 def test_a_conditional_model_wants_its_class() -> None:
@@ -65,7 +74,7 @@ def test_a_single_w_fills_every_row_and_seed_0_the_background(model: Model, tmp_
     read, camera = load_subjects(tmp_path / "w.npz", model)
     assert camera is None
     assert torch.equal(read.ws, torch.from_numpy(w)[:, None].expand_as(read.ws))
-    zero = subjects_from_seeds(model, [0]).z_bg
+    zero = subjects_from_seeds(model, [0], truncation_psi=1.0).z_bg
     assert read.z_bg is not None and zero is not None and torch.equal(read.z_bg, zero.expand_as(read.z_bg))
 
 

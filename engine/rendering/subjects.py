@@ -106,7 +106,8 @@ def subjects_from_seeds(
 
     Args:
         seeds: non-negative numbers; at least one.
-        truncation_psi: w <- w_avg + psi (w - w_avg): 1 is as drawn, 0 the average, between them safer and duller.
+        truncation_psi: w <- w_avg + psi (w - w_avg), and the background's code, of average 0, times psi: 1 is as drawn,
+            0 the average subject before the average background, between them safer and duller.
         label: class or vector of a conditional model, which needs one; a camera, or None to follow the rendering one.
     Raises: UserError naming the argument.
     """
@@ -132,7 +133,7 @@ def subjects_from_latents(
     z = z.to(device)
     ws = g.mapping(z, condition(model, label, len(z)), truncation_psi=truncation_psi)
     follows = z if label is None and model.label_kind == "camera" else None
-    return Subjects(ws, None if codes is None else codes.to(device), follows, truncation_psi)
+    return Subjects(ws, None if codes is None else codes.to(device) * truncation_psi, follows, truncation_psi)
 
 
 def save_subjects(path: str | Path, subjects: Subjects, camera: Camera | None = None, **extra: np.ndarray) -> None:

@@ -32,7 +32,11 @@ def add_subject_arguments(parser: argparse.ArgumentParser, seeds: str = "0") -> 
     group.add_argument("--seeds", metavar="LIST", help=f"such as 0-7 or 3,14,15 (default: {seeds})")
     group.add_argument("--latents", metavar="FILE", help="a .npz of styles instead, as other verbs write them")
     group.add_argument(
-        "--truncation", metavar="PSI", type=float, default=0.7, help="1 as drawn, 0 the average (default: %(default)s)"
+        "--truncation",
+        metavar="PSI",
+        type=float,
+        default=0.7,
+        help="of seeds: 1 as drawn, 0 the average subject and background (default: %(default)s)",
     )
     add_label_argument(group)
     parser.set_defaults(default_seeds=seeds)
