@@ -276,10 +276,15 @@ def load(path: Path) -> tuple[list[Row], dict[str, list[str]], list[Row]]:
         raise ValueError(f"{path}: wanted pytest-benchmark's JSON, got something that is no JSON") from None
     if not isinstance(data, dict) or "benchmarks" not in data:
         raise ValueError(f"{path}: wanted pytest-benchmark's JSON, got JSON without 'benchmarks'")
-    rows = [bench["extra_info"] for bench in data["benchmarks"]]
-    if any("p50_ms" not in row for row in rows):
+    benches = data["benchmarks"]
+    rows = [bench["extra_info"] for bench in benches if "p50_ms" in bench["extra_info"]]
+    if benches and not rows:
         raise ValueError(f"{path}: wanted results of `pytest bench/`, got benches without p50_ms in extra_info")
-    return rows, data.get("skipped", {}), data.get("moved", [])
+    skipped = dict(data.get("skipped", {}))
+    if len(rows) < len(benches):  # an interrupted run notes down its last bench before that was timed to the end
+        unfinished = [bench["name"].removeprefix("test_") for bench in benches if "p50_ms" not in bench["extra_info"]]
+        skipped["interrupted before it was timed to the end"] = unfinished
+    return rows, skipped, data.get("moved", [])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

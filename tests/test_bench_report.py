@@ -55,6 +55,38 @@ def test_table(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "public implementation" not in text
 
 
+def test_an_interrupted_run_is_shown_as_far_as_it_came(tmp_path: pathlib.Path) -> None:
+    """pytest-benchmark notes down the bench that Ctrl-C ended too, without what our harness adds at its end."""
+    whole, cut = {"name": "test_blur[a]", "extra_info": row()}, {"name": "test_lens[b]", "extra_info": {}}
+    (tmp_path / "r.json").write_text(json.dumps({"benchmarks": [whole, cut], "skipped": {"no GPU": ["warp[c]"]}}))
+    text = report.render(*report.load(tmp_path / "r.json"))
+    assert cells(text, "blur")[4] == "3 / 4 / 123"
+    assert "* no GPU: warp (1)\n* interrupted before it was timed to the end: lens (1)" in text
+
+
+INTERRUPTED = """
+import signal
+def test_whole(measure):
+    measure.benchmark.pedantic(lambda: None, rounds=2)
+    measure.benchmark.extra_info.update({row})
+def test_cut(measure):
+    calls = iter(range(9))
+    measure.benchmark.pedantic(lambda: next(calls) < 5 or signal.raise_signal(signal.SIGINT), rounds=9)
+"""
+
+
+def test_results_of_a_run_that_ctrl_c_ended_are_readable(tmp_path: pathlib.Path) -> None:
+    bench, results = tmp_path / "bench_interrupted.py", tmp_path / "r.json"
+    bench.write_text(INTERRUPTED.replace("{row}", repr(row())))
+    plugins = ["-p", "no:cacheprovider", "-p", "bench.conftest"]
+    python = [sys.executable, "-m", "pytest", *plugins, str(bench), f"--benchmark-json={results}"]
+    done = subprocess.run(python, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stdout + done.stderr
+    rows, skipped, _ = report.load(results)
+    assert rows == [row()]
+    assert skipped == {"interrupted before it was timed to the end": ["cut"]}
+
+
 def test_speed_up_stays_in_its_group() -> None:
     base = row(p50_ms=8.0)
     for key in ("op", "shape", "direction"):
@@ -89,7 +121,7 @@ def test_nothing_timed_says_why() -> None:
         (None, "No such file"),
         ("{", "something that is no JSON"),
         ("[]", "JSON without 'benchmarks'"),
-        ('{"benchmarks": [{"extra_info": {}}]}', "benches without p50_ms"),
+        ('{"benchmarks": [{"name": "test_x", "extra_info": {}}]}', "benches without p50_ms"),
     ],
 )
 def test_bad_results_are_one_line(
