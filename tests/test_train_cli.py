@@ -115,7 +115,7 @@ BAD = {
     ),
     "other growth": (RESUME + "--set growth.enabled=false", "growth.enabled: wanted True, as in mine/.*, got False"),
     "other judge": (RESUME + "--set discriminator.channel_max=4", "discriminator.channel_max: wanted 8, .*, got 4"),
-    "labels on": (RESUME + "--set data.labels=true", "--resume: wanted a checkpoint of this .* networks, got: .*embed"),
+    "labels on": (RESUME + "--set data.labels=true", "--resume: wanted labels of kind none, as in the run, got camera"),
     "init too": (RESUME + "--init mine", "--resume: wanted alone .*, got also --preset, --config, --init or --out"),
     # a new run from a model
     "init nothing": ("--init nowhere --out new", "--init: nowhere: wanted a model, got: .*got nothing there"),
