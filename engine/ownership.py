@@ -73,6 +73,18 @@ def make_numbered(base: Path) -> list[Path]:
                 number += 1
 
 
+def check_writable(path: Path) -> None:
+    """Find out before a long computation whether ``path`` can be made: a file is made above it and removed again.
+
+    Raises: UserError naming the lowest folder above ``path`` that is there, if it takes no file.
+    """
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    with _as_user_error(above):
+        probe = above / temporary_name()
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        probe.unlink()
+
+
 def _missing(folder: Path) -> list[Path]:
     """The folder and those above it that are not there, innermost first."""
     return [path for path in (folder, *folder.parents) if not os.path.lexists(path)]

@@ -18,9 +18,9 @@ from engine import ownership, pictures
 from engine.checkpoint import read_checkpoint, write_folder
 from engine.cli import main, train_main
 from engine.errors import UserError
-from engine.ownership import LOCK_FILE, make_numbered, own_folder
+from engine.ownership import LOCK_FILE, check_writable, make_numbered, own_folder
 from engine.stats import read_stats
-from engine.verbs import common
+from engine.verbs import VERBS, common
 from tests.conftest import ROOT
 from tests.runs import ENVIRONMENT, config_file, digests, fresh
 
@@ -208,3 +208,33 @@ def test_a_file_system_without_locks_gets_one_remark(
         with own_folder(tmp_path / "run"):
             assert (tmp_path / "run" / LOCK_FILE).is_file()
     assert capsys.readouterr().err.count("has no file locks (No locks available)") == 1
+
+
+WRITERS = {
+    "render": "none",
+    "mix": "none --coarse 0 --fine 1",
+    "interpolate": "none --seeds 0,1",
+    "zoom": "none",
+    "project": "none photo.png",
+    "edit": "none",
+    "mesh": "none",
+    "convert": "none.pkl",
+}
+
+
+@pytest.mark.parametrize("verb", [name for name in VERBS if name != "view"])
+def test_out_that_cannot_be_written_is_found_out_before_the_model_is_read(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("keep me")
+    out = "file/new.ply" if verb == "mesh" else "file/new"
+    assert main([verb, *WRITERS[verb].split(), "--out", out]) == 2
+    error = capsys.readouterr().err
+    assert "file" in error and "cannot write here: Not a directory" in error and error.count("\n") == 1
+    assert digests(tmp_path) == {"file": digests(tmp_path)["file"]} and Path("file").read_text() == "keep me"
+
+
+def test_what_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
+    check_writable(tmp_path / "not" / "yet" / "there.ply")
+    assert os.listdir(tmp_path) == []

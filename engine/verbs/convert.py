@@ -8,6 +8,7 @@ from engine.checkpoint import check_vacant
 from engine.data.labels import deduced_kind, kind_fault
 from engine.errors import UserError
 from engine.model_io import save_model
+from engine.ownership import check_writable
 from engine.snapshot import read_snapshot
 from engine.snapshot.generator import NETWORKS, convert_network
 from engine.snapshot.inspection import describe, summary
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--out: wanted the folder of the converted model (or --inspect to look only), got nothing")
     out = Path(args.out)
     check_vacant(out)
+    check_writable(out)
     snapshot = read_snapshot(args.file)
     converted = convert_network(snapshot, args.which)
     label_dim = converted.generator.cfg.label_dim

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engine.errors import UserError
 from engine.model_io import Model
+from engine.ownership import check_writable
 from engine.pictures import labelled_rows, save_png
 from engine.rendering.isosurface import open_edges, volume
 from engine.rendering.mesh import (
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--out: wanted FILE.ply, FILE.obj or FILE.glb, got nothing")
     out = Path(args.out)
     mesh_format(out)
+    check_writable(out)
     if not 1 <= args.views <= MAX_VIEWS:
         raise UserError(f"--views: wanted 1 to {MAX_VIEWS}, got {args.views}")
     options = _options(args)
