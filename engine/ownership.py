@@ -76,10 +76,10 @@ def make_numbered(base: Path) -> list[Path]:
 def check_writable(path: Path) -> None:
     """Find out before a long computation whether ``path`` can be made: a file is made above it and removed again.
 
-    Raises: UserError naming the lowest folder above ``path`` that is there, if it takes no file.
+    Raises: UserError naming ``path`` if the lowest folder above it that is there takes no file.
     """
     above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
-    with _as_user_error(above):
+    with _as_user_error(path):
         probe = above / temporary_name()
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         probe.unlink()
