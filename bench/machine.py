@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -147,8 +147,11 @@ def peak_memory(prepare: Prepare) -> Peak:
         sync()
         return Peak(peak_memory_mib(DEVICE) or 0.0, before)
     # A server that has imported torch but never run it: its forks are cheap, start small, and have no dead threads.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch"])
+    # Windows has none and starts from nothing.
+    servers = "forkserver" in multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if servers else "spawn")
+    if servers:
+        context.set_forkserver_preload(["torch"])
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(prepare, torch.get_num_threads(), theirs), daemon=True)
     child.start()

@@ -75,6 +75,8 @@ def main(argv: Sequence[str] | None = None, shipped: Shipped | None = None) -> i
     """The command line; ``shipped`` replaces what the modules of ``fused/`` ship."""
     if os.environ.get("TRITON_INTERPRET"):  # it turns kernels into Python functions as they are decorated
         raise RuntimeError("kernels.inspect compiles: run it without TRITON_INTERPRET")
+    if not hasattr(os, "fork"):
+        return _refuse("wanted a system that forks processes, such as Linux, got one that does not")
     try:
         from .fused import aot
     except ImportError as error:
@@ -124,7 +126,8 @@ def _parser(targets: list[int]) -> argparse.ArgumentParser:
         metavar="PATTERN",
         help="regular expression, searched in module/configuration/kernel",
     )
-    cores = len(os.sched_getaffinity(0))
+    # not every system says which CPUs this process may use
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
         "--jobs",
         type=_positive,

@@ -199,6 +199,9 @@ def tally(found: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """End a process and all that it started: ask first, since CUDA likes to be left in order."""
+    if not hasattr(os, "killpg"):  # Windows has no groups of processes
+        process.kill()
+        return
     for sign, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
         try:
             os.killpg(process.pid, sign)

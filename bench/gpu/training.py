@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 import signal
 import statistics
 import subprocess
@@ -50,7 +51,10 @@ def run(work: Path, seconds: float, device: str) -> dict[str, Any]:
     try:
         code: int | None = process.wait(seconds)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+        if os.name == "nt":
+            process.terminate()  # Windows sends no SIGINT
+        else:
+            process.send_signal(signal.SIGINT)
         try:
             code = process.wait(GRACE_S)
         except subprocess.TimeoutExpired:

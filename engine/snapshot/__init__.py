@@ -17,6 +17,8 @@ from engine.snapshot.machine import Machine
 from engine.snapshot.objects import Persistent, snapshot_rules
 from engine.snapshot.values import Budget, Damaged, Notes, Refused, kind, shown
 
+# O_NONBLOCK: a pipe without a writer would wait for one. O_BINARY is Windows', the others POSIX'.
+_READ = sum(getattr(os, name, 0) for name in ("O_RDONLY", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 MAX_BYTES = 8 * 2**30
 _TEXTS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull` where it was cloned",
@@ -87,8 +89,7 @@ def read_snapshot(path: str | Path, *, tolerant: bool = False) -> Snapshot:
 def _map_file(path: Path) -> mmap.mmap:
     """The bytes of a regular file, mapped: they are read when looked at, and a tensor's numbers only when wanted."""
     try:
-        # a pipe without a writer would wait for one
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, _READ)
         try:
             _check_file(path, os.fstat(descriptor))
             return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
