@@ -9,18 +9,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from engine.checkpoint import FOLDER as CHECKPOINTS
 from engine.cli_guard import run_guarded
-from engine.config import PRESETS, load_config
-from engine.config_io import list_presets, to_dict
-from engine.device import pick_device, with_precision_of
+from engine.config_io import PRESETS, list_presets, to_dict
 from engine.errors import UserError
-from engine.initial import read_initial
 from engine.ownership import entries, make_numbered, own_folder
-from engine.trainer import Trainer, open_training_data, resolve_resume, with_data_path
-from engine.verbs import VERBS
+from engine.verbs import VERBS, verb_module
 
 TRAIN_HELP = """Train a StyleNeRF.
 
@@ -72,6 +67,11 @@ def train(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
     """``held`` keeps the run's folder for this process."""
+    from engine.config import load_config  # these bring torch along, which takes seconds: not for --help
+    from engine.device import pick_device, with_precision_of
+    from engine.initial import read_initial
+    from engine.trainer import Trainer, open_training_data, resolve_resume, with_data_path
+
     state = init = None
     if args.resume is not None:
         if args.preset or args.config or args.out or args.init:
@@ -114,6 +114,8 @@ def _train(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
 
 def _folder_to_resume(path: Path) -> Path:
     """The folder of the run that a person means by its name or by that of one of its checkpoints."""
+    from engine.checkpoint import FOLDER as CHECKPOINTS
+
     if not os.path.isdir(path):  # unlike Path.is_dir, false for any name that leads nowhere, however long
         raise UserError(f"--resume: wanted a run folder with a checkpoint, got {path}, which is no folder")
     if not (path / "manifest.json").is_file():
@@ -157,44 +159,69 @@ def _remark(line: str) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line for a wrong command line, as for any other bad input."""
+    """One line for a wrong command line, as for any other bad input; '~' is the home folder after '=' too."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        parsed, others = super().parse_known_args(args, namespace)
+        for name, value in vars(parsed).items():
+            setattr(parsed, name, _expanded(value))
+        return parsed, others
+
+
+def _expanded(value: Any) -> Any:
+    """Paths with the home folder in place of '~'; no argument has another use for a leading '~'."""
+    if isinstance(value, str) and value.startswith("~"):
+        return os.path.expanduser(value)
+    return [_expanded(v) for v in value] if isinstance(value, list) else value
+
 
 def train_main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``train.py``."""
-    parser = _Parser(prog="train.py", description=TRAIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_train_arguments(parser)
-    return run_guarded(lambda: train(parser.parse_args(argv)))
+
+    def run() -> int:
+        parser = _Parser(prog="train.py", description=TRAIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
+        add_train_arguments(parser)
+        return train(parser.parse_args(argv))
+
+    return run_guarded(run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``stylenerf`` and ``python -m engine``."""
+
+    def run() -> int:
+        args = _parser(sys.argv[1:] if argv is None else argv).parse_args(argv)
+        with contextlib.ExitStack() as args.held:  # folders that the verb keeps for this process
+            code: int = args.run(args)
+        return code
+
+    return run_guarded(run)
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """All verbs with a line each, and the arguments of the one that ``argv`` names."""
     parser = _Parser(
         prog="stylenerf",
         description="StyleNeRF on one GPU: `stylenerf VERB --help` explains each verb with examples.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
 
-    def add(name: str, text: str) -> argparse.ArgumentParser:
-        summary = text.splitlines()[0].rstrip(".")
+    def add(name: str, summary: str, text: str | None) -> argparse.ArgumentParser:
         form = argparse.RawDescriptionHelpFormatter
         return verbs.add_parser(name, help=summary, description=text, formatter_class=form)
 
-    sub = add("train", TRAIN_HELP)
+    sub = add("train", TRAIN_HELP.splitlines()[0].rstrip("."), TRAIN_HELP)
     add_train_arguments(sub)
     sub.set_defaults(run=train)
-    for name, module in VERBS.items():
-        sub = add(name, module.HELP)
+    for name, summary in VERBS.items():
+        if name not in argv:
+            add(name, summary, None)
+            continue
+        module = verb_module(name)
+        sub = add(name, summary, module.HELP)
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)
-
-    def run() -> int:
-        args = parser.parse_args(argv)
-        with contextlib.ExitStack() as args.held:  # folders that the verb keeps for this process
-            code: int = args.run(args)
-        return code
-
-    return run_guarded(run)
+    return parser

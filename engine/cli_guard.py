@@ -28,6 +28,7 @@ def run_guarded(fn: Callable[[], int | None]) -> int:
     for KeyboardInterrupt; 141, in silence, when the reader of our output has gone. Any other exception is a bug and
     passes through with its traceback.
     """
+    write_any_text()
     try:
         code = fn() or 0
         print(end="", flush=True)  # so that a closed pipe is met inside the try and not at interpreter exit
@@ -46,6 +47,13 @@ def run_guarded(fn: Callable[[], int | None]) -> int:
         raise
     finally:
         _settle_stdout()
+
+
+def write_any_text() -> None:
+    """Let stdout and stderr escape what their encoding has no sign for: output is never an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Interrupt:

@@ -12,14 +12,13 @@ from typing import Literal
 
 import torch
 
-from engine.config_io import apply_overrides, from_dict, load_file
+from engine.config_io import PRESETS, apply_overrides, from_dict, load_file
 from engine.errors import UserError
 from models.camera import CameraPrior
 from models.config import DiscriminatorConfig, GeneratorConfig
 from models.growth import alpha_at
 from models.layers import Precision
 
-PRESETS = Path(__file__).parent / "presets"
 HALF_MAX = torch.finfo(torch.float16).max
 # Keys of the networks that change no tensor and not what the tensors stand for, only how finely, how cheaply or how
 # often they are evaluated: a run may be resumed with others. All other keys of these sections are held fixed.

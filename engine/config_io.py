@@ -19,6 +19,7 @@ import yaml
 
 from engine.errors import UserError
 
+PRESETS = Path(__file__).parent / "presets"
 T = TypeVar("T")
 Plain = dict[str, Any]
 

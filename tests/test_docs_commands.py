@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from engine import cli
-from engine.verbs import VERBS
+from engine.verbs import verb_module
 from tests.test_docs import PAGES
 
 
@@ -33,5 +33,5 @@ def test_training_command(command: str, monkeypatch: pytest.MonkeyPatch, capsys:
 @pytest.mark.parametrize("command", [c for c in commands("stylenerf") if "VERB" not in c])
 def test_verb_command(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = shlex.split(command)[1:]
-    monkeypatch.setattr(VERBS[arguments[0]], "run", lambda args: 0)
+    monkeypatch.setattr(verb_module(arguments[0]), "run", lambda args: 0)
     assert cli.main(arguments) == 0, capsys.readouterr().err
