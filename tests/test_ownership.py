@@ -210,7 +210,7 @@ def test_a_file_system_without_locks_gets_one_remark(
     assert capsys.readouterr().err.count("has no file locks (No locks available)") == 1
 
 
-WRITERS = {
+OUT_COMES_FIRST = {
     "render": "none",
     "mix": "none --coarse 0 --fine 1",
     "interpolate": "none --seeds 0,1",
@@ -229,7 +229,7 @@ def test_out_that_cannot_be_written_is_found_out_before_the_model_is_read(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("keep me")
     out = "file/new.ply" if verb == "mesh" else "file/new"
-    assert main([verb, *WRITERS[verb].split(), "--out", out]) == 2
+    assert main([verb, *OUT_COMES_FIRST[verb].split(), "--out", out]) == 2
     error = capsys.readouterr().err
     assert "file" in error and "cannot write here: Not a directory" in error and error.count("\n") == 1
     assert digests(tmp_path) == {"file": digests(tmp_path)["file"]} and Path("file").read_text() == "keep me"
