@@ -15,6 +15,7 @@ from .camera import CameraPrior
 from .config import BackgroundConfig, DiscriminatorConfig, FieldConfig, GeneratorConfig, UpsamplerConfig
 from .discriminator import Discriminator
 from .generator import Generator
+from .official_arguments import DISCRIMINATOR, SECTIONS, WARPS, check_arguments, shown
 
 # accepted and without effect on what is rendered; the public code never reads them or reads them in training only
 IGNORED = {
@@ -28,7 +29,6 @@ IGNORED = {
     "background": {"use_style", "skips"},
     "upsampler": {"upsample_type", "channel_base", "channel_max", "no_residual_img"},
 }  # fmt: skip
-SECTIONS = ("camera", "renderer", "foreground", "background", "upsampler")
 POSITIONAL = ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels", "mapping_kwargs", "synthesis_kwargs")
 ALPHA_UNSET_SAMPLES = 20  # ray samples of the public code while its growth buffer holds its initial value, -1
 
@@ -47,7 +47,10 @@ def generator_from_official(
     Raises: ValueError naming an option that is not supported, or parameters that are missing, unknown or misshapen.
     """
     generator = Generator(generator_config_from_official(_by_name(init_kwargs, init_args), state))
-    alpha = float(state.get("synthesis.alpha", 1.0))
+    growth = state.get("synthesis.alpha", torch.tensor(1.0))
+    if growth.numel() != 1:
+        raise ValueError(f"generator state: synthesis.alpha must be one number, got a tensor of {list(growth.shape)}")
+    alpha = float(growth)
     if alpha != -1 and not 0 <= alpha <= 1:
         raise ValueError(f"generator state: synthesis.alpha must be -1 or between 0 and 1, got {alpha}")
     if alpha == -1:
@@ -109,7 +112,7 @@ def _finish(where: str, left: Mapping[str, Any], ignored: set[str], **neutral: A
         if key in ignored or (key in neutral and _same(value, neutral[key])):
             continue
         wanted = repr(neutral[key]) if key in neutral else "a known argument"
-        raise ValueError(f"{where}{key}: wanted {wanted}, got {value!r}")
+        raise ValueError(f"{where}{key}: wanted {wanted}, got {shown(value)}")
 
 
 def generator_config_from_official(
@@ -120,6 +123,7 @@ def generator_config_from_official(
     Widths and depths of the fields that ``kwargs`` leaves to the public defaults are read off ``state``, where given.
     Raises: ValueError naming an option that is absent or not supported.
     """
+    check_arguments(kwargs)
     kw = dict(kwargs)
     for name in ("z_dim", "w_dim", "img_resolution"):
         if name not in kw:
@@ -134,7 +138,7 @@ def generator_config_from_official(
     if state is not None:
         _fill_in(fg, state, "synthesis.fg_nerf.", point_dims=3)
         _fill_in(bg, state, "synthesis.bg_nerf.", point_dims=4, code=z_dim_bg)
-        feature = state.get("synthesis.fg_nerf.feat_out.weight")
+        feature = _matrix(state, "synthesis.fg_nerf.feat_out.weight")
         if feature is not None:
             syn.setdefault("rgb_out_dim", feature.shape[0])
     volume, start = syn.pop("resolution_vol", 32), syn.pop("resolution_start", None)
@@ -178,7 +182,7 @@ def _fill_in(
     section: dict[str, Any], state: Mapping[str, Tensor], prefix: str, *, point_dims: int, code: int = 0
 ) -> None:
     """Sizes of a field that its arguments leave out, from the shapes of its tensors."""
-    first = state.get(f"{prefix}fc_in.weight")
+    first = _matrix(state, f"{prefix}fc_in.weight")
     if first is None:
         return
     blocks = [name for name in state if re.fullmatch(re.escape(prefix) + r"blocks\.\d+\.weight", name)]
@@ -187,9 +191,15 @@ def _fill_in(
     section.setdefault("n_freq_posenc", (first.shape[1] - code) // (2 * point_dims))
 
 
+def _matrix(state: Mapping[str, Tensor], name: str) -> Tensor | None:
+    """A layer's weight; None where there is none, or one without inputs, which loading refuses by its shape."""
+    weight = state.get(name)
+    return weight if weight is not None and weight.ndim >= 2 else None
+
+
 def _background_code(bg: Mapping[str, Any], state: Mapping[str, Tensor]) -> int:
     """Width of the background's code: what its first layer reads beside the encoding; 128 by default."""
-    first = state.get("synthesis.bg_nerf.fc_in.weight")
+    first = _matrix(state, "synthesis.bg_nerf.fc_in.weight")
     return 128 if first is None else int(first.shape[1]) - 8 * bg.get("n_freq_posenc", 10)
 
 
@@ -198,7 +208,7 @@ def _skips(state: Mapping[str, Tensor] | None) -> tuple[int, ...]:
     skips = []
     for name, value in (state or {}).items():
         block = re.fullmatch(r"synthesis\.fg_nerf\.blocks\.(\d+)\.weight", name)
-        if block and value.shape[1] > value.shape[0]:
+        if block and value.ndim >= 2 and value.shape[1] > value.shape[0]:
             skips.append(int(block[1]) + 1)
     return tuple(sorted(skips))
 
@@ -206,11 +216,8 @@ def _skips(state: Mapping[str, Tensor] | None) -> tuple[int, ...]:
 def _field_config(
     camera: dict[str, Any], renderer: dict[str, Any], fg: dict[str, Any], skips: tuple[int, ...]
 ) -> FieldConfig:
-    warps = {None: "linear", "InverseWarp": "inverse", "LogWarp": "log"}
     spaces = {None: "plain", "InverseWarp": "contracted", "LogWarp": "radial"}
     transform = camera.pop("depth_transform", None)
-    if transform not in warps:
-        raise ValueError(f"camera_kwargs.depth_transform: wanted one of {list(warps)}, got {transform!r}")
     near, far = camera.pop("depth_range", (0.5, 6.0))
     middle = _prior(camera).at(0.5, 0.5).position[0].double().round(decimals=6) + 0.0  # no -0.0
     return FieldConfig(
@@ -223,7 +230,7 @@ def _field_config(
         hierarchical=renderer.pop("hierarchical", True),
         near=near,
         far=far,
-        warp=warps[transform],  # type: ignore[arg-type]
+        warp=WARPS[transform],  # type: ignore[arg-type]
         space=spaces[transform],  # type: ignore[arg-type]
         centre=tuple(middle.tolist()) if transform == "LogWarp" else (0.0, 0.0, 0.0),
         align_corners=camera.pop("ray_align_corner", True),
@@ -270,7 +277,9 @@ def _upsampler_config(syn: dict[str, Any], ups: dict[str, Any]) -> UpsamplerConf
 
 def camera_prior_from_official(init_kwargs: Mapping[str, Any], *, init_args: tuple[Any, ...] = ()) -> CameraPrior:
     """The pose prior in ``synthesis_kwargs.camera_kwargs``: u is our yaw, v our pitch."""
-    return _prior((_by_name(init_kwargs, init_args).get("synthesis_kwargs") or {}).get("camera_kwargs") or {})
+    kwargs = _by_name(init_kwargs, init_args)
+    check_arguments(kwargs)
+    return _prior((kwargs.get("synthesis_kwargs") or {}).get("camera_kwargs") or {})
 
 
 def _prior(camera: Mapping[str, Any]) -> CameraPrior:
@@ -293,6 +302,7 @@ def discriminator_config_from_official(kwargs: Mapping[str, Any]) -> Discriminat
 
     Raises: ValueError naming an option that is absent or not supported.
     """
+    check_arguments(kwargs, DISCRIMINATOR)
     kw = dict(kwargs)
     if "img_resolution" not in kw:
         raise ValueError("img_resolution: wanted a number, got nothing")

@@ -281,7 +281,13 @@ STATES: dict[str, tuple[dict[str, Tensor], str]] = {
     "not a number": (wrong(mapping__fc0__bias=NAN * FIVE), "mapping.layers.0.bias: .* got 5 that are not"),
     "overflow": (wrong(mapping__w_avg=1e300 * FIVE.double()), "w_avg: wanted finite .*, got 5"),
     "growth": (wrong(synthesis__alpha=NAN), "synthesis.alpha must be -1 or between 0 and 1, got nan"),
-    "growth of five": (wrong(synthesis__alpha=FIVE), "only one element"),
+    "growth of five": (wrong(synthesis__alpha=FIVE), r"synthesis.alpha must be one number, got a tensor of \[5\]"),
+    "growth of none": (wrong(synthesis__alpha=FIVE[:0]), r"synthesis.alpha must be one number, got a tensor of \[0\]"),
+    "layer without inputs": (wrong(synthesis__bg_nerf__fc_in__weight=FIVE[0]), r"fc_in.weight must be .*, got \[\]"),
+    "first layer of one row": (wrong(synthesis__fg_nerf__fc_in__weight=FIVE), r"fc_in.weight must be .*, got \[5\]"),
+    "block of a number": (wrong(synthesis__fg_nerf__blocks__0__weight=FIVE[0]), r"0.weight must be .*, got \[\]"),
+    "features of a number": (wrong(synthesis__fg_nerf__feat_out__weight=FIVE[0]), r"out.weight must be .*, got \[\]"),
+    "label without classes": (wrong(mapping__embed__weight=FIVE[0]), "unknown .*mapping.embed.weight"),
     "no field": ({"synthesis.b4.const": FIVE}, "'Generator' without synthesis.fg_nerf: no StyleNeRF generator"),
 }  # fmt: skip
 

@@ -361,7 +361,7 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], Any, str]] = {
     "margin": (("synthesis_kwargs", "margin"), 2, "synthesis_kwargs.margin: wanted 0, got 2"),
     "latent": (("synthesis_kwargs", "z_dim"), 4, "synthesis_kwargs.z_dim: wanted 0, got 4"),
     "code": (("synthesis_kwargs", "z_dim_bg"), 0, "synthesis_kwargs.z_dim_bg: wanted at least 1 .* got 0"),
-    "mode": (("synthesis_kwargs", "upsample_mode"), "magic", "mode must be one of .* got 'magic'"),
+    "mode": (("synthesis_kwargs", "upsample_mode"), "magic", "upsample_mode: wanted one of .* got 'magic'"),
     "warp": (
         ("synthesis_kwargs", "camera_kwargs", "depth_transform"), "CubicWarp",
         r"camera_kwargs.depth_transform: wanted one of \[None, 'InverseWarp', 'LogWarp'\], got 'CubicWarp'",
@@ -460,6 +460,12 @@ BAD_DISCRIMINATORS: dict[str, tuple[dict[str, Any], str]] = {
     "blocks": ({"block_kwargs": {"freeze_layers": 2}}, "block_kwargs: wanted {}, got {'freeze_layers': 2}"),
     "epilogue": ({"epilogue_kwargs": {"activation": "relu"}}, "epilogue_kwargs.activation: wanted 'lrelu', got 'relu'"),
     "new": ({"attention": True}, "attention: wanted a known argument, got True"),
+    "resolution": ({"img_resolution": "64"}, "img_resolution: wanted a whole number of at least 1, got '64'"),
+    "no section": ({"epilogue_kwargs": 4}, "epilogue_kwargs: wanted a mapping or None, got 4"),
+    "group": ({"epilogue_kwargs": {"mbstd_group_size": True}}, "epilogue_kwargs.mbstd_group_size: wanted a whole"),
+    "text times a number": ({"channel_base": "x"}, "channel_base: wanted a number above 0, got 'x'"),
+    "not a number": ({"conv_clamp": math.nan}, "conv_clamp: wanted a number above 0 or None, got nan"),
+    "levels": ({"num_fp16_res": None}, "num_fp16_res: wanted a whole number of at least 0, got None"),
 }
 
 

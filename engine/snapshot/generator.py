@@ -25,6 +25,7 @@ from models.official import (
     generator_config_from_official,
     generator_from_official,
 )
+from models.official_arguments import check_arguments
 
 NETWORKS = ("G_ema", "G")
 _CAMERA = ("range_u", "range_v", "range_radius", "depth_range", "fov", "gaussian_camera", "angular_camera",
@@ -63,6 +64,7 @@ def convert_network(snapshot: Snapshot, which: str = "G_ema") -> Converted:
         if not any(name.startswith("synthesis.fg_nerf.") for name in state):
             raise Refused(f"{which} is a {network.class_name[:40]!r} without synthesis.fg_nerf: no StyleNeRF generator")
         kwargs, unresolved = without_unresolved(_named(args, kwargs))
+        check_arguments(kwargs, sections_only=True)
         completed = complete(kwargs, state)
         completed |= _complete_unresolved(kwargs, state, unresolved)
         completed |= _from_objects(kwargs, network)
@@ -117,13 +119,14 @@ def complete(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> dict[str, A
     layers = sum(re.fullmatch(r"mapping\.fc\d+\.weight", name) is not None for name in state)
     code, style = state.get("mapping.fc0.weight"), state.get(f"mapping.fc{layers - 1}.weight")
     label = state.get("mapping.embed.weight")
+    if label is not None and label.ndim != 2:
+        label = None
     if code is not None and style is not None and code.ndim == style.ndim == 2:
         fill(kwargs, "w_dim", style.shape[0])
         fill(kwargs, "c_dim", 0 if label is None else label.shape[-1])
         fill(kwargs, "z_dim", code.shape[1] - (0 if label is None else label.shape[0]))
-        if not (kwargs.get("mapping_kwargs") or {}).get("num_layers"):
-            kwargs["mapping_kwargs"] = dict(kwargs.get("mapping_kwargs") or {})
-            fill(kwargs["mapping_kwargs"], "num_layers", layers)
+        kwargs["mapping_kwargs"] = dict(kwargs.get("mapping_kwargs") or {})
+        fill(kwargs["mapping_kwargs"], "num_layers", layers)
     if blocks:
         fill(kwargs, "img_resolution", blocks[-1])
         fill(syn, "resolution_vol", blocks[0] // 2)
