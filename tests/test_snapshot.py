@@ -1,6 +1,9 @@
 """Reading snapshots: honest ones in every spelling, hostile ones refused by name, nothing run, nothing spent."""
 
+import bz2
 import hashlib
+import io
+import lzma
 import os
 import random
 import re
@@ -220,12 +223,31 @@ def test_numbers_of_numpy(file: Path) -> None:
 
 # files that are something else
 
+
+def saved_by_torch(*, zip_form: bool, protocol: int = 2) -> bytes:
+    out = io.BytesIO()
+    torch.save({"G_ema": {"w": TWO}}, out, _use_new_zipfile_serialization=zip_form, pickle_protocol=protocol)
+    return out.getvalue()
+
+
+CHECKPOINT = r"weights without a snapshot's arguments; convert takes the network-snapshot-\*.pkl"
 OTHERS = {
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer.*git lfs pull"),
     "html": (b"\n<!DOCTYPE html><html>", "a web page"),
     "html upper": (b"<HTML><body>", "a web page"),
-    "zip": (b"PK\x03\x04" + bytes(50), "a zip archive"),
-    "gzip": (b"\x1f\x8b\x08" + bytes(50), "a gzip archive"),
+    "zip": (b"PK\x03\x04" + bytes(50), "a zip archive; unpack it first"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(50), "a gzip archive; unpack it first"),
+    "bzip2": (bz2.compress(b"x"), "a bzip2 archive; unpack it first"),
+    "xz": (lzma.compress(b"x"), "an xz archive; unpack it first"),
+    "tar": (bytes(257) + b"ustar\x0000", "a tar archive; unpack it first"),
+    "torch, older form": (saved_by_torch(zip_form=False), f"checkpoint in torch's older form, {CHECKPOINT}"),
+    "torch, older form, protocol 4": (saved_by_torch(zip_form=False, protocol=4), f"older form, {CHECKPOINT}"),
+    "torch, zip form": (saved_by_torch(zip_form=True), f"checkpoint in torch's zip form, {CHECKPOINT}"),
+    "safetensors": (
+        (64).to_bytes(8, "little") + b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(72),
+        f"a safetensors file, {CHECKPOINT}",
+    ),
+    "numpy": (b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', }", "an array of numpy's"),
     "empty": (b"", "got an empty one"),
     "text": (b"hello, this is no pickle", "damaged: .*byte"),
     "zeros": (bytes(1000), "damaged: 0x00 is no opcode"),

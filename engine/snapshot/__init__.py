@@ -8,6 +8,7 @@ along. Here a file is read by a machine that only knows the inert parts of a sna
 import hashlib
 import mmap
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from engine.errors import UserError
 from engine.snapshot.machine import Machine
 from engine.snapshot.objects import Persistent, snapshot_rules
+from engine.snapshot.torch_storage import MAGIC
 from engine.snapshot.values import Budget, Damaged, Notes, Refused, kind, shown
 
 # O_NONBLOCK: a pipe without a writer would wait for one. O_BINARY is Windows', the others POSIX'.
@@ -25,10 +27,20 @@ _TEXTS = {
     b"<!doctype html": "a web page, not the file itself; the download needs its direct link",
     b"<html": "a web page, not the file itself; the download needs its direct link",
     b"<?xml": "an XML answer, not the file itself; the download needs its direct link",
-    b"pk\x03\x04": "a zip archive (torch.save or a packed download), not a pickle",
+    b"pk\x03\x04": "a zip archive; unpack it first",
     b"\x1f\x8b": "a gzip archive; unpack it first",
+    b"bzh": "a bzip2 archive; unpack it first",
+    b"\xfd7zxz": "an xz archive; unpack it first",
+    b"(\xb5/\xfd": "a zstandard archive; unpack it first",
+    b"7z\xbc\xaf": "a 7-Zip archive; unpack it first",
+    b"rar!": "a RAR archive; unpack it first",
     b"\x89hdf": "an HDF5 file, not a pickle",
+    b"\x93numpy": "an array of numpy's, not a pickle",
+    b"\x89png": "a picture (PNG), not a pickle",
+    b"\xff\xd8\xff": "a picture (JPEG), not a pickle",
 }
+_WHAT_TO_DO = "weights without a snapshot's arguments; convert takes the network-snapshot-*.pkl of the public training"
+_ZIP_OF_TORCH = re.compile(rb"PK\x03\x04.{26}[^/\0]{1,200}/(data\.pkl|\.format_version|byteorder|version)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,8 @@ def read_snapshot(path: str | Path, *, tolerant: bool = False) -> Snapshot:
     machine = Machine(data, snapshot_rules(budget), budget, notes)
     try:
         value = machine.run()
+        if type(value) is int and value == MAGIC:
+            raise Refused(f"wanted a snapshot (a pickle), got a checkpoint in torch's older form, {_WHAT_TO_DO}")
         if machine.position != len(data):
             raise Damaged(f"{len(data) - machine.position} bytes follow its end (byte {machine.position})")
     except Damaged as error:
@@ -101,7 +115,16 @@ def _map_file(path: Path) -> mmap.mmap:
 
 
 def _check_start(path: Path, data: mmap.mmap) -> None:
-    """Say what the usual wrong files are: what a failed download leaves behind."""
+    """Say what the usual wrong files are: what a failed download leaves behind, archives, other kinds of weights."""
+    got = None
+    if _ZIP_OF_TORCH.match(data[:300]):
+        got = f"a checkpoint in torch's zip form, {_WHAT_TO_DO}"
+    elif data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data):  # the size of its head, then JSON
+        got = f"a safetensors file, {_WHAT_TO_DO}"
+    elif data[257:262] == b"ustar":
+        got = "a tar archive; unpack it first"
+    if got is not None:
+        raise UserError(f"{path}: wanted a snapshot (a pickle), got {got}")
     start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for text, what in _TEXTS.items():
         if start.startswith(text):
