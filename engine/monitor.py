@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Monitor:
         self.cfg, self.data, self.folder, self.device = cfg, data, folder, device
         self.truth = data if isinstance(data, ProceduralScenes) else None
         self.before_batch: Callable[[str], None] = lambda progress: None
+        self.picture_s: float | None = None  # what a picture of the last batch took; on a GPU, to be launched
         self._swd: dict[int, SlicedWassersteinMetric] = {}
         self._true_depth: tuple[int, Tensor] | None = None
 
@@ -164,7 +166,9 @@ class Monitor:
             self.before_batch(f"{purpose} {first} of {len(ws)}")
             pick = slice(first, first + self.cfg.monitor.batch)
             codes = None if z_bg is None else z_bg[pick]
+            start_s = time.monotonic()
             out = g.synthesis(ws[pick], camera[pick], z_bg=codes, options=options)
+            self.picture_s = (time.monotonic() - start_s) / len(out.image)
             parts.append((out.image, out.image_raw, out.depth, out.opacity))
         image, raw, depth, opacity = (torch.cat(p) for p in zip(*parts))
         return out._replace(image=image, image_raw=raw, depth=depth, opacity=opacity)

@@ -32,6 +32,7 @@ from engine.step import Interrupted, Stepper, TrainState
 
 WEEKS_S = 14 * 86400
 Report = Callable[[str], None]
+Row = dict[str, float | int | str | None]
 CAMERAS_LOOKED_AT = 1000
 
 
@@ -127,15 +128,17 @@ class Trainer:
             init.copy_into(self.state, report)
         self.writer = StatsWriter(run_dir / "stats.jsonl")
         self.first_figures: dict[str, float] = {}
+        self.told_weeks = False
         self.losses = ""  # of the last row, for the progress bar
         self.watch = Watch(cfg.train.max_nonfinite_steps, report)
+        self.saved_at = -1
+        # a row whose snapshot is due: of a fresh start, or of a run that was interrupted while it made one
+        self.pending: Row | None = {"Progress/images": self.state.images_shown}
         if resume is not None:
             self._restore(resume)
         _write_config(cfg, run_dir / "config.json")
         self.stepper = Stepper(cfg, data, self.state, self.stats, device)
         self.monitor = Monitor(cfg, data, run_dir / "images", device)
-        # a run that was interrupted in its first pictures has no figures yet: it begins as a fresh one does
-        self.saved_at = self.state.images_shown if self.first_figures else -1
 
     def _restore(self, saved: dict[str, Any]) -> None:
         before = saved.get("label_kind", self.data.label_kind)
@@ -146,6 +149,7 @@ class Trainer:
             self.stats.load_state_dict(saved["accumulator"])
             self.first_figures = dict(saved["first_figures"])
             self.watch.streak = int(saved.get("nonfinite_steps", 0))
+            self.pending, self.saved_at = saved.get("pending"), self.state.images_shown
         except (KeyError, RuntimeError, ValueError) as error:
             reason = one_line(error)[:200]
             raise UserError(f"--resume: wanted a checkpoint of this configuration's networks, got: {reason}") from None
@@ -166,8 +170,8 @@ class Trainer:
             self.stepper.before_round = lambda phase, number: self._between(
                 interrupt, bar, f"step {self.state.step + 1}, {phase}, round {number + 1} of {self.stepper.rounds}"
             )
-            if self.saved_at < 0:  # a fresh start, not a resumption from 0
-                self._first_snapshot(interrupt, bar)
+            self.monitor.before_batch = lambda progress: self._between_pictures(interrupt, bar, progress)
+            self._snapshot()
             tick_start_s = start_s = time.monotonic()
             first = self.state.images_shown
             while self.state.images_shown < total:
@@ -193,7 +197,8 @@ class Trainer:
                     self.losses = f"G {row['Loss/generator']:.2f} D {row['Loss/discriminator']:.2f}, "
                     bar.update(0, self.losses.rstrip(", "))
                     if snapshot:
-                        self._snapshot(row)
+                        self.pending = row
+                        self._snapshot()
                     else:
                         self.writer.write(row)
                         self.writer.flush()
@@ -209,16 +214,25 @@ class Trainer:
             raise Interrupted
         bar.update(0, f"{self.losses}{progress}")
 
-    def _first_snapshot(self, interrupt: Interrupt, bar: ProgressBar) -> None:
-        self.report("first:       pictures and figures of the untrained model, then the first step")
-        self.monitor.before_batch = lambda progress: self._between(interrupt, bar, f"first pictures, {progress}")
-        try:
-            self.monitor.reals()
-            self._snapshot({"Progress/images": self.state.images_shown})
-        except Interrupted:
-            self._stop()
-        finally:
-            self.monitor.before_batch = lambda progress: None
+    def _between_pictures(self, interrupt: Interrupt, bar: ProgressBar, progress: str) -> None:
+        """The first pictures already tell when a run would take weeks: a training image costs at least four of them.
+
+        Two forward passes, for generator and discriminator, and a backward one of about two.
+        """
+        self._between(interrupt, bar, f"pictures, {progress}")
+        picture_s = self.monitor.picture_s
+        if picture_s is None or self.told_weeks:
+            return
+        least_s = 4 * picture_s * (self.cfg.train.total_kimg * 1000 - self.state.images_shown)
+        self._name_smaller(least_s, f"at least {_duration(least_s)}, as one picture takes {picture_s:.2g} s")
+
+    def _name_smaller(self, left_s: float, estimate: str) -> None:
+        """Once, where a run would take weeks."""
+        if left_s < WEEKS_S or self.told_weeks:
+            return
+        self.told_weeks = True
+        data = shlex.quote(self.cfg.data.path)
+        self.report(f"estimate:    {estimate}; hours: python train.py --preset quickstart --data {data}")
 
     def _stop(self) -> NoReturn:
         """Save the last whole step and end."""
@@ -229,19 +243,16 @@ class Trainer:
     def _estimate(self, step_s: float, images_left: int) -> None:
         """Say after the first step how long the rest takes, and what takes less where that is weeks."""
         left_s = step_s * images_left / self.cfg.train.batch
-        self.report(
-            f"estimate:    {step_s:.3g} s for the first step, about {_duration(left_s)} for the rest at that speed"
-        )
-        if left_s >= WEEKS_S:
-            data = shlex.quote(self.cfg.data.path)
-            self.report(f"             a smaller model takes hours: python train.py --preset quickstart --data {data}")
+        text = f"{step_s:.3g} s for the first step, about {_duration(left_s)} for the rest at that speed"
+        self.report(f"estimate:    {text}")
+        self._name_smaller(left_s, "weeks")
 
     def _diverged(self, tick: bool) -> bool:
         """Hand the step's flags to the watch; read them at a tick, or at once where nothing has to wait for it."""
         self.watch.step_done(self.state.step, self.stepper.nonfinite)
         return (tick or self.device.type == "cpu") and self.watch.read(self.state)
 
-    def _give_up(self, row: dict[str, float | int | str | None]) -> int:
+    def _give_up(self, row: Row) -> int:
         """Write the last statistics, and no checkpoint, so that the good ones stay."""
         self.writer.write(row)
         self.writer.flush()
@@ -257,10 +268,10 @@ class Trainer:
         )
         return EXIT_DIVERGED
 
-    def _row(self, sec_per_kimg: float) -> dict[str, float | int | str | None]:
+    def _row(self, sec_per_kimg: float) -> Row:
         """One row of statistics; empties the accumulator."""
         growth = self.state.generator.synthesis.growth(self.stepper.alpha)
-        row: dict[str, float | int | str | None] = {
+        row: Row = {
             "Progress/images": self.state.images_shown,
             "Progress/step": self.state.step,
             "Growth/alpha": self.stepper.alpha,
@@ -272,15 +283,27 @@ class Trainer:
         self.stats.reset()
         return row
 
-    def _snapshot(self, tick: dict[str, float | int | str | None]) -> None:
-        """Figures into the row, then pictures, then the checkpoint: what it says it has seen is on the disk."""
+    def _snapshot(self) -> None:
+        """Figures into the row that is due, then pictures, then the checkpoint: what it has seen is on the disk.
+
+        An interrupted one is made anew when the run goes on.
+        """
+        if self.pending is None:
+            return
+        if not self.first_figures:
+            self.report("first:       pictures and figures of the model as it begins, then the first step")
         start_s = time.monotonic()
-        figures = self.monitor.figures(self.state.average)
-        self.monitor.pictures(self.state.average, self.state.images_shown)
-        if not self.first_figures:  # only now: until then an interrupted run begins with them anew
-            self.first_figures = figures
-        self.writer.write({**tick, **figures, "Time/snapshot_s": time.monotonic() - start_s})
+        try:
+            if not self.first_figures:
+                self.monitor.reals()
+            figures = self.monitor.figures(self.state.average)
+            self.monitor.pictures(self.state.average, self.state.images_shown)
+        except Interrupted:
+            self._stop()
+        self.first_figures = self.first_figures or figures
+        self.writer.write({**self.pending, **figures, "Time/snapshot_s": time.monotonic() - start_s})
         self.writer.flush()
+        self.pending, self.saved_at = None, -1
         self.save()
         shown = ", ".join(f"{name.removeprefix('Metric/')} {value:.3g}" for name, value in figures.items())
         self.report(f"{self.state.images_shown / 1000:8.1f} kimg  {shown}")
@@ -300,6 +323,7 @@ class Trainer:
             "device": self.device.type,
             "nonfinite_steps": self.watch.streak,
             "label_kind": self.data.label_kind,
+            "pending": self.pending,
         }
         meta = {"config": to_dict(self.cfg), "label_dim": self.data.label_dim, "label_kind": self.data.label_kind}
         path = write_checkpoint(self.run_dir, self.state.images_shown, state, meta)

@@ -75,7 +75,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, call: int
 @pytest.mark.parametrize(
     ("owner", "name", "call", "images"),
     [(Monitor, "_render", 1, 0), (Monitor, "turning", 1, 0), (Stepper, "_r1", 1, 0),
-     (Stepper, "_discriminator_main", 5, 16)],
+     (Stepper, "_discriminator_main", 5, 16), (Monitor, "figures", 2, 12), (Monitor, "turning", 2, 12)],
 )  # fmt: skip
 def test_going_on_after_an_interruption_is_exact(
     owner: type, name: str, call: int, images: int, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -97,13 +97,14 @@ def test_first_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert train_main(["--config", config_file(tmp_path), *endless]) == 130
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "data:        opening procedural"
-    (first,) = (i for i, line in enumerate(lines) if line.startswith("first:       pictures and figures of the untrai"))
-    (estimate,) = (i for i, line in enumerate(lines) if line.startswith("estimate: "))
-    assert first < estimate
+    (first,) = (i for i, line in enumerate(lines) if line.startswith("first:       pictures and figures of the model"))
+    at_least, estimate = (i for i, line in enumerate(lines) if line.startswith("estimate: "))
+    assert first < at_least < estimate
+    smaller = r"hours: python train.py --preset quickstart --data procedural"
+    assert re.fullmatch(rf"estimate: +at least \S+ weeks, as one picture takes \S+ s; {smaller}", lines[at_least])
     assert re.fullmatch(
         r"estimate: +\S+ s for the first step, about \S+ weeks for the rest at that speed", lines[estimate]
     )
-    assert lines[estimate + 1].endswith("python train.py --preset quickstart --data procedural")
 
 
 def test_short_run_names_no_smaller_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
