@@ -118,7 +118,7 @@ REFUSED = {
     "saving": ("tiny a.png --out out --save-every 0", "--save-every: wanted at least 1, got 0"),
     "network": ("tiny a.png --out out --perceptual a.png", "--perceptual: wanted a network"),
     "truth": ("tiny a.png --out out --truth truth.npz", "--truth: wanted styles and cameras of 1 or 1 photos"),
-    "label": ("tiny a.png --out out --label 1", "--label: wanted none, got 1"),
+    "label": ("tiny a.png --out out --label 1", "--label: wanted none (the model is not conditional), got 1"),
     "resume nothing": ("--resume none", "--resume: wanted the folder of a projection, got none"),
     "resume other": ("--resume full", "--resume: wanted the folder of a projection, got full"),
     "resume and more": ("tiny a.png --resume full", "--resume: wanted alone"),
