@@ -1,5 +1,6 @@
 """Snapshots that lie about sizes, ask for more than is there, or are damaged: refused soon and in little memory."""
 
+import os
 import struct
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.cli import main
 from engine.errors import UserError
 from engine.snapshot import read_snapshot
 from engine.snapshot.generator import convert_network
@@ -284,6 +286,25 @@ def test_ten_gigabytes_on_a_disk_that_are_not_there(file: Path) -> None:
             sparse.truncate(size + 12)
         with pytest.raises(UserError, match=wanted):
             read_snapshot(file)
+
+
+def test_a_huge_file_without_a_network_is_not_read_through(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """7 GiB of tensor bytes, and no G_ema: the file's SHA-256 would take its reading."""
+
+    def never(data: object) -> None:
+        raise AssertionError("the whole file was read")
+
+    size = 7 * 2**30
+    with open(file, "wb") as sparse:
+        sparse.write(b"\x80\x04}" + s.text("D") + b"\x8e" + le("<Q", size))
+        sparse.seek(size, os.SEEK_CUR)
+        sparse.write(b"s.")
+    monkeypatch.setattr("hashlib.sha256", never)
+    started = time.monotonic()
+    assert main(["convert", str(file), "--out", str(file.parent / "model")]) == 2
+    with pytest.raises(UserError, match="wanted a network G_ema, got none at all"):
+        convert_network(read_snapshot(file))
+    assert time.monotonic() - started < 3
 
 
 # every bomb in one process that may not take half a gigabyte more than it has

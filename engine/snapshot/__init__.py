@@ -10,7 +10,8 @@ import mmap
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from engine.errors import UserError
@@ -48,19 +49,27 @@ class Snapshot:
     """What a file holds.
 
     Attributes:
-        path, size_bytes, sha256, protocol: the file's own facts.
+        path, data, protocol: the file's own facts; ``data`` is its bytes, mapped.
         objects: the top-level mapping: G, D, G_ema, training_set_kwargs, ... as inert records.
         globals_met: known globals with the number of times that they are named.
         refused: reasons to refuse the file, with counts; empty unless it was read with ``tolerant``.
     """
 
     path: Path
-    size_bytes: int
-    sha256: str
+    data: mmap.mmap = field(repr=False)
     protocol: int
     objects: dict[str, object]
     globals_met: dict[str, int]
     refused: dict[str, int]
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Reads the whole file: asked for once the rest of it is known to be of use."""
+        return hashlib.sha256(self.data).hexdigest()
 
     def network(self, name: str) -> Persistent:
         """The network called ``name``. Raises: UserError listing those there are."""
@@ -96,8 +105,7 @@ def read_snapshot(path: str | Path, *, tolerant: bool = False) -> Snapshot:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(value, dict) or not all(type(key) is str for key in value):
         raise UserError(f"{path}: wanted a mapping with G_ema in it, got a {kind(value)}")
-    digest = hashlib.sha256(data).hexdigest()
-    return Snapshot(path, len(data), digest, machine.protocol, value, notes.known, notes.refused)
+    return Snapshot(path, data, machine.protocol, value, notes.known, notes.refused)
 
 
 def _map_file(path: Path) -> mmap.mmap:
