@@ -125,7 +125,7 @@ KEYS: dict[str, tuple[bytes, str]] = {
     "a deep tuple": (b"})" + b"\x85" * 100_000 + b"Ns", "wanted text or a number as a key, got tuple"),
     "a frozenset": (b"}(\x91Ns", "wanted text or a number as a key, got frozenset"),
     "a record": (b"}" + LIST + b"Ns", "wanted text or a number as a key, got Record"),
-    "a long integer": (b"}" + s.raw(2**70) + b"Ns", "wanted text or a number as a key, got int"),
+    "a long integer": (b"}" + s.raw(2**70) + b"Ns", "wanted an integer key of at most 64 bits, got one of 71"),
     "in a set": (b"\x8f()\x90", "wanted text or a number as a key, got tuple"),
     "without a value": (b"}(Nu", "a key without a value"),
     "into a list": (b"]NNs", "wanted a mapping to fill, got list"),
@@ -163,14 +163,15 @@ def own_child() -> bytes:
     return b"}q\x080" + s.module_stream(modules=b"h\x08") + b"q\x09h\x08" + s.text("me") + b"h\x09s0"
 
 
-# each begins its search in a table of up to 2**20 places at the same place and goes on the same way for long
-COLLIDING = [i << 45 for i in range(90_000)]
 PRIME = 2**61 - 1  # the modulus of an integer's hash
+# n numbers of one hash cost n**2 / 2 comparisons: this 1 MB, read without a bound, takes minutes
+ONE_HASH = [i * PRIME for i in range(1, 80_001)]
+MANY = [i << 45 for i in range(90_000)]  # of 64 bits, each with a hash of its own
 
 
 def unsaved_numbers() -> bytes:
-    """A module whose buffers have colliding names, all absent, looked up in the set of unsaved ones, over and over."""
-    some = [s.raw(i) for i in COLLIDING[:2000]]
+    """A module whose buffers have numbers as names, all absent, looked up in the set of unsaved ones, over and over."""
+    some = [s.raw(i) for i in MANY[:2000]]
     buffers = b"}(" + b"".join(key + b"N" for key in some) + b"u"
     unsaved = b"\x8f(" + b"".join(some) + b"\x90"
     child = s.module_stream(_buffers=buffers, _non_persistent_buffers_set=unsaved)
@@ -178,6 +179,7 @@ def unsaved_numbers() -> bytes:
 
 
 GIB10 = 10 * 2**30
+LONG_KEY = "wanted an integer key of at most 64 bits, got one of "
 BOMBS: dict[str, tuple[bytes, str]] = {
     # kilobytes that ask for gigabytes
     "bytes": (b"\x8e" + le("<Q", GIB10), f"wanted {GIB10} more bytes"),
@@ -197,19 +199,30 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "memo of one hash": (
         b"N" + b"".join(b"p%d\n" % (i * PRIME) for i in range(30_000)), "wanted a memo index of at most",
     ),
-    # numbers that share a hash path
-    "set": (b"\x8f(" + b"".join(map(s.raw, COLLIDING)) + b"\x90", "numbers as keys, got more"),
-    "frozen set": (b"(" + b"".join(map(s.raw, COLLIDING)) + b"\x91", "numbers as keys, got more"),
-    "set of floats": (b"\x8f(" + b"".join(s.raw(float(i)) for i in COLLIDING) + b"\x90", "numbers as keys, got more"),
-    "dict": (b"}(" + b"".join(s.raw(i) + b"N" for i in COLLIDING) + b"u", "numbers as keys, got more"),
-    "dict one by one": (b"}" + b"".join(s.raw(i) + b"Ns" for i in COLLIDING), "numbers as keys, got more"),
-    "new dict": (b"(" + b"".join(s.raw(i) + b"N" for i in COLLIDING) + b"d", "numbers as keys, got more"),
+    # numbers that share a hash
+    "set of one hash": (b"\x8f(" + b"".join(map(s.raw, ONE_HASH)) + b"\x90", LONG_KEY),
+    "frozen set of one hash": (b"(" + b"".join(map(s.raw, ONE_HASH)) + b"\x91", LONG_KEY),
+    "dict of one hash": (b"}(" + b"".join(s.raw(i) + b"N" for i in ONE_HASH) + b"u", LONG_KEY),
+    "dict of one hash, one by one": (b"}" + b"".join(s.raw(i) + b"Ns" for i in ONE_HASH), LONG_KEY),
+    "new dict of one hash": (b"(" + b"".join(s.raw(i) + b"N" for i in ONE_HASH) + b"d", LONG_KEY),
+    "negative numbers of one hash": (b"\x8f(" + b"".join(s.raw(-i) for i in ONE_HASH) + b"\x90", LONG_KEY),
+    "written numbers of one hash": (b"\x8f(" + b"".join(b"L%dL\n" % i for i in ONE_HASH) + b"\x90", LONG_KEY),
+    "called set of one hash": (
+        s.named("builtins", "set") + b"](" + b"".join(map(s.raw, ONE_HASH[:64])) + b"e\x85R", LONG_KEY,
+    ),
+    # many numbers, which may share the places where they are looked for
+    "set": (b"\x8f(" + b"".join(map(s.raw, MANY)) + b"\x90", "numbers as keys, got more"),
+    "frozen set": (b"(" + b"".join(map(s.raw, MANY)) + b"\x91", "numbers as keys, got more"),
+    "set of floats": (b"\x8f(" + b"".join(s.raw(float(i)) for i in MANY) + b"\x90", "numbers as keys, got more"),
+    "dict": (b"}(" + b"".join(s.raw(i) + b"N" for i in MANY) + b"u", "numbers as keys, got more"),
+    "dict one by one": (b"}" + b"".join(s.raw(i) + b"Ns" for i in MANY), "numbers as keys, got more"),
+    "new dict": (b"(" + b"".join(s.raw(i) + b"N" for i in MANY) + b"d", "numbers as keys, got more"),
     "small sets": (
-        b"]q\x00(" + b"".join(map(s.raw, COLLIDING[:64])) + b"e0" +
+        b"]q\x00(" + b"".join(map(s.raw, MANY[:64])) + b"e0" +
         (s.named("builtins", "set") + b"h\x00\x85R0") * 9000, "numbers as keys, got more",
     ),
     "sets at the bound": (
-        (b"\x8f(" + b"".join(map(s.raw, COLLIDING[:4096])) + b"\x90"), "wanted a network G_ema, got none",
+        (b"\x8f(" + b"".join(map(s.raw, MANY[:4096])) + b"\x90"), "wanted a network G_ema, got none",
     ),
     "looked up": (unsaved_numbers(), "refused a module or tensor called"),
     "absent memo": (b"j" + le("<I", 2**32 - 1), "nothing is remembered under 4294967295"),
@@ -271,6 +284,18 @@ def test_bombs_are_refused_soon(case: str, file: Path) -> None:
     started = time.monotonic()
     assert wanted in message(file, s.stream(data))
     assert time.monotonic() - started < 5
+
+
+def test_the_numbers_of_one_hash_are_what_they_are_called() -> None:
+    """Far fewer of them take far longer than other numbers do, so the cases above are the worst there are."""
+    assert {hash(i) for i in ONE_HASH} == {0}
+
+    def seconds(keys: list[int]) -> float:
+        started = time.perf_counter()
+        assert len(set(keys)) == len(dict.fromkeys(keys)) == len(frozenset(keys)) == len(keys)
+        return time.perf_counter() - started
+
+    assert seconds(ONE_HASH[:2000]) > 10 * seconds(MANY[:2000])
 
 
 def test_ten_gigabytes_on_a_disk_that_are_not_there(file: Path) -> None:

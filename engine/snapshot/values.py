@@ -8,7 +8,7 @@ MAX_TEXT_BYTES = 32 * 2**20
 MAX_NUMBER_KEYS = 4096  # chosen numbers can share a hash path: n of them cost n**2 comparisons
 MAX_NOTES = 200
 MAX_SHOWN = 120
-_KEY_INTS = range(-(2**63), 2**64)  # longer ones can be made to share one hash value
+_KEY_INTS = range(-(2**63), 2**64)  # multiples of 2**61 - 1 share one hash: of longer ones there is no end
 
 
 class Refused(Exception):
@@ -41,11 +41,13 @@ class Budget:
         """A key of a mapping or set: plain and short, and few numbers, so that hashing is neither deep nor slow."""
         if key is None or type(key) in (str, bool):
             return key  # type: ignore[return-value]
-        if type(key) is float or (type(key) is int and key in _KEY_INTS):
+        if type(key) is int and key not in _KEY_INTS:
+            raise Damaged(f"wanted an integer key of at most 64 bits, got one of {key.bit_length()}")
+        if type(key) in (int, float):
             self.number_keys -= 1
             if self.number_keys < 0:
                 raise Damaged(f"wanted at most {MAX_NUMBER_KEYS} numbers as keys, got more")
-            return key
+            return key  # type: ignore[return-value]
         raise Damaged(f"wanted text or a number as a key, got {kind(key)}")
 
 
