@@ -16,7 +16,8 @@ from engine.config_io import from_dict, to_dict
 from engine.data import label_from_camera
 from engine.errors import UserError
 from engine.model_io import Model, save_model
-from engine.rendering.conditions import Label, condition, random_conditions, read_label
+from engine.rendering.conditions import condition, random_conditions
+from engine.rendering.label_argument import Label, read_label
 from engine.rendering.latent_space import latent_space
 from engine.rendering.projection import Projector
 from engine.rendering.projection_options import ProjectionOptions

@@ -430,6 +430,16 @@ def test_looking_writes_nothing_and_tells_everything(desk: Path, capsys: pytest.
     assert "     1  global 'posix.system'" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("file", "last"), [("good.pkl", "nothing in the file\n\n"), ("evil.pkl", "not be converted\n")]
+)
+def test_looking_starts_without_torch(desk: Path, file: str, last: str) -> None:
+    """Only what would become of a good file is told by building it."""
+    code = "import sys\nsys.modules['torch'] = None\nfrom engine.cli import main\nsys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "convert", "--inspect", str(desk / file)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.endswith(last)
+
+
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["convert", "--help"])

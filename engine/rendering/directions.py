@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,15 +19,13 @@ from torch import Tensor
 
 from engine.errors import UserError
 from engine.model_io import Model
-from engine.rendering.conditions import Label
+from engine.rendering.choices import METHODS, Method
+from engine.rendering.label_argument import Label
 from engine.rendering.latent_space import fixed_signs, latent_space
 from engine.rendering.subjects import Subjects, read_arrays, save_arrays
 from models.field import StyledField
 from models.layers import FullyConnected
 from models.upsampler import SynthesisBlock
-
-Method = Literal["factor", "pca"]
-METHODS: tuple[Method, ...] = ("factor", "pca")
 
 
 @dataclass(frozen=True)

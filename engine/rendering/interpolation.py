@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.errors import UserError
 from engine.model_io import Model
-from engine.rendering.conditions import Label
+from engine.rendering.label_argument import Label
 from engine.rendering.subjects import Subjects, draw_latents, subjects_from_latents
 
 

@@ -28,17 +28,14 @@ from engine.model_io import Model
 from engine.ownership import entries
 from engine.pictures import labelled_rows, save_png
 from engine.rendering import outputs
+from engine.rendering.choices import FORMATS, KINDS, PICTURES
 from engine.rendering.paths import CameraPath
 from engine.rendering.sheets import tile, to_images
 from engine.rendering.subjects import Subjects, save_subjects
 from engine.rendering.views import View, ViewOptions, check_options, render_view, strict_pixels
 from models.camera import Camera, pixel_grid
 
-PICTURES = ("image", "strict", "depth", "normals", "opacity", "foreground", "background")
-RAW = ("depth16", "depth-npy")
-KINDS = (*PICTURES, *RAW)
 Pairing = Literal["every", "own", "film"]
-FORMATS = ("png", *outputs.ANIMATIONS)
 SHEET_COLUMNS, MAX_SHEET_ROWS = 8, 64
 _FORMAT = 1
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from engine.errors import UserError
 from engine.model_io import Model
 from engine.randomness import generator_for
-from engine.rendering.conditions import Label, random_conditions
+from engine.rendering.conditions import random_conditions
+from engine.rendering.label_argument import Label
 
 SAMPLES = 4096
 _FLOOR = 0.01  # of the longest direction: one that is hardly filled can still be moved along

@@ -19,10 +19,10 @@ from torch import Tensor
 from engine.errors import UserError
 from engine.files import write_whole
 from engine.pictures import depth_picture, to_uint8
+from engine.rendering.choices import ANIMATIONS
 from kernels.checks import check_shapes
 from models.camera import Camera, pixel_grid
 
-ANIMATIONS = ("gif", "webp", "mp4")
 _LITTLE = 0.05  # opacity below which a ray's depth tells nothing
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from engine.rendering.choices import TERMS
 from engine.rendering.perceptual import ROBUST_AT, saturate
-from engine.rendering.poses import TERMS
 from engine.rendering.unknowns import Chart, Unknowns
 
 POLISH_EDGE = 128  # px; larger pictures are averaged down to it

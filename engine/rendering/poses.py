@@ -9,7 +9,6 @@ from torch import Tensor
 
 from models.camera import Camera, CameraPrior, look_at, orbit_position
 
-TERMS = ("yaw", "pitch", "radius", "roll")
 _ROLL_SCALE_RAD = 0.2
 _LEAST_ANGLE_RAD, _LEAST_RADIUS = 0.05, 0.02  # what a prior without extent is moved by; the radius relative
 

@@ -19,11 +19,11 @@ from engine.errors import UserError
 from engine.model_io import Model
 from engine.pictures import to_uint8
 from engine.randomness import generator_for
+from engine.rendering.choices import TERMS
 from engine.rendering.conditions import condition
 from engine.rendering.latent_space import latent_space
 from engine.rendering.perceptual import Criterion, PerceptualNet
 from engine.rendering.polish import FIRST_DAMPING, STEPS, PhotoResiduals, levenberg_marquardt
-from engine.rendering.poses import TERMS
 from engine.rendering.projection_options import ProjectionOptions
 from engine.rendering.search import Candidates, best_starts, draw_candidates, pictures_each, rate_candidates
 from engine.rendering.subjects import Subjects

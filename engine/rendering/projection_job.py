@@ -24,8 +24,8 @@ from engine.files import file_names
 from engine.model_io import load_model, save_model
 from engine.pictures import labelled_rows, line_chart, save_png, to_uint8
 from engine.rendering import outputs
+from engine.rendering.choices import TERMS
 from engine.rendering.perceptual import PerceptualNet
-from engine.rendering.poses import TERMS
 from engine.rendering.projection import Projector
 from engine.rendering.projection_options import ProjectionOptions
 from engine.rendering.subjects import Subjects, save_subjects

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import UserError
-from engine.rendering.conditions import Label
-from engine.rendering.poses import TERMS
+from engine.rendering.choices import TERMS
+from engine.rendering.label_argument import Label
 
 
 @dataclass(frozen=True)

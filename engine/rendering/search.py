@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from engine.randomness import generator_for
-from engine.rendering.conditions import Label, condition
+from engine.rendering.conditions import condition
+from engine.rendering.label_argument import Label
 from engine.rendering.perceptual import Criterion
 from engine.rendering.poses import spread_poses
 from engine.rendering.unknowns import Chart, Unknowns

@@ -19,11 +19,12 @@ from torch import Tensor
 from engine.errors import UserError
 from engine.files import write_whole
 from engine.model_io import Model
-from engine.rendering.conditions import Label, condition
+from engine.rendering.choices import MAX_SEED
+from engine.rendering.conditions import condition
+from engine.rendering.label_argument import Label
 from models.camera import Camera, pose_fault
 from models.generator import Generator
 
-MAX_SEED = 2**63 - 1
 MAX_FILE_BYTES = 2**30
 
 

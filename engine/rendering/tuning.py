@@ -10,7 +10,8 @@ from torch import Tensor
 
 from engine.model_io import Model
 from engine.randomness import generator_for
-from engine.rendering.conditions import Label, condition
+from engine.rendering.conditions import condition
+from engine.rendering.label_argument import Label
 from engine.rendering.perceptual import Criterion
 from engine.rendering.subjects import Subjects
 from models.camera import Camera

@@ -27,7 +27,6 @@ from models.official import (
 )
 from models.official_arguments import check_arguments
 
-NETWORKS = ("G_ema", "G")
 _CAMERA = ("range_u", "range_v", "range_radius", "depth_range", "fov", "gaussian_camera", "angular_camera",
            "depth_transform", "dists_normalized", "ray_align_corner", "bg_start")  # fmt: skip
 _RENDERER = ("n_bg_samples", "n_ray_samples", "abs_sigma", "hierarchical", "no_background")

@@ -1,15 +1,19 @@
 """What a snapshot holds, in lines for a person; everything that comes from the file is escaped and cut to length."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 from engine.snapshot import Snapshot
-from engine.snapshot.generator import Converted, convert_network
-from engine.snapshot.modules import arguments_of, dtype_name, tensors_of
+from engine.snapshot.modules import arguments_of, tensors_of
 from engine.snapshot.objects import Array, Persistent, Record, TensorRecord
 from engine.snapshot.values import Foreign, Name, Refused, shown
+
+if TYPE_CHECKING:
+    from engine.snapshot.generator import Converted
 
 MAX_LINES = 400  # per list
 MAX_OBJECTS = 50
@@ -42,6 +46,8 @@ def describe(snapshot: Snapshot, which: str = "G_ema") -> Iterator[str]:
         return
     yield "    nothing in the file"
     yield ""
+    from engine.snapshot.generator import convert_network  # with torch: after all that is told without it
+
     try:
         yield from summary(convert_network(snapshot, which))
     except UserError as error:
@@ -127,7 +133,7 @@ def _network(which: str, network: Persistent) -> Iterator[str]:
 
 def _tensor(name: str, record: TensorRecord) -> str:
     shape = "x".join(map(str, record.shape)) or "scalar"
-    return f"    {_plain_text(name):56s} {dtype_name(record.storage.dtype):9s} {shape:16s} {record.numel}"
+    return f"    {_plain_text(name):56s} {record.storage.dtype.name:9s} {shape:16s} {record.numel}"
 
 
 def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, str]]:

@@ -1,13 +1,16 @@
 """Networks as inert records: their tensors by name, their constructor arguments as plain data."""
 
-from collections.abc import Mapping
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from engine.snapshot.interpolation import ABSENT, MISSING, PLACE, Unresolved, lookup, node_value
 from engine.snapshot.objects import Array, Persistent, Record, TensorRecord
 from engine.snapshot.values import Refused, kind, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_DEPTH = 32
 MAX_VALUES = 100_000  # of constructor arguments
@@ -79,12 +82,8 @@ def make_tensors(records: Mapping[str, TensorRecord], limit_bytes: int) -> dict[
     for name, record in records.items():
         dtype = record.storage.dtype
         if not dtype.is_floating_point:
-            raise Refused(f"refused {shown(name)}: wanted floating-point numbers, got {dtype_name(dtype)}")
+            raise Refused(f"refused {shown(name)}: wanted floating-point numbers, got {dtype.name}")
     return {name: record.tensor() for name, record in records.items()}
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def plain(value: object) -> object:

@@ -1,16 +1,20 @@
 """What a snapshot of the public code may be made of, and the inert record that each of its globals becomes."""
 
+from __future__ import annotations
+
 import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from engine.snapshot.torch_storage import Storage, read_storage
 from engine.snapshot.values import Budget, Inert, Name, Refused, Rule, Rules, kind, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_DIMS = 8
 MAX_ELEMENTS = 2**40  # of a tensor, by its sizes
@@ -70,7 +74,9 @@ class TensorRecord(Inert):
 
     def tensor(self) -> Tensor:
         """A copy of the numbers."""
-        dtype, size = self.storage.dtype, self.storage.dtype.itemsize
+        import torch
+
+        dtype, size = getattr(torch, self.storage.dtype.name), self.storage.dtype.itemsize
         if not self.numel:
             return torch.zeros(self.shape, dtype=dtype)
         part = bytearray(self.storage.data[self.offset * size : (self.offset + self.extent) * size])
@@ -97,7 +103,7 @@ class Array(Inert):
     """A numpy array of plain numbers."""
 
     shape: tuple[int, ...] = ()
-    values: "np.ndarray | None" = field(default=None, repr=False)
+    values: np.ndarray | None = field(default=None, repr=False)
 
     def build(self, state: object) -> None:
         if self.values is not None or type(state) is not tuple or len(state) != 5:

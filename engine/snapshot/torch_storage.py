@@ -6,8 +6,7 @@ the elements. Only plain numeric types are known and everything must agree with 
 
 import struct
 from dataclasses import dataclass
-
-import torch
+from typing import NamedTuple
 
 from engine.snapshot.machine import Machine
 from engine.snapshot.values import Budget, Damaged, Inert, Name, Notes, Refused, Rule, kind
@@ -15,16 +14,29 @@ from engine.snapshot.values import Budget, Damaged, Inert, Name, Notes, Refused,
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
 MAX_HEAD = 16384  # bytes of the five pickles; the public code writes about 250
+
+
+class Dtype(NamedTuple):
+    """A dtype of torch by its name: a file is looked at without torch, which takes seconds to import."""
+
+    name: str
+    itemsize: int
+
+    @property
+    def is_floating_point(self) -> bool:
+        return "float" in self.name
+
+
 DTYPES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
+    "FloatStorage": Dtype("float32", 4),
+    "DoubleStorage": Dtype("float64", 8),
+    "HalfStorage": Dtype("float16", 2),
+    "BFloat16Storage": Dtype("bfloat16", 2),
+    "LongStorage": Dtype("int64", 8),
+    "IntStorage": Dtype("int32", 4),
+    "ShortStorage": Dtype("int16", 2),
+    "CharStorage": Dtype("int8", 1),
+    "ByteStorage": Dtype("uint8", 1),
 }
 _RULES = {("torch", name): Rule() for name in DTYPES}
 
@@ -33,7 +45,7 @@ _RULES = {("torch", name): Rule() for name in DTYPES}
 class Storage(Inert):
     """Numbers in a row: little-endian bytes of the file, not copied."""
 
-    dtype: torch.dtype
+    dtype: Dtype
     data: memoryview
 
     @property
@@ -43,7 +55,7 @@ class Storage(Inert):
 
 @dataclass(frozen=True)
 class _Head:
-    dtype: torch.dtype
+    dtype: Dtype
     key: str
     numel: int
 

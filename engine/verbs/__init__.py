@@ -1,6 +1,7 @@
 """What ``stylenerf`` can do besides training: one module per verb with HELP, ``add_arguments`` and ``run``.
 
-A verb's module is imported when it is asked for: it brings torch along, which takes seconds.
+A verb's module is imported when it is asked for. Parsing its arguments must not bring torch along, which takes seconds:
+at the top it imports what is light, and each function what it works with.
 """
 
 from importlib import import_module

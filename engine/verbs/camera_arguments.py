@@ -5,20 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
-from engine.model_io import Model
-from engine.rendering.paths import (
-    PATHS,
-    CameraPath,
-    PathOptions,
-    bounced,
-    camera_path,
-    read_cameras,
-    warn_of_radius,
-)
-from models.camera import Camera
+from engine.rendering.path_options import PATHS, PathOptions
+
+if TYPE_CHECKING:
+    from engine.model_io import Model
+    from engine.rendering.paths import CameraPath
+    from models.camera import Camera
 
 SAVED = "saved"
 _TITLE = "where the camera stands (angles in radians, pitch from the zenith: pi/2 is level)"
@@ -97,6 +92,8 @@ def path_options(args: argparse.Namespace, *, frames_of_verb: bool = False) -> P
 
 def pick_path(args: argparse.Namespace, model: Model, options: PathOptions, saved: Camera | None) -> CameraPath:
     """The cameras that the arguments name; ``saved`` are those of a file of latents."""
+    from engine.rendering.paths import CameraPath, bounced, camera_path, read_cameras
+
     if args.cameras is not None:
         path = CameraPath(read_cameras(args.cameras), loops=True)
     elif (args.path or args.default_path) == SAVED:
@@ -134,6 +131,8 @@ def viewpoint_options(args: argparse.Namespace) -> PathOptions:
 
 def pick_viewpoint(args: argparse.Namespace, model: Model, options: PathOptions) -> Camera:
     """The one camera that the arguments name."""
+    from engine.rendering.paths import camera_path, read_cameras
+
     if args.cameras is not None:
         camera = read_cameras(args.cameras)[0]
     else:
@@ -143,6 +142,8 @@ def pick_viewpoint(args: argparse.Namespace, model: Model, options: PathOptions)
 
 
 def _warn(camera: Camera, model: Model) -> None:
+    from engine.rendering.paths import warn_of_radius
+
     line = warn_of_radius(camera, model.prior)
     if line is not None:
         print(f"warning: {line}", file=sys.stderr)

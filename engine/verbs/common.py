@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from engine.checkpoint import check_vacant
-from engine.device import default_precision, pick_device
 from engine.errors import UserError
-from engine.model_io import Model, load_model
 from engine.ownership import own_folder
-from engine.rendering.conditions import add_label_argument
-from engine.rendering.subjects import MAX_SEED, Subjects, load_subjects, subjects_from_seeds
-from engine.rendering.views import ViewOptions
-from models.camera import Camera
+from engine.rendering.choices import MAX_SEED
+from engine.rendering.label_argument import add_label_argument
+
+if TYPE_CHECKING:
+    import torch
+
+    from engine.model_io import Model
+    from engine.rendering.subjects import Subjects
+    from engine.rendering.views import ViewOptions
+    from models.camera import Camera
 
 MAX_SEEDS = 100_000
 
@@ -82,6 +84,9 @@ def add_depth_range(group: argparse._ArgumentGroup) -> None:
 
 def open_model(args: argparse.Namespace) -> Model:
     """The model that the arguments name, on their device."""
+    from engine.device import pick_device
+    from engine.model_io import load_model
+
     return load_model(args.model, pick_device(args.device))
 
 
@@ -92,6 +97,8 @@ def pick_subjects(
 
     ``follow``: whether styles of a model with camera labels follow the camera, or are those of the front view.
     """
+    from engine.rendering.subjects import load_subjects, subjects_from_seeds
+
     if args.latents is not None:
         if args.seeds is not None:
             raise UserError("--seeds: wanted one of --seeds and --latents, got both")
@@ -105,6 +112,9 @@ def pick_subjects(
 
 def view_options(args: argparse.Namespace, device: torch.device) -> ViewOptions:
     """The arguments of :func:`add_view_arguments`."""
+    from engine.device import default_precision
+    from engine.rendering.views import ViewOptions
+
     precision = args.precision or default_precision(device)
     return ViewOptions(args.strict, args.resolution, args.parts, args.samples, precision, args.tile_rays)
 
@@ -131,6 +141,8 @@ def new_folder(args: argparse.Namespace) -> Path:
 
     Raises: UserError if it is not named, holds anything, cannot be written, or another process holds it.
     """
+    from engine.checkpoint import check_vacant
+
     if args.out is None:
         raise UserError("--out: wanted a new or empty folder, got nothing")
     path = Path(args.out)

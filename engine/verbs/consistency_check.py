@@ -6,14 +6,13 @@ import argparse
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.errors import UserError
-from engine.model_io import Model
-from engine.pictures import labelled_rows, save_png
-from engine.rendering.consistency import check_consistency, comparison, table
-from engine.rendering.outputs import save_text
-from engine.rendering.subjects import Subjects
-from engine.stats import ProgressBar
+
+if TYPE_CHECKING:
+    from engine.model_io import Model
+    from engine.rendering.subjects import Subjects
 
 APART_RAD = 0.2
 
@@ -37,6 +36,11 @@ def add_consistency_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_check(args: argparse.Namespace, model: Model, subjects: Subjects, out: Path) -> None:
     """Compare, print the table, write it and the picture into ``out``."""
+    from engine.pictures import labelled_rows, save_png
+    from engine.rendering.consistency import check_consistency, comparison, table
+    from engine.rendering.outputs import save_text
+    from engine.stats import ProgressBar
+
     if args.resume:
         raise UserError("--resume: wanted without --check-consistency, which has no frames to go on with; got both")
     comparison(model, args.apart, args.resolution, args.samples, args.tile_rays)  # wrong ones end here, before the bar

@@ -4,14 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
-from engine.checkpoint import check_vacant
-from engine.data.labels import deduced_kind, kind_fault
 from engine.errors import UserError
-from engine.model_io import save_model
 from engine.ownership import check_writable
-from engine.snapshot import read_snapshot
-from engine.snapshot.generator import NETWORKS, convert_network
-from engine.snapshot.inspection import describe, summary
+from engine.rendering.choices import NETWORKS
 
 HELP = """Convert a snapshot (.pkl) of the public StyleNeRF code to a model that every other verb takes.
 
@@ -45,11 +40,29 @@ def run(args: argparse.Namespace) -> int:
     if args.inspect:
         if args.out is not None:
             raise UserError("--inspect: wanted without --out, since it writes nothing; got both")
-        for line in describe(read_snapshot(args.file, tolerant=True), args.which):
-            print(line)
-        return 0
+        return _inspect(args)
+    return _convert(args)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from engine.snapshot import read_snapshot
+    from engine.snapshot.inspection import describe
+
+    for line in describe(read_snapshot(args.file, tolerant=True), args.which):
+        print(line, flush=True)  # before torch, which the last lines need, is there
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
     if args.out is None:
         raise UserError("--out: wanted the folder of the converted model (or --inspect to look only), got nothing")
+    from engine.checkpoint import check_vacant
+    from engine.data.labels import deduced_kind, kind_fault
+    from engine.model_io import save_model
+    from engine.snapshot import read_snapshot
+    from engine.snapshot.generator import convert_network
+    from engine.snapshot.inspection import summary
+
     out = Path(args.out)
     check_vacant(out)
     check_writable(out)

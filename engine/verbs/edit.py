@@ -5,20 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from engine.errors import UserError
-from engine.files import file_names
-from engine.model_io import Model
-from engine.pictures import save_png
-from engine.rendering.directions import METHODS, Directions, find_directions, load_directions
-from engine.rendering.mixing import layer_rows, row_ranges
-from engine.rendering.outputs import to_pillow
-from engine.rendering.sheets import table, tile
-from engine.rendering.subjects import Subjects, save_subjects
-from engine.rendering.views import ViewOptions, check_options, render_views
-from engine.stats import ProgressBar
+from engine.rendering.choices import METHODS
 from engine.verbs.camera_arguments import add_viewpoint_arguments, pick_viewpoint, viewpoint_options
 from engine.verbs.common import (
     add_model_arguments,
@@ -31,7 +21,16 @@ from engine.verbs.common import (
     pick_subjects,
     view_options,
 )
-from models.camera import Camera
+
+if TYPE_CHECKING:
+    import torch
+
+    from engine.model_io import Model
+    from engine.rendering.directions import Directions
+    from engine.rendering.subjects import Subjects
+    from engine.rendering.views import ViewOptions
+    from engine.stats import ProgressBar
+    from models.camera import Camera
 
 HELP = """Edit subjects: find directions in the space of styles without labels, sweep along them, apply them.
 
@@ -75,6 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List, sweep or apply."""
+    import torch
+
+    from engine.rendering.mixing import row_ranges
+    from engine.rendering.views import check_options
+
     _check(args)
     out = None if args.list and args.out is None else new_folder(args)
     point, model = viewpoint_options(args), open_model(args)
@@ -120,6 +124,9 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _directions(args: argparse.Namespace, model: Model) -> Directions:
+    from engine.rendering.directions import find_directions, load_directions
+    from engine.rendering.mixing import layer_rows
+
     if args.directions is not None:
         return load_directions(args.directions, model)
     rows = None if args.layers is None else layer_rows(model, args.layers)
@@ -153,6 +160,14 @@ def _sweep(
     out: Path,
 ) -> list[Path]:
     """A sheet for each subject: a row for each direction, a column for each strength."""
+    import torch
+
+    from engine.files import file_names
+    from engine.pictures import save_png
+    from engine.rendering.outputs import to_pillow
+    from engine.rendering.sheets import table, tile
+    from engine.stats import ProgressBar
+
     subjects, labels, camera = seen
     strengths = torch.linspace(-args.reach, args.reach, args.columns)
     cells = len(pick) * args.columns
@@ -186,6 +201,15 @@ def _apply(
     out: Path,
 ) -> list[Path]:
     """Pictures and styles of every subject, moved."""
+    import torch
+
+    from engine.files import file_names
+    from engine.pictures import save_png
+    from engine.rendering.outputs import to_pillow
+    from engine.rendering.sheets import table, tile
+    from engine.rendering.subjects import save_subjects
+    from engine.stats import ProgressBar
+
     amounts = torch.zeros(len(directions))
     for part in args.apply.split(","):
         found = re.fullmatch(r"\s*(\d{1,9}):([+-]?[0-9.]{1,12})\s*", part)
@@ -215,6 +239,8 @@ def _apply(
 def _render(
     model: Model, subjects: Subjects, camera: Camera, view: ViewOptions, batch: int, bar: ProgressBar
 ) -> list[torch.Tensor]:
+    from engine.rendering.views import render_views
+
     images = []
     for seen in render_views(model, subjects, camera, view, batch=batch):
         images.append(seen.image.cpu())

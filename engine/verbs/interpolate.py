@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from typing import TYPE_CHECKING
 
 from engine.errors import UserError
-from engine.model_io import Model
-from engine.rendering.interpolation import between_seeds, between_subjects, moments
-from engine.rendering.jobs import RenderJob, evenly
-from engine.rendering.paths import CameraPath
-from engine.rendering.subjects import Subjects
 from engine.verbs.camera_arguments import add_camera_arguments, path_options, pick_path
 from engine.verbs.common import (
     add_model_arguments,
@@ -22,7 +18,11 @@ from engine.verbs.common import (
     view_options,
 )
 from engine.verbs.writing_arguments import add_writing_arguments, job_folder, run_job, writing
-from models.camera import Camera
+
+if TYPE_CHECKING:
+    from engine.model_io import Model
+    from engine.rendering.paths import CameraPath
+    from engine.rendering.subjects import Subjects
 
 HELP = """Go from subject to subject: a moving picture and a sheet.
 
@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, render what is missing, say what was written."""
+    from engine.rendering.interpolation import moments
+    from engine.rendering.jobs import RenderJob
+
     if args.space == "z" and args.latents is not None:
         raise UserError("--space: wanted w with --latents (a file holds styles, no latents z), got z")
     seeds = None if args.latents is not None else parse_seeds(args.seeds or args.default_seeds)
@@ -75,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _frames(args: argparse.Namespace, model: Model, seeds: list[int] | None) -> tuple[Subjects, list[str]]:
     """The subject of every frame, and the names of those between which they go."""
+    from engine.rendering.interpolation import between_seeds, between_subjects
+
     if seeds is not None and args.space != "w":
         frames = args.frames or _default_frames(len(seeds), args.loop)
         label, psi = args.label, args.truncation
@@ -87,6 +92,8 @@ def _frames(args: argparse.Namespace, model: Model, seeds: list[int] | None) -> 
 
 def _sheet_rows(labels: list[str], frames: int, loop: bool) -> list[tuple[str, list[int]]]:
     """A row for each step, from the frame nearest to one subject to the frame nearest to the next."""
+    from engine.rendering.jobs import evenly
+
     steps = len(labels) if loop else len(labels) - 1
     last = frames if loop else frames - 1  # of a loop it is the first frame again
     rows = []
@@ -107,6 +114,9 @@ def _default_frames(subjects: int, loop: bool) -> int:
 
 def _camera(path: CameraPath, frames: int, args: argparse.Namespace) -> CameraPath:
     """A camera for every frame; one camera sees them all."""
+    from engine.rendering.paths import CameraPath
+    from models.camera import Camera
+
     camera = path.camera
     if len(camera) == 1:
         camera = Camera(camera.cam2world.repeat(frames, 1, 1), camera.tan_half_fov.repeat(frames, 1))

@@ -6,25 +6,16 @@ import argparse
 import importlib.util
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.errors import UserError
-from engine.model_io import Model
 from engine.ownership import check_writable
-from engine.pictures import labelled_rows, save_png
-from engine.rendering.isosurface import open_edges, volume
-from engine.rendering.mesh import (
-    MeshOptions,
-    cameras_for_blender,
-    extract_mesh,
-    points_in_grid,
-    view_cameras,
-)
-from engine.rendering.mesh_files import mesh_format, write_mesh
-from engine.rendering.outputs import save_text
-from engine.rendering.raster import preview
-from engine.stats import ProgressBar
 from engine.verbs.common import add_model_arguments, add_subject_arguments, open_model, pick_subjects
-from models.camera import Camera
+
+if TYPE_CHECKING:
+    from engine.model_io import Model
+    from engine.rendering.mesh import MeshOptions
+    from models.camera import Camera
 
 PREVIEW_PX = 192
 MAX_VIEWS = 1000
@@ -76,6 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, extract, write, say what was written."""
+    from engine.pictures import labelled_rows, save_png
+    from engine.rendering.isosurface import open_edges, volume
+    from engine.rendering.mesh import extract_mesh, points_in_grid, view_cameras
+    from engine.rendering.mesh_files import mesh_format, write_mesh
+    from engine.rendering.outputs import save_text
+    from engine.rendering.raster import preview
+    from engine.stats import ProgressBar
+
     if args.out is None:
         raise UserError("--out: wanted FILE.ply, FILE.obj or FILE.glb, got nothing")
     out = Path(args.out)
@@ -113,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> MeshOptions:
+    from engine.rendering.mesh import MeshOptions
+
     bounds = None
     if args.bounds is not None:
         x0, y0, z0, x1, y1, z1 = args.bounds
@@ -128,5 +129,7 @@ def _files(out: Path, labels: list[str]) -> list[Path]:
 
 
 def _cameras_text(model: Model, cameras: Camera) -> str:
+    from engine.rendering.mesh import cameras_for_blender
+
     field, edge = model.config.field, model.generator.synthesis.growth().resolution
     return cameras_for_blender(cameras, near=field.near, far=field.far, resolution=edge)

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-
-import torch
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from engine.errors import UserError
-from engine.model_io import Model
-from engine.pictures import save_png
-from engine.rendering import outputs
-from engine.rendering.conditions import add_label_argument
-from engine.rendering.jobs import Writing, surface_picture
-from engine.rendering.mixing import layer_rows, mix_grid, row_ranges
-from engine.rendering.sheets import table, tile
-from engine.rendering.subjects import Subjects, load_subjects, save_subjects, subjects_from_seeds
-from engine.rendering.views import ViewOptions, check_options, render_view
-from engine.stats import ProgressBar
+from engine.rendering.label_argument import add_label_argument
 from engine.verbs.camera_arguments import add_viewpoint_arguments, pick_viewpoint, viewpoint_options
 from engine.verbs.common import (
     add_depth_range,
@@ -30,7 +19,16 @@ from engine.verbs.common import (
     parse_seeds,
     view_options,
 )
-from models.camera import Camera
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from engine.model_io import Model
+    from engine.rendering.jobs import Writing
+    from engine.rendering.subjects import Subjects
+    from engine.rendering.views import ViewOptions
+    from engine.stats import ProgressBar
+    from models.camera import Camera
 
 HELP = """Mix styles: a table of subjects, rows with the coarse layers of one, columns with the other layers of another.
 
@@ -72,6 +70,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, render every cell and the sources, write the tables."""
+    from engine.pictures import save_png
+    from engine.rendering.jobs import Writing
+    from engine.rendering.mixing import layer_rows, mix_grid, row_ranges
+    from engine.rendering.outputs import save_text
+    from engine.rendering.sheets import table
+    from engine.rendering.subjects import Subjects, save_subjects
+    from engine.rendering.views import check_options
+    from engine.stats import ProgressBar
+    from models.camera import Camera
+
     out, point = new_folder(args), viewpoint_options(args)
     kinds = tuple(part.strip() for part in args.save.split(","))
     if not set(kinds) <= set(KINDS):
@@ -99,9 +107,9 @@ def run(args: argparse.Namespace) -> int:
         save_png(picture, written[-1])
     every = Camera(camera.cam2world.expand(len(mixed), 4, 4), camera.tan_half_fov.expand(len(mixed), 2))
     save_subjects(out / "latents.npz", mixed, every)
-    outputs.save_text(camera.to_json(), out / "cameras.json")
+    save_text(camera.to_json(), out / "cameras.json")
     told = {"rows": rows, "coarse": row_labels, "fine": column_labels, "backdrop": args.backdrop}
-    outputs.save_text(json.dumps(told, indent=2), out / "mix.json")
+    save_text(json.dumps(told, indent=2), out / "mix.json")
     print(f"mixed:       rows {row_ranges(rows)} of {model.generator.synthesis.num_ws} from {len(coarse)} subjects, "
           f"the others from {len(fine)}")  # fmt: skip
     for file in [*written, out / "latents.npz", out / "cameras.json", out / "mix.json"]:
@@ -111,6 +119,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _sources(args: argparse.Namespace, model: Model, name: str) -> tuple[Subjects, list[str]]:
     """The subjects of --coarse or --fine and their labels."""
+    from engine.rendering.subjects import load_subjects, subjects_from_seeds
+
     text: str = getattr(args, name)
     if text.endswith(".npz"):
         subjects, _ = load_subjects(text, model)
@@ -136,6 +146,13 @@ def _tiles(
     bar: ProgressBar,
 ) -> dict[str, list[Image.Image]]:
     """Pictures of every subject, of a size for the table."""
+    import torch
+
+    from engine.rendering.jobs import surface_picture
+    from engine.rendering.outputs import enlarged, to_pillow
+    from engine.rendering.sheets import tile
+    from engine.rendering.views import render_view
+
     tiles: dict[str, list[Image.Image]] = {kind: [] for kind in what.kinds}
     for first in range(0, len(subjects), what.batch):
         some = subjects[slice(first, first + what.batch)]
@@ -144,9 +161,7 @@ def _tiles(
         for kind in what.kinds:
             images = view.image
             if kind != "image":
-                images = outputs.enlarged(
-                    surface_picture(model, kind, view, seen, what.depth_range), view.image.shape[-1]
-                )
-            tiles[kind] += [tile(picture) for picture in outputs.to_pillow(images)]
+                images = enlarged(surface_picture(model, kind, view, seen, what.depth_range), view.image.shape[-1])
+            tiles[kind] += [tile(picture) for picture in to_pillow(images)]
         bar.update(len(some))
     return tiles

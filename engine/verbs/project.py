@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from engine.cli_guard import Interrupt
-from engine.device import pick_device
 from engine.errors import UserError
-from engine.model_io import load_model
-from engine.rendering.conditions import add_label_argument
-from engine.rendering.paths import read_cameras
-from engine.rendering.perceptual import PerceptualNet
-from engine.rendering.photos import load_photos
-from engine.rendering.poses import TERMS
-from engine.rendering.projection import Projector
-from engine.rendering.projection_job import ProjectionJob, begun, camera_distance, latent_distance, resume_job
+from engine.rendering.choices import TERMS
+from engine.rendering.label_argument import add_label_argument
 from engine.rendering.projection_options import ProjectionOptions
-from engine.rendering.subjects import Subjects, load_subjects
-from engine.stats import ProgressBar
 from engine.verbs.common import hold_folder, new_folder
-from models.camera import Camera
+
+if TYPE_CHECKING:
+    from engine.rendering.projection import Projector
+    from engine.rendering.projection_job import ProjectionJob
+    from engine.rendering.subjects import Subjects
+    from models.camera import Camera
 
 HELP = """Find photographs in a model: style, background and camera of each (projection, or inversion).
 
@@ -111,6 +105,8 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, look, say what was found."""
+    from engine.stats import ProgressBar
+
     if args.save_every < 1:
         raise UserError(f"--save-every: wanted at least 1, got {args.save_every}")
     job = _resumed(args) if args.resume is not None else _new(args)
@@ -129,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _advance(job: ProjectionJob, args: argparse.Namespace) -> None:
+    from engine.stats import ProgressBar
+
     p, saved = job.projector, job.projector.step
     bar = ProgressBar(p.total, "project", initial=p.step, enabled=not args.no_progress)
     with bar, Interrupt() as interrupt:
@@ -145,6 +143,13 @@ def _advance(job: ProjectionJob, args: argparse.Namespace) -> None:
 
 
 def _new(args: argparse.Namespace) -> ProjectionJob:
+    from engine.device import pick_device
+    from engine.model_io import load_model
+    from engine.rendering.perceptual import PerceptualNet
+    from engine.rendering.photos import load_photos
+    from engine.rendering.projection import Projector
+    from engine.rendering.projection_job import ProjectionJob
+
     if args.model is None or not args.photos:
         raise UserError("MODEL, PHOTO: wanted a model and at least one photograph (or --resume DIR), got fewer")
     out, options = new_folder(args), _options(args)
@@ -156,6 +161,9 @@ def _new(args: argparse.Namespace) -> ProjectionJob:
 
 
 def _resumed(args: argparse.Namespace) -> ProjectionJob:
+    from engine.device import pick_device
+    from engine.rendering.projection_job import resume_job
+
     given = [name for name in (*_OPTIONS, "model", "out", "camera", "perceptual") if getattr(args, name) is not None]
     if given:
         name = given[0] if given[0] != "model" else "MODEL"
@@ -192,6 +200,11 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
 
 def _truth(path: str, p: Projector) -> tuple[Subjects, Camera]:
     """Styles and cameras of a file, the cameras perhaps in the cameras.json beside it, as ``render`` leaves them."""
+    import torch
+
+    from engine.rendering.paths import read_cameras
+    from engine.rendering.subjects import load_subjects
+
     subjects, camera = load_subjects(path, p.source)
     beside = Path(path).with_name("cameras.json")
     if camera is None and beside.is_file():
@@ -205,6 +218,8 @@ def _truth(path: str, p: Projector) -> tuple[Subjects, Camera]:
 
 
 def _report(job: ProjectionJob, truth: tuple[Subjects, Camera] | None) -> None:
+    from engine.rendering.projection_job import begun, camera_distance, latent_distance
+
     p = job.projector
     poses = p.chart.poses(p.projected)[0].tolist()
     for i, name in enumerate(job.file_names):

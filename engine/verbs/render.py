@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from engine.rendering.jobs import RenderJob
 from engine.verbs.camera_arguments import SAVED, add_camera_arguments, path_options, pick_path
 from engine.verbs.common import (
     add_model_arguments,
@@ -47,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, render what is missing, say what was written."""
+    from engine.rendering.jobs import RenderJob
+
     out, what, options = job_folder(args), writing(args), path_options(args)
     model = open_model(args)
     subjects, labels, saved = pick_subjects(args, model, follow=True)

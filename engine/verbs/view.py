@@ -9,8 +9,6 @@ import webbrowser
 from typing import Any
 
 from engine.verbs.common import add_model_arguments, open_model
-from engine.viewer.server import Server
-from engine.viewer.studio import Studio
 
 HELP = """Look at a model in a browser: drag to orbit, scroll to zoom, and see what each setting does at once.
 
@@ -38,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
+    from engine.viewer.server import Server
+    from engine.viewer.studio import Studio
+
     server = Server(args.host, args.port)
     before = _end_on(signal.SIGTERM)
     try:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.errors import UserError
-from engine.model_io import Model
-from engine.rendering.jobs import FORMATS, KINDS, RenderJob, Writing, check_folder, describe_job, render_job
-from engine.stats import ProgressBar
+from engine.rendering.choices import FORMATS, KINDS
 from engine.verbs.common import add_depth_range, add_pace_arguments, hold_folder, new_folder
+
+if TYPE_CHECKING:
+    from engine.model_io import Model
+    from engine.rendering.jobs import RenderJob, Writing
 
 _MOST_LINES = 10
 
@@ -51,6 +54,8 @@ def job_folder(args: argparse.Namespace) -> Path:
 
 def writing(args: argparse.Namespace) -> Writing:
     """The arguments of :func:`add_writing_arguments`."""
+    from engine.rendering.jobs import Writing
+
     kinds, formats = (tuple(part.strip() for part in text.split(",")) for text in (args.save, args.format))
     ends = None if args.depth_range is None else (args.depth_range[0], args.depth_range[1])
     return Writing(kinds, formats, args.fps, args.sheet, ends, args.batch, args.beside)
@@ -58,6 +63,9 @@ def writing(args: argparse.Namespace) -> Writing:
 
 def run_job(args: argparse.Namespace, model: Model, job: RenderJob, out: Path) -> list[Path]:
     """Render with a progress bar, say what was written, return it."""
+    from engine.rendering.jobs import check_folder, describe_job, render_job
+    from engine.stats import ProgressBar
+
     job.check(model)
     check_folder(out, describe_job(model, job), resume=args.resume)
     with ProgressBar(len(job.strips) * job.frames, args.verb, enabled=not args.no_progress) as bar:

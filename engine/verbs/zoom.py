@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from engine.errors import UserError
-from engine.rendering.jobs import RenderJob
 from engine.verbs.camera_arguments import add_camera_arguments, path_options, pick_path
 from engine.verbs.common import (
     add_model_arguments,
@@ -45,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, render what is missing, say what was written."""
+    from engine.rendering.jobs import RenderJob
+
     if args.compare:
         if args.strict or args.save != "image":
             raise UserError("--compare: wanted without --strict and --save (it shows the fast and the strict picture), "
