@@ -240,7 +240,13 @@ def _write_files(hidden: Path, state: dict[str, Any], meta_text: str, facts: dic
     """Fill an empty directory: the two files first, the manifest only when they are safely on the disk."""
     with open(hidden / _STATE, "wb") as file:
         sink = _Sink(file)
-        torch.save(state, sink)  # type: ignore[arg-type]
+        try:
+            torch.save(state, sink)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            # Ctrl-C inside a write: the archive writer fails to close, and its error takes the interruption's place
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
         if sink.error is not None:
             raise sink.error
         file.flush()

@@ -282,3 +282,63 @@ def test_leftovers_make_room_before_the_next_write(tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError):
         write(tmp_path, 6)
     assert names(tmp_path) == ["00001-images-1"]
+
+
+# owner, method and call at which the second Ctrl-C comes; the checkpoints that are there afterwards
+SECOND = {
+    "first write": ("sink", "write", 1, [1]),
+    "head of an entry": ("sink", "write", 2, [1]),
+    "numbers": ("sink", "write", 9, [1]),
+    "flush": ("sink", "flush", 1, [1]),
+    "state's fsync": ("os", "fsync", 2, [1]),
+    "rename": ("os", "replace", 1, [1]),
+    "reading back": ("checkpoint", "verify", 1, [1, 2]),
+    "removing older ones": ("checkpoint", "_prune", 1, [1, 2]),
+}
+INTERRUPTED_TWICE = """
+import os, signal, sys, torch
+from pathlib import Path
+from engine import checkpoint
+from engine.cli_guard import Interrupt, run_guarded
+owners = {"sink": checkpoint._Sink, "os": os, "checkpoint": checkpoint}
+
+def save(run, images):
+    checkpoint.write_checkpoint(run, images, {"g": torch.full((300, 500), float(images))}, {})
+
+def work(run, owner, name, number):
+    real, calls = getattr(owner, name), 0
+    def wrapped(*args):
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*args)
+    with Interrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+        setattr(owner, name, wrapped)
+        save(run, 2)
+
+for case in sys.argv[2:]:
+    label, owner, name, number = case.split(":")
+    run = Path(sys.argv[1]) / label
+    save(run, 1)
+    child = os.fork()
+    if child == 0:
+        os._exit(run_guarded(lambda: work(run, owners[owner], name, int(number))))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130, label
+"""
+
+
+def test_second_interruption_during_a_save(tmp_path: Path) -> None:
+    """Ends with 130 and one line; what was saved before verifies, and the next save is not in its way."""
+    cases = [f"{label}:{owner}:{name}:{number}" for label, (owner, name, number, _) in SECOND.items()]
+    command = [sys.executable, "-c", INTERRUPTED_TWICE, str(tmp_path), *cases]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.count("interrupted\n") == len(SECOND)
+    for label, (*_, kept) in SECOND.items():
+        run = tmp_path / label
+        assert images(run) == kept and latest_checkpoint(run) is not None
+        assert len(list((run / "checkpoints").iterdir())) == len(kept)
+        write(run, 3)
+        assert images(run)[-1] == 3
