@@ -2,7 +2,7 @@
 
 import sys
 
-from engine.cli import train_main
+from engine.__main__ import start
 
 if __name__ == "__main__":
-    sys.exit(train_main())
+    sys.exit(start("train_main"))

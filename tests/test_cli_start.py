@@ -100,3 +100,16 @@ def test_interrupted_while_a_verb_is_imported(
     monkeypatch.setattr("engine.cli.verb_module", interrupted)
     assert main(["mesh", "--help"]) == EXIT_INTERRUPTED
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("entry", [["-m", "engine"], ["train.py"]], ids=["engine", "train.py"])
+def test_interrupted_while_the_command_line_is_imported(entry: list[str], tmp_path: Path) -> None:
+    """Ctrl-C while the first module of the command line is being imported."""
+    (tmp_path / "yaml.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where a shell's job began
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, *entry, "--help"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (EXIT_INTERRUPTED, "", "interrupted\n")
