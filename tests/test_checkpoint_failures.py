@@ -300,6 +300,7 @@ import os, signal, sys, torch
 from pathlib import Path
 from engine import checkpoint
 from engine.cli_guard import Interrupt, run_guarded
+torch.set_num_threads(1)  # threads do not survive a fork, and a child would wait for them
 owners = {"sink": checkpoint._Sink, "os": os, "checkpoint": checkpoint}
 
 def save(run, images):
