@@ -122,19 +122,24 @@ def test_radius_and_roll_are_found_too(model: Model) -> None:
 
 
 def test_every_layer_may_have_its_own_style(model: Model) -> None:
-    photos, *_ = scene(model, [0], [(-0.5, 1.7)])
-    p = finished(model, photos, space="w+", subjects=8, starts=1, steps=20, polish=2)
-    ws = p.result()[0].ws
+    """A picture whose layers have the styles of three subjects is fitted in W+, but not in W."""
+    s = subjects_from_seeds(model, [0, 10, 20], truncation_psi=1.0)
+    mixed = torch.stack([s.ws[i % 3, i] for i in range(7)])[None]
+    with torch.no_grad():
+        camera = pose_cameras(torch.tensor([[-0.5, 1.7, 1.0, 0.0]]), 30.0)
+        image = model.generator.synthesis(mixed, camera, z_bg=s.z_bg[:1]).image  # type: ignore[index]
+    photos = to_uint8(image).float() / 127.5 - 1
+    options = {"free": (), "yaw": (-0.5,), "pitch": (1.7,), "subjects": 8, "starts": 1, "steps": 20, "polish": 20}
+    layers, one = (finished(model, photos, space=space, **options) for space in ("w+", "w"))
+    ws = layers.result()[0].ws
     assert ws.shape == (1, 7, 8) and float(ws.std(dim=1).max()) > 0.01
-    same = finished(model, photos, space="w", subjects=8, starts=1, steps=20, polish=2)
-    assert p.history[-1] < same.history[-1]
+    assert layers.history[-1] < one.history[-1] / 2
 
 
 def test_a_style_is_drawn_towards_the_average(model: Model) -> None:
     photos, *_ = scene(model, [0], [(-0.5, 1.7)])
-    loose, tight = (
-        finished(model, photos, subjects=8, starts=1, steps=20, rate=0.3, regularise=r) for r in (0.0, 10.0)
-    )
+    options = {"subjects": 8, "starts": 1, "steps": 20, "noise": 0.0, "polish": 8}
+    loose, tight = (finished(model, photos, regularise=r, **options) for r in (0.0, 1000.0))
     assert tight.projected.style.norm() < 0.2 * loose.projected.style.norm()
 
 
