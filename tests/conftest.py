@@ -15,7 +15,9 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated
 
-torch.set_num_threads(1)  # the tests' tensors are small, and several threads on a busy machine wait for each other
+# One thread unless the environment says otherwise: the tests' tensors are small, and threads would wait for each other.
+# The processes that tests start inherit the number: only the same one gives the same bits.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 try:
     from hypothesis import settings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import time
@@ -18,7 +17,6 @@ from tests.conftest import ROOT
 from tests.test_checkpoint import assert_state_equal
 from tests.tiny import write_tiny
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 PATIENCE_S = 120.0
 CLOCKS = ("Time/", "Memory/")  # what may differ between two equal runs
 
@@ -77,7 +75,7 @@ def start(log: Path, *arguments: str | Path) -> subprocess.Popen[str]:
     """``python train.py ...`` with its output in ``log`` (stdout) and ``log``.err."""
     command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
     with open(log, "w") as out, open(f"{log}.err", "w") as err:
-        return subprocess.Popen(command, cwd=log.parent, env=ENVIRONMENT, stdout=out, stderr=err, text=True)
+        return subprocess.Popen(command, cwd=log.parent, stdout=out, stderr=err, text=True)
 
 
 def wait_for_row(run: Path, images: int, process: subprocess.Popen[str]) -> None:

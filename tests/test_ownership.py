@@ -22,7 +22,7 @@ from engine.ownership import LOCK_FILE, check_writable, make_numbered, own_folde
 from engine.stats import read_stats
 from engine.verbs import VERBS, common
 from tests.conftest import ROOT
-from tests.runs import ENVIRONMENT, config_file, digests, fresh
+from tests.runs import config_file, digests, fresh
 
 HOLD = """
 import sys, time
@@ -105,7 +105,7 @@ def test_a_start_on_bad_input_leaves_no_folder(out: str, tmp_path: Path, monkeyp
 def test_two_resumptions_of_one_run_write_it_once(tmp_path: Path) -> None:
     run = fresh(tmp_path / "run")
     command = [sys.executable, "train.py", "--resume", str(run), "--no-progress", "--set", "train.total_kimg=0.064"]
-    pair = [subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, text=True, stdout=-1, stderr=-1) for _ in range(2)]
+    pair = [subprocess.Popen(command, cwd=ROOT, text=True, stdout=-1, stderr=-1) for _ in range(2)]
     errors = [process.communicate()[1] for process in pair]
     assert sorted(process.returncode for process in pair) == [0, 2]
     assert sum("in use by process" in error for error in errors) == 1

@@ -25,7 +25,7 @@ from engine.errors import UserError
 from engine.stats import read_stats
 from tests.conftest import ROOT
 from tests.picture_files import encoded, picture, some_pngs, write_folder, write_zip
-from tests.runs import ENVIRONMENT, assert_same_run, config_file, digests, fresh, outcome, train_here
+from tests.runs import assert_same_run, config_file, digests, fresh, outcome, train_here
 from tests.test_checkpoint import spoil
 from tests.tiny import tiny_overrides
 
@@ -181,7 +181,7 @@ PROCESSES = {
 @pytest.mark.parametrize("case", PROCESSES)
 def test_bad_input_to_a_real_process(case: str, tmp_path: Path) -> None:
     arguments, wanted = PROCESSES[case]
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2

@@ -22,7 +22,6 @@ from engine.step import Stepper
 from engine.trainer import _crossed
 from tests.conftest import ROOT
 from tests.runs import (
-    ENVIRONMENT,
     PATIENCE_S,
     assert_same_run,
     config_file,
@@ -196,7 +195,7 @@ STAGES = [
 def killed_and_resumed(base: Path, stages: list[str]) -> dict[str, tuple[int, int]]:
     """Stage -> exit codes of the run that was killed and of its resumption; runs lie in ``base`` / stage."""
     command = [sys.executable, "-c", KILLER, str(base), config_file(base), *stages]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     return {stage: (int(died), int(resumed)) for died, resumed, stage in lines}

@@ -17,10 +17,6 @@ from engine.trainer import open_training_data
 
 CPU = torch.device("cpu")
 
-# A second thread waits far longer for these small tensors than it works on them, and the processes that some tests
-# start run on one thread too: only the same number of threads gives the same bits.
-torch.set_num_threads(1)
-
 # 16 px from an 8 px volume that is solid from the start; growth blends the 16 px level in from image 4 to image 28.
 # Mirrored data, two rounds per step, style mixing, path length, R1 and the NeRF path are all on.
 TINY: dict[str, Any] = {
