@@ -26,7 +26,10 @@ train: $(READY)
 lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy
+	mkdir -p .mypy_cache/seen/stylenerf  # mypy finds modules by their folders, so it is shown what an installation has
+	ln -sfn $(addprefix $(CURDIR)/,stylenerf/__init__.py stylenerf/__main__.py kernels models engine) .mypy_cache/seen/stylenerf/
+	ln -sfn $(CURDIR)/bench .mypy_cache/seen/
+	cd .mypy_cache/seen && $(abspath $(RUN)) -m mypy --config-file ../../pyproject.toml
 
 test: lint
 	$(RUN) -m pytest -q

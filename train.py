@@ -2,7 +2,7 @@
 
 import sys
 
-from engine.__main__ import start
+from stylenerf.__main__ import start
 
 if __name__ == "__main__":
     sys.exit(start("train_main"))

@@ -11,7 +11,7 @@ from bench import shapes
 from bench.gate import Args
 from bench.harness import DTYPES, REPLAYED, Measure, Subject
 from bench.machine import DEVICE
-from kernels import bias_act
+from stylenerf.kernels import bias_act
 
 CASES = {"256 ch, 128 px": (256, 128, 1), "64 ch, 512 px": (64, 512, 1), "64 ch, 512 px, NHWC": (64, 512, 3)}
 

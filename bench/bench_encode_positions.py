@@ -9,7 +9,7 @@ from torch import Tensor
 from bench import shapes
 from bench.gate import Args
 from bench.harness import DIRECTIONS, IMPLS, Measure, Subject
-from kernels import encode_positions
+from stylenerf.kernels import encode_positions
 
 POINTS = shapes.RAYS * 2 * shapes.SAMPLES
 CASES = {"FFHQ 32x32 rays x 28 samples": POINTS}

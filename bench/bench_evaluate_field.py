@@ -12,7 +12,7 @@ from bench.harness import IMPLS, Measure, Subject
 from bench.machine import DEVICE
 from bench.ray_cases import RayCase, make_field
 from bench.shapes import Draw
-from kernels import evaluate_density, evaluate_field
+from stylenerf.kernels import evaluate_density, evaluate_field
 
 FIELD = RayCase(1)
 GRID, RAYS = 2**18, 1024 * 28  # a 64 x 64 x 64 grid; the samples of a 32 x 32 image

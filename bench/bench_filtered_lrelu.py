@@ -10,7 +10,7 @@ from torch import Tensor
 from bench import shapes
 from bench.gate import Args
 from bench.harness import DIRECTIONS, IMPLS, Measure, Subject
-from kernels import filtered_lrelu, setup_filter
+from stylenerf.kernels import filtered_lrelu, setup_filter
 
 TAPS = 12
 PADDING = TAPS - 1  # on each side: the size stays

@@ -9,11 +9,11 @@ import torch
 
 from bench.harness import Measure, dispatched, skip_reason
 from bench.machine import DEVICE
-from engine.graphs import Captured
-from models.camera import Camera, CameraPrior
-from models.config import GeneratorConfig
-from models.generator import Generator, Rendered, RenderOptions
-from models.layers import Precision
+from stylenerf.engine.training.graphs import Captured
+from stylenerf.models.camera import Camera, CameraPrior
+from stylenerf.models.config import GeneratorConfig
+from stylenerf.models.generator import Generator, Rendered, RenderOptions
+from stylenerf.models.layers import Precision
 
 OPS = ("render_rays", "render_points", "upsample_block", "refine_to_rgb", "modulated_layer")
 RESOLUTIONS = (256, 512, 1024)

@@ -10,7 +10,7 @@ from torch import Tensor
 from bench import shapes
 from bench.gate import Args
 from bench.harness import IMPLS, Measure, Subject
-from kernels import importance_sample
+from stylenerf.kernels import importance_sample
 
 CASES = {"FFHQ 32x32 rays, 14 -> 14 samples": (shapes.RAYS, shapes.SAMPLES)}
 

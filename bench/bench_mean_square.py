@@ -9,7 +9,7 @@ from torch import Tensor
 from bench import shapes
 from bench.gate import Args
 from bench.harness import IMPLS, Measure, Subject
-from kernels import mean_square
+from stylenerf.kernels import mean_square
 
 CASES = {"256 ch, 128 px": (256, 128), "64 ch, 512 px": (64, 512)}
 

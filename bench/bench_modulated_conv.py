@@ -9,7 +9,7 @@ from torch import Tensor
 from bench import shapes
 from bench.gate import Args
 from bench.harness import DIRECTIONS, IMPLS, Measure, Subject
-from kernels import modulated_conv
+from stylenerf.kernels import modulated_conv
 
 Form = Literal["weights", "activations"]
 FORMS: tuple[Form, ...] = ("weights", "activations")

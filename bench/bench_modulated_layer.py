@@ -10,7 +10,7 @@ from bench import shapes
 from bench.gate import Args
 from bench.harness import DTYPES, REPLAYED, Measure, Subject
 from bench.machine import DEVICE
-from kernels import modulated_layer
+from stylenerf.kernels import modulated_layer
 
 
 class Case(NamedTuple):

@@ -9,7 +9,7 @@ from torch import Tensor
 from bench import shapes
 from bench.gate import Args
 from bench.harness import DIRECTIONS, IMPLS, Measure, Subject
-from kernels import modulated_mlp
+from stylenerf.kernels import modulated_mlp
 
 CASES = {"FFHQ 8x128, 32x32 rays x 28 samples": shapes.RAYS * 2 * shapes.SAMPLES}
 TERMS = shapes.ENCODED * shapes.HIDDEN + (shapes.DEPTH - 1) * shapes.HIDDEN**2  # weights per point

@@ -10,7 +10,7 @@ from bench import shapes
 from bench.gate import Args
 from bench.harness import DTYPES, REPLAYED, Measure, Subject
 from bench.machine import DEVICE
-from kernels.refine_to_rgb import refine_to_rgb
+from stylenerf.kernels.blocks.refine_to_rgb import refine_to_rgb
 
 CASES = {"256 px, 128 ch": (128, 256), "512 px, 64 ch": (64, 512), "1024 px, 32 ch, the last": (32, 1024)}
 CHECKED_EDGE = 64  # on a CPU: the gate's float64 takes long at the largest stages, and tells no more there

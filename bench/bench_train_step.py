@@ -12,11 +12,11 @@ import pytest
 
 from bench.harness import Measure, dispatched, skip_reason
 from bench.machine import DEVICE
-from engine.config import Config, load_config
-from engine.data import Dataset
-from engine.stats import Accumulator
-from engine.step import Stepper, TrainState
-from engine.trainer import open_training_data
+from stylenerf.engine.data import Dataset
+from stylenerf.engine.training.config import Config, load_config
+from stylenerf.engine.training.stats import Accumulator
+from stylenerf.engine.training.step import Stepper, TrainState
+from stylenerf.engine.training.trainer import open_training_data
 
 OPS = ("render_rays", "render_points", "upsample_block", "refine_to_rgb", "bias_act", "conv2d_resample")
 WITHOUT_PATH = "G without NeRF path"  # what the NeRF path costs is the difference to G main

@@ -11,7 +11,7 @@ from bench import shapes
 from bench.gate import Args
 from bench.harness import DTYPES, REPLAYED, Measure, Subject
 from bench.machine import DEVICE
-from kernels import downsample2d, filter2d, setup_filter, upsample2d
+from stylenerf.kernels import downsample2d, filter2d, setup_filter, upsample2d
 
 Kind = Literal["blur", "up 2", "down 2"]
 TAPS = 4

@@ -10,7 +10,7 @@ from bench import shapes
 from bench.gate import Args
 from bench.harness import DTYPES, REPLAYED, Measure, Subject
 from bench.machine import DEVICE
-from kernels import upsample_block
+from stylenerf.kernels import upsample_block
 
 CASES = {  # channels before and after, edge before enlarging
     "64 px, 256 -> 512 ch": (256, 512, 32),

@@ -10,7 +10,7 @@ from bench import shapes
 from bench.gate import Args
 from bench.harness import DIRECTIONS, IMPLS, Measure, Subject
 from bench.machine import DEVICE
-from kernels import setup_filter, upsample_features
+from stylenerf.kernels import setup_filter, upsample_features
 
 Form = Literal["plain", "commuted"]
 FORMS: tuple[Form, ...] = ("plain", "commuted")

@@ -10,7 +10,7 @@ from torch import Tensor
 from bench import shapes
 from bench.gate import Args
 from bench.harness import DIRECTIONS, IMPLS, Make, Measure, Subject
-from kernels import composite, volume_weights
+from stylenerf.kernels import composite, volume_weights
 
 # packed: lengths from 0 to 56, as many samples in all (a little fewer, since 1024 is no multiple of 57)
 CASES: dict[str, Make] = {

@@ -25,8 +25,8 @@ from torch import Tensor
 from bench import gate
 from bench.flops import FlopCounter
 from bench.machine import DEVICE, Peak, Prepare, ceilings, environment, peak_memory, sync
-from engine.graphs import Captured, captured_training
-from kernels import dispatch
+from stylenerf.engine.training.graphs import Captured, captured_training
+from stylenerf.kernels.base import dispatch
 
 IMPLS = ("ref", "compile", "triton")
 KERNELS = ("triton", "graph")  # "graph" is "triton" replayed as a CUDA graph
@@ -60,7 +60,7 @@ class Subject:
 
     Attributes:
         op, shape: names in the table.
-        ops: names under which ``kernels.dispatch`` knows what ``run`` calls.
+        ops: names under which ``stylenerf.kernels.base.dispatch`` knows what ``run`` calls.
         make, run: build the inputs; call the op.
         flops, flops_backward: floating-point operations of a forward call and of the backward alone.
         form: name of this form of the formula, where there are several.

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from bench.gate import Args, Pin
 from bench.shapes import FAR, NEAR, Draw
-from kernels import FieldWeights, RayDraws, RayFeatures, RaySpan, render_points, render_rays
-from kernels.reference.rays import render_points_ref, render_rays_ref
+from stylenerf.kernels import FieldWeights, RayDraws, RayFeatures, RaySpan, render_points, render_rays
+from stylenerf.kernels.rays.render_ref import render_points_ref, render_rays_ref
 
 SPAN = RaySpan(NEAR, FAR)
 EMPTY_SPACE = 30.0  # scale of the density: a ray passes some emptiness and ends in something solid

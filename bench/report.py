@@ -211,7 +211,7 @@ MOVED = ("memory", "halos", "programs")
 
 
 def render_moved(rows: Sequence[Row]) -> str:
-    """Counted bytes over the minimum, by op; ``rows`` as ``bench.moved.rows`` gives them."""
+    """Counted bytes over the minimum, by op; ``rows`` as ``bench.compiler.moved.rows`` gives them."""
     body = [
         [
             row["op"],
@@ -308,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _bytes_pages(options: argparse.Namespace) -> list[str]:
     os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are decorated, so before they are imported
-    from bench import moved
+    from bench.compiler import moved
 
     rows = list(moved.rows(options.only, options.target))
     if not rows:

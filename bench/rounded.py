@@ -13,9 +13,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from kernels.rays import FieldWeights
-from kernels.reference.mlp import linear_ref
-from kernels.reference.rays import evaluate_field_ref
+from stylenerf.kernels.rays.mlp_ref import linear_ref
+from stylenerf.kernels.rays.render import FieldWeights
+from stylenerf.kernels.rays.render_ref import evaluate_field_ref
 
 STORAGE = {"fp16": torch.float16, "bf16": torch.bfloat16}
 GRADIENT_RANGE = 256.0  # float16 gradients are brought to this magnitude by a power of two
@@ -75,9 +75,9 @@ def rounded_operands(precision: str) -> Iterator[None]:
         return hidden, (hidden @ head[..., None]).squeeze(-1) + field.density_bias
 
     with (
-        patch("kernels.reference.mlp.linear_ref", linear),
-        patch("kernels.reference.rays.linear_ref", linear),
-        patch("kernels.reference.rays.evaluate_field_ref", evaluate),
-        patch("kernels.rays.evaluate_field_ref", evaluate),
+        patch("stylenerf.kernels.rays.mlp_ref.linear_ref", linear),
+        patch("stylenerf.kernels.rays.render_ref.linear_ref", linear),
+        patch("stylenerf.kernels.rays.render_ref.evaluate_field_ref", evaluate),
+        patch("stylenerf.kernels.rays.render.evaluate_field_ref", evaluate),
     ):
         yield

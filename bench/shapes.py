@@ -6,8 +6,8 @@ Every function takes (device, seed) first, so that a child process can build the
 import torch
 from torch import Tensor
 
-from kernels.refine_to_rgb import ModulatedWeights
-from kernels.upsample import Adapter
+from stylenerf.kernels.blocks.refine_to_rgb import ModulatedWeights
+from stylenerf.kernels.blocks.upsample_features import Adapter
 
 RAYS, SAMPLES, HIDDEN, DEPTH, OCTAVES = 32 * 32, 14, 128, 8, 10  # FFHQ: 14 coarse and 14 fine samples per ray
 ENCODED = 2 * 3 * OCTAVES

@@ -6,8 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from engine.pictures import line_chart, save_png
-from engine.stats import read_stats
+from stylenerf.engine.pictures import line_chart, save_png
+from stylenerf.engine.training.stats import read_stats
 
 DOCS = Path(__file__).resolve().parent
 

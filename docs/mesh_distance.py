@@ -9,13 +9,13 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from engine.data import ProceduralScenes
-from engine.data.solids import CAPSULE_HALF_LENGTH, Solid
-from engine.model_io import load_model
-from engine.rendering.isosurface import Mesh, isosurface, volume
-from engine.rendering.mesh import MeshOptions, extract_mesh
-from engine.rendering.subjects import subjects_from_seeds
-from models.generator import Generator
+from stylenerf.engine.applications.mesh.isosurface import Mesh, isosurface, volume
+from stylenerf.engine.applications.mesh.mesh import MeshOptions, extract_mesh
+from stylenerf.engine.applications.render.subjects import subjects_from_seeds
+from stylenerf.engine.data import ProceduralScenes
+from stylenerf.engine.data.solids import CAPSULE_HALF_LENGTH, Solid
+from stylenerf.engine.model_io import load_model
+from stylenerf.models.generator import Generator
 
 LOW, HIGH = (-0.3, -0.3, -0.3), (0.3, 0.3, 0.3)
 SCENES, SUBJECTS, POINTS, CELLS = 200, 8, 2000, 48

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import torch
 
-from engine.config import Config
-from engine.errors import UserError
-from models.layers import Precision
+from ..models.layers import Precision
+from .errors import UserError
+from .training.config import Config
 
 
 def default_precision(device: torch.device) -> Precision:

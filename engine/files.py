@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.errors import UserError
-from engine.ownership import temporary_name
+from .errors import UserError
+from .ownership import temporary_name
 
 
 def write_whole(path: str | Path, write: Callable[[Path], Any], *, new: bool = False) -> None:

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.checkpoint import FILES, read_checkpoint, write_folder
-from engine.config import Config
-from engine.config_io import from_dict, one_line, to_dict
-from engine.data.labels import LabelKind, deduced_kind, kind_fault
-from engine.errors import UserError
-from engine.files import sha256_of
-from models.camera import CameraPrior
-from models.config import GeneratorConfig
-from models.generator import Generator
+from ..models.camera import CameraPrior
+from ..models.config import GeneratorConfig
+from ..models.generator import Generator
+from .data.labels import LabelKind, deduced_kind, kind_fault
+from .errors import UserError
+from .files import sha256_of
+from .training.checkpoint import FILES, read_checkpoint, write_folder
+from .training.config import Config
+from .training.config_io import from_dict, one_line, to_dict
 
 KIND = "generator"
 MAX_SAMPLES = 4096  # per ray and pass

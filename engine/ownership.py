@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from engine.errors import UserError
+from .errors import UserError
 
 try:
     import fcntl

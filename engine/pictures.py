@@ -14,9 +14,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from engine.errors import UserError
-from engine.files import write_whole
-from kernels.checks import check_shapes
+from ..kernels.base.checks import check_shapes
+from .errors import UserError
+from .files import write_whole
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Points = list[tuple[float, float]]

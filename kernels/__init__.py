@@ -1,18 +1,22 @@
-"""Drop-in ops for NeRF-GANs: what StyleNeRF computes, each op with a plain torch definition in ``reference/``.
+"""Drop-in ops for NeRF-GANs: what StyleNeRF computes, each op with a plain torch definition.
 
 The folder stands alone: it imports torch and its own files only, and works under any name.
 """
 
-from .bias_act import bias_act
-from .conv_resample import conv2d_resample
-from .encode import encode_positions
-from .filtered_lrelu import filtered_lrelu
-from .importance import importance_sample
-from .mean_square import mean_square
-from .mlp import modulated_mlp
-from .modulated_conv import modulate_weights, modulated_conv
-from .modulated_layer import modulated_layer
-from .rays import (
+from .blocks.mean_square import mean_square
+from .blocks.modulated_conv import modulate_weights, modulated_conv
+from .blocks.modulated_layer import modulated_layer
+from .blocks.refine_to_rgb import ModulatedWeights, refine_to_rgb
+from .blocks.upsample_block import upsample_block
+from .blocks.upsample_features import Adapter, upsample_features
+from .filters.bias_act import bias_act
+from .filters.conv_resample import conv2d_resample
+from .filters.filtered_lrelu import filtered_lrelu
+from .filters.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+from .rays.encode import encode_positions
+from .rays.importance import importance_sample
+from .rays.mlp import modulated_mlp
+from .rays.render import (
     FieldWeights,
     RayDraws,
     RayFeatures,
@@ -22,11 +26,7 @@ from .rays import (
     render_points,
     render_rays,
 )
-from .refine_to_rgb import ModulatedWeights, refine_to_rgb
-from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
-from .upsample import Adapter, upsample_features
-from .upsample_block import upsample_block
-from .volume import VolumeRendering, VolumeWeights, composite, render_volume, volume_weights
+from .rays.volume import VolumeRendering, VolumeWeights, composite, render_volume, volume_weights
 
 __all__ = [
     "Adapter",

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from kernels.upsample import UPSAMPLE_MODES
+from ..kernels.blocks.upsample_features import UPSAMPLE_MODES
 
 
 def _at_least(section: str, minimum: int, **values: int) -> None:
@@ -22,7 +22,7 @@ class FieldConfig:
     near and far, counted along the optical axis and spread linearly, in 1/t ("inverse") or in log t ("log").
     density_scale is the unit that density is counted in, per world unit: at 1 (as released) a short stretch of ray
     begins as thin fog, at 10 to 50 as something solid, which short trainings need. ``space``
-    bends space before it is encoded, for scenes that reach beyond the unit sphere (see ``kernels.rays.RaySpan``):
+    bends space before it is encoded, for scenes that reach beyond the unit sphere (see ``stylenerf.kernels.RaySpan``):
     "contracted" brings it into a ball of radius 2, "radial" thins it out about ``centre``.
     """
 

@@ -10,8 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from kernels.upfirdn2d import downsample2d, setup_filter
-
+from ..kernels.filters.upfirdn2d import downsample2d, setup_filter
 from .config import DiscriminatorConfig
 from .growth import Growth
 from .layers import BLUR, DTYPES, Conv2d, FullyConnected, Precision

@@ -1,7 +1,7 @@
 """Radiance fields: style-conditioned (foreground, and the paper's background) and latent-coded (released background).
 
-A field hands out its trunk as :class:`kernels.rays.FieldWeights` for the ray pass, and applies its linear feature and
-colour heads afterwards, once per ray.
+A field hands out its trunk as :class:`stylenerf.kernels.FieldWeights` for the ray pass, and applies its linear feature
+and colour heads afterwards, once per ray.
 """
 
 import math
@@ -11,9 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from kernels.modulated_conv import modulate_weights
-from kernels.rays import FieldWeights
-
+from ..kernels.blocks.modulated_conv import modulate_weights
+from ..kernels.rays.render import FieldWeights
 from .layers import FullyConnected
 
 

@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kernels.bias_act import bias_act
-from kernels.conv_resample import conv2d_resample
-from kernels.upfirdn2d import setup_filter
+from ..kernels.filters.bias_act import bias_act
+from ..kernels.filters.conv_resample import conv2d_resample
+from ..kernels.filters.upfirdn2d import setup_filter
 
 Precision = Literal["fp32", "fp16", "bf16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -24,7 +24,7 @@ class FullyConnected(nn.Module):
     """y = act(x (W g / sqrt(in))^T + g b), g the learning-rate multiplier.
 
     Args:
-        activation: any of ``kernels.bias_act``; its default gain applies.
+        activation: any of ``stylenerf.kernels.filters.bias_act``; its default gain applies.
         lr_multiplier: g; weights start at N(0, 1) / g.
         bias_init: what the bias term adds up to at the start.
     """

@@ -7,7 +7,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 from torch import nn
 
-from kernels.autocast import autocast_enabled, cast_floats
+from ..kernels.base.autocast import autocast_enabled, cast_floats
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kernels.dispatch import Precision
-from kernels.rays import (
+from ..kernels.base.dispatch import Precision
+from ..kernels.rays.render import (
     RayDraws,
     RayFeatures,
     RaySpan,
@@ -16,8 +16,7 @@ from kernels.rays import (
     render_points,
     render_rays,
 )
-from kernels.volume import FarEnd
-
+from ..kernels.rays.volume import FarEnd
 from .camera import Camera, Rays, pixel_grid, roll_pixels
 from .config import GeneratorConfig
 from .field import CodedField, ColourHead, Field, StyledField

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kernels.bias_act import bias_act
-from kernels.mean_square import mean_square
-from kernels.modulated_conv import modulated_conv
-from kernels.modulated_layer import modulated_layer
-from kernels.refine_to_rgb import ModulatedWeights, refine_to_rgb
-from kernels.upfirdn2d import setup_filter, upsample2d
-from kernels.upsample import Adapter
-from kernels.upsample_block import upsample_block
-
+from ..kernels.blocks.mean_square import mean_square
+from ..kernels.blocks.modulated_conv import modulated_conv
+from ..kernels.blocks.modulated_layer import modulated_layer
+from ..kernels.blocks.refine_to_rgb import ModulatedWeights, refine_to_rgb
+from ..kernels.blocks.upsample_block import upsample_block
+from ..kernels.blocks.upsample_features import Adapter
+from ..kernels.filters.bias_act import bias_act
+from ..kernels.filters.upfirdn2d import setup_filter, upsample2d
 from .config import UpsamplerConfig
 from .layers import BLUR, Conv2d, FullyConnected
 from .strips import in_strips, strip_rows

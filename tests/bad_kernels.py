@@ -1,6 +1,6 @@
-"""Kernels that must not pass ``python -m kernels.inspect``, and one that must.
+"""Kernels that must not pass ``python -m bench.compiler.inspect``, and one that must.
 
-``python -m tests.bad_kernels`` takes the options of ``kernels.inspect``.
+``python -m tests.bad_kernels`` takes the options of ``bench.compiler.inspect``.
 """
 
 import sys
@@ -11,8 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import inspect
-from kernels.fused.common import launch
+from bench.compiler import inspect
+from stylenerf.kernels.base.launch import launch
 
 
 @triton.jit

@@ -77,7 +77,7 @@ def look_through_triton_once() -> None:
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A tiny model's folder, for reading."""
-    from engine.model_io import save_model
+    from stylenerf.engine.model_io import save_model
     from tests.models_at_hand import PRIOR, tiny_model
 
     return save_model(tmp_path_factory.mktemp("models") / "tiny", tiny_model().generator, PRIOR)

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from kernels.rays import FieldWeights, RayDraws
-from models.camera import Camera, CameraPrior
-from models.config import BackgroundConfig, DiscriminatorConfig, FieldConfig, GeneratorConfig, UpsamplerConfig
+from stylenerf.kernels.rays.render import FieldWeights, RayDraws
+from stylenerf.models.camera import Camera, CameraPrior
+from stylenerf.models.config import BackgroundConfig, DiscriminatorConfig, FieldConfig, GeneratorConfig, UpsamplerConfig
 
 Network = TypeVar("Network", bound=nn.Module)
 CPU = torch.device("cpu")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from engine.config_io import from_dict
-from engine.model_io import Model
-from models.camera import CameraPrior
-from models.config import GeneratorConfig
-from models.generator import Generator
+from stylenerf.engine.model_io import Model
+from stylenerf.engine.training.config_io import from_dict
+from stylenerf.models.camera import CameraPrior
+from stylenerf.models.config import GeneratorConfig
+from stylenerf.models.generator import Generator
 from tests.inputs import source
 from tests.tiny import TINY
 

@@ -10,23 +10,17 @@ import torch
 import triton
 from torch import Tensor
 
-import kernels
-from kernels import dispatch
-from kernels.fused import (
-    field,
-    hierarchical,
-    linear,
-    rays,
-    upsample_block,
-    upsample_block_forward,
-    upsample_block_whole,
-)
+from stylenerf import kernels
+from stylenerf.kernels.base import dispatch, linear
+from stylenerf.kernels.blocks import upsample_block_forward, upsample_block_whole
+from stylenerf.kernels.blocks import upsample_block_triton as upsample_block
+from stylenerf.kernels.rays import field, hierarchical
+from stylenerf.kernels.rays import single_pass as rays
 from tests.conftest import Fixture
 from tests.gradients import DEVICE
 
-upfirdn2d = import_module("kernels.fused.upfirdn2d")  # the op of that name hides the module
-OPS = [import_module(f"kernels.{m.name}") for m in pkgutil.iter_modules(kernels.__path__) if m.name not in
-       ("dispatch", "fused", "inspect", "reference")]  # fmt: skip
+upfirdn2d = import_module("stylenerf.kernels.filters.upfirdn2d_triton")  # the op of that name hides the module
+OPS = [import_module(m.name) for m in pkgutil.walk_packages(kernels.__path__, "stylenerf.kernels.") if not m.ispkg]
 
 
 def ops_as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> set[str]:
@@ -58,7 +52,7 @@ def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     tile = upsample_block_forward.Tile(32, 32, 16, 32, 4)
     monkeypatch.setattr(upsample_block_forward, "combine_tiling", lambda *_: tile)
     monkeypatch.setattr(upsample_block, "plan_whole", _one_program)
-    monkeypatch.setattr(import_module("kernels.fused.bias_act"), "BLOCK", 2**20)
+    monkeypatch.setattr(import_module("stylenerf.kernels.filters.bias_act_triton"), "BLOCK", 2**20)
     monkeypatch.setattr(upfirdn2d, "_tile", _whole_image)
 
 

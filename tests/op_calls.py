@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-import kernels
-from kernels import Adapter, ModulatedWeights, RaySpan
+from stylenerf import kernels
+from stylenerf.kernels import Adapter, ModulatedWeights, RaySpan
 from tests.inputs import FieldCase, make_draws, make_field, make_points, make_rays, source
 
 C = 4  # channels of the images, width of the points

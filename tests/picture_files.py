@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from engine.data import Dataset, open_dataset
+from stylenerf.engine.data import Dataset, open_dataset
 
 SIDE = 16
 

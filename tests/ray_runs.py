@@ -9,8 +9,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from kernels.rays import FieldWeights, RayDraws, RayFeatures, RaySpan, render_points, render_rays
-from kernels.reference.importance import importance_sample_ref
+from stylenerf.kernels.rays.importance_ref import importance_sample_ref
+from stylenerf.kernels.rays.render import FieldWeights, RayDraws, RayFeatures, RaySpan, render_points, render_rays
 from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import DEVICE, cotangents, leaves, outputs_and_gradients
 from tests.inputs import FIELD_CASES, FieldCase, make_draws, make_field, make_fractions, make_points, make_rays
@@ -125,7 +125,7 @@ def field_of(case: FieldCase, named: dict[str, Tensor]) -> FieldWeights:
 @contextmanager
 def fine_samples_at(positions: Tensor) -> Iterator[None]:
     """Let the plain form put its fine samples there, whatever its weights."""
-    with patch("kernels.reference.rays.importance_sample_ref", lambda edges, weights, u: positions.to(u)):
+    with patch("stylenerf.kernels.rays.render_ref.importance_sample_ref", lambda edges, weights, u: positions.to(u)):
         yield
 
 

@@ -11,8 +11,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from kernels.rays import FieldWeights
-from kernels.reference.encode import encode_positions_ref
+from stylenerf.kernels.rays.encode_ref import encode_positions_ref
+from stylenerf.kernels.rays.render import FieldWeights
 
 STORAGE = {"fp16": torch.float16, "bf16": torch.bfloat16}
 GRADIENT_RANGE = 256.0
@@ -53,7 +53,7 @@ def rounded_field(precision: str, *, gradients: bool) -> Iterator[None]:
         return hidden, (hidden @ head[..., None]).squeeze(-1) + field.density_bias
 
     with (
-        patch("kernels.reference.rays.evaluate_field_ref", evaluate),
-        patch("kernels.rays.evaluate_field_ref", evaluate),
+        patch("stylenerf.kernels.rays.render_ref.evaluate_field_ref", evaluate),
+        patch("stylenerf.kernels.rays.render.evaluate_field_ref", evaluate),
     ):
         yield

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine.checkpoint import latest_checkpoint, read_checkpoint
-from engine.cli import train_main
-from engine.errors import UserError
-from engine.stats import read_stats
+from stylenerf.engine.command_line.main import train_main
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.training.checkpoint import latest_checkpoint, read_checkpoint
+from stylenerf.engine.training.stats import read_stats
 from tests.conftest import ROOT
 from tests.test_checkpoint import assert_state_equal
 from tests.tiny import write_tiny

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import kernels
+from stylenerf import kernels
 from tests.op_calls import OP_CALLS, change, leaves, results
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}

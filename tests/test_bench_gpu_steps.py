@@ -79,7 +79,8 @@ def test_sweep_goes_on_after_a_tile_that_fails(path: Path, monkeypatch: pytest.M
 
 
 def test_shipped_tiles_are_those_that_lead_the_sweep() -> None:
-    from kernels.fused import field, hierarchical, rays
+    from stylenerf.kernels.rays import field, hierarchical
+    from stylenerf.kernels.rays import single_pass as rays
 
     device = torch.device("cpu")  # stands for sm_90
     assert experiments.TILES["rays"][0] == tuple(rays.ray_tile(128, 28, "fp16", device))
@@ -113,7 +114,8 @@ def test_reads_read_everything() -> None:
 
 
 def test_fused_and_two_passes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kernels.fused import hierarchical, passes
+    from stylenerf.kernels.rays import hierarchical
+    from stylenerf.kernels.rays import render_forward as passes
 
     seen = []
     monkeypatch.setattr(experiments, "RayCase", lambda batch, fine: RayCase(batch, rays=3, samples=4, fine=4, **SMALL))

@@ -9,12 +9,16 @@ import torch
 import triton
 import triton.language as tl
 
-from bench import bench_bias_act, bench_upsample_block, moved, report
+from bench import bench_bias_act, bench_upsample_block, report
+from bench.compiler import moved
 from bench.gpu import lines
-from kernels.fused import common, upsample_block, upsample_block_forward
+from stylenerf.kernels.base.launch import Launch
+from stylenerf.kernels.base.operands import INTERPRETED
+from stylenerf.kernels.blocks import upsample_block_forward
+from stylenerf.kernels.blocks import upsample_block_triton as upsample_block
 
 pytestmark = pytest.mark.skipif(
-    not common.INTERPRETED, reason="bytes are counted by Triton's interpreter, with TRITON_INTERPRET=1"
+    not INTERPRETED, reason="bytes are counted by Triton's interpreter, with TRITON_INTERPRET=1"
 )
 BOUND = 1.3  # halos of a block's output kernel, times what it must read and write
 LARGE = ("256 px, 256 -> 128 ch", "512 px, 128 -> 64 ch", "1024 px, 64 -> 32 ch")
@@ -32,7 +36,7 @@ def _smooth_kernel(out_ptr, x_ptr, weight_ptr, count, BLOCK: tl.constexpr, K: tl
 def smooth(count: int, block: int) -> moved.Moved:
     x, weight = torch.empty(count, device="meta"), torch.empty(16, device="meta")
     args = {"out_ptr": torch.empty_like(x), "x_ptr": x, "weight_ptr": weight, "count": count}
-    launch = common.Launch(_smooth_kernel, (count // block,), {**args, "BLOCK": block, "K": 16}, 1, 1)
+    launch = Launch(_smooth_kernel, (count // block,), {**args, "BLOCK": block, "K": 16}, 1, 1)
     return moved.count_launch(launch, sampled=count // block)
 
 
@@ -51,7 +55,7 @@ def test_smaller_tiles_have_larger_halos() -> None:
 def test_samples_stand_for_all() -> None:
     x = torch.empty(2**20, device="meta")
     args = {"out_ptr": torch.empty_like(x), "x_ptr": x, "weight_ptr": x[:16], "count": 2**20, "BLOCK": 64, "K": 16}
-    found = moved.count_launch(common.Launch(_smooth_kernel, (2**14,), args, 1, 1))
+    found = moved.count_launch(Launch(_smooth_kernel, (2**14,), args, 1, 1))
     assert found.memory == 8 * 2**20
     assert found.programs == pytest.approx(2**14 * (4 * 64 * 2 + 2 * 32 + 64), rel=0.05)
 

@@ -15,7 +15,7 @@ from bench.bench_rays import Variant
 from bench.flops import FlopCounter
 from bench.ray_cases import RayCase, make, placed, render, render_plain
 from bench.rounded import round_to, rounded_operands
-from kernels import FieldWeights, modulated_mlp
+from stylenerf.kernels import FieldWeights, modulated_mlp
 from tests.gradients import DEVICE
 
 HIERARCHICAL = RayCase(2, rays=4, samples=6, fine=5, width=32, depth=2, octaves=4)
@@ -163,7 +163,7 @@ def test_the_twin_is_checked_tightly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_low_precision_ray_bench_has_a_twin_that_one_kernel_holds() -> None:
-    fused = pytest.importorskip("kernels.fused.field")
+    fused = pytest.importorskip("stylenerf.kernels.rays.field_triton")
     twins = {shape: bench_rays.subject(shape, "fp16").twin for shape in bench_rays.CASES}
     for shape, case in bench_rays.CASES.items():
         twin = twins[shape]

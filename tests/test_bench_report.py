@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench import bench_modulated_conv, bench_modulated_mlp, gate, harness, machine, ray_cases, report, shapes
 from bench.flops import FlopCounter
-from kernels import dispatch
+from stylenerf.kernels.base import dispatch
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from kernels.bias_act import ACTIVATIONS, bias_act
+from stylenerf.kernels.filters.bias_act import ACTIVATIONS, bias_act
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
 

@@ -12,9 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.rays import RaySpan, depth_from_fraction
-from kernels.reference.rays import bend_ref
-from models.camera import Camera, CameraPrior, look_at, orbit_position, pixel_grid, roll_pixels, rotation_from_6d
+from stylenerf.kernels.rays.render import RaySpan, depth_from_fraction
+from stylenerf.kernels.rays.render_ref import bend_ref
+from stylenerf.models.camera import (
+    Camera,
+    CameraPrior,
+    look_at,
+    orbit_position,
+    pixel_grid,
+    roll_pixels,
+    rotation_from_6d,
+)
 from tests.closeness import assert_relative
 from tests.conftest import Fixture, load_fixture
 from tests.inputs import cameras, source

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from engine import checkpoint
-from engine.checkpoint import latest_checkpoint, read_checkpoint, verify, write_checkpoint
-from engine.errors import UserError
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.training import checkpoint
+from stylenerf.engine.training.checkpoint import latest_checkpoint, read_checkpoint, verify, write_checkpoint
 
 State = dict[str, Any]
 

@@ -14,9 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-from engine import checkpoint
-from engine.checkpoint import check_writable, latest_checkpoint, read_checkpoint, verify, write_checkpoint
-from engine.errors import UserError
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.training import checkpoint
+from stylenerf.engine.training.checkpoint import (
+    check_writable,
+    latest_checkpoint,
+    read_checkpoint,
+    verify,
+    write_checkpoint,
+)
 from tests.conftest import ROOT
 from tests.test_checkpoint import assert_state_equal, images, names, spoil, state_of, write
 
@@ -95,8 +101,8 @@ def test_write_that_the_kernel_cuts_short(tmp_path: Path, small_files: int) -> N
 
 FULL_TMPFS = """
 import sys, torch
-from engine.checkpoint import latest_checkpoint, write_checkpoint
-from engine.errors import UserError
+from stylenerf.engine.training.checkpoint import latest_checkpoint, write_checkpoint
+from stylenerf.engine.errors import UserError
 first = write_checkpoint(sys.argv[1], 1, {"g": torch.zeros(50_000)}, {})
 try:
     write_checkpoint(sys.argv[1], 2, {"g": torch.zeros(250_000)}, {})
@@ -174,7 +180,7 @@ KILLER = """
 import os, shutil, signal, sys
 from pathlib import Path
 import torch
-from engine import checkpoint
+from stylenerf.engine.training import checkpoint
 
 def kill_at(owner, name, number, after):
     real, calls = getattr(owner, name), 0
@@ -298,8 +304,8 @@ SECOND = {
 INTERRUPTED_TWICE = """
 import os, signal, sys, torch
 from pathlib import Path
-from engine import checkpoint
-from engine.cli_guard import Interrupt, run_guarded
+from stylenerf.engine.training import checkpoint
+from stylenerf.engine.command_line.guard import Interrupt, run_guarded
 torch.set_num_threads(1)  # threads do not survive a fork, and a child would wait for them
 owners = {"sink": checkpoint._Sink, "os": os, "checkpoint": checkpoint}
 

@@ -12,8 +12,8 @@ from typing import NoReturn
 
 import pytest
 
-from engine.cli_guard import Interrupt, run_guarded
-from engine.errors import UserError
+from stylenerf.engine.command_line.guard import Interrupt, run_guarded
+from stylenerf.engine.errors import UserError
 from tests.conftest import ROOT
 
 
@@ -68,8 +68,8 @@ def python(code: str, stdout: int) -> subprocess.Popen[str]:
 
 LOUD = """
 import sys
-from engine.cli_guard import run_guarded
-from engine.errors import UserError
+from stylenerf.engine.command_line.guard import run_guarded
+from stylenerf.engine.errors import UserError
 def loud():
     print("x" * {size})
     {then}
@@ -170,7 +170,7 @@ def test_outside_the_main_thread_it_does_nothing(own_handlers: list[int]) -> Non
 # In a process of its own: a fork of the test process would carry torch's threads with it.
 WORKER = """
 import os, signal, sys
-from engine.cli_guard import Interrupt
+from stylenerf.engine.command_line.guard import Interrupt
 with Interrupt() as interrupt:
     child = os.fork()
     if child == 0:
@@ -192,7 +192,7 @@ def test_forked_worker_ignores_ctrl_c_and_obeys_sigterm() -> None:
 
 TRAIN = """
 import sys, time
-from engine.cli_guard import Interrupt, run_guarded
+from stylenerf.engine.command_line.guard import Interrupt, run_guarded
 def train():
     with Interrupt() as interrupt:
         print("started", flush=True)

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from engine.cli import main
-from engine.cli_guard import EXIT_INTERRUPTED
-from engine.verbs import VERBS, verb_module
+from stylenerf.engine.command_line.guard import EXIT_INTERRUPTED
+from stylenerf.engine.command_line.main import main
+from stylenerf.engine.command_line.verbs import VERBS, verb_module
 from tests.conftest import ROOT
 
 WITHOUT_TORCH = """
 import contextlib, io, json, sys
 sys.modules["torch"] = None  # importing it fails
-from engine import cli
+from stylenerf.engine.command_line import main as cli
 wrong = {}
 for case, (entry, argv) in json.loads(sys.argv[1]).items():
     try:
@@ -64,7 +64,8 @@ def test_list_of_verbs_has_the_first_line_of_each_help(name: str) -> None:
 def test_any_path_can_be_named_on_any_console(encoding: str) -> None:
     """A Japanese folder and a byte that is no UTF-8, on stdout and in the one line of an error."""
     code = (
-        "import sys\nfrom engine.cli_guard import run_guarded\nfrom engine.errors import UserError\n"
+        "import sys\nfrom stylenerf.engine.command_line.guard import run_guarded\n"
+        "from stylenerf.engine.errors import UserError\n"
         "def work():\n    print('\\u65e5\\udcff')\n    raise UserError('\\u65e5\\udcff')\n"
         "sys.exit(run_guarded(work))"
     )
@@ -78,7 +79,7 @@ def test_any_path_can_be_named_on_any_console(encoding: str) -> None:
 def test_home_folder_in_every_path(argv: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     seen = []
-    monkeypatch.setattr("engine.cli.train", lambda args: seen.append(args.out or args.resume))
+    monkeypatch.setattr("stylenerf.engine.command_line.main.train", lambda args: seen.append(args.out or args.resume))
     assert main(["train", *argv]) == 0
     assert seen == [str(tmp_path / "x")]
 
@@ -97,12 +98,12 @@ def test_interrupted_while_a_verb_is_imported(
     def interrupted(name: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("engine.cli.verb_module", interrupted)
+    monkeypatch.setattr("stylenerf.engine.command_line.main.verb_module", interrupted)
     assert main(["mesh", "--help"]) == EXIT_INTERRUPTED
     assert capsys.readouterr().err == "interrupted\n"
 
 
-@pytest.mark.parametrize("entry", [["-m", "engine"], ["train.py"]], ids=["engine", "train.py"])
+@pytest.mark.parametrize("entry", [["-m", "stylenerf"], ["train.py"]], ids=["stylenerf", "train.py"])
 def test_interrupted_while_the_command_line_is_imported(entry: list[str], tmp_path: Path) -> None:
     """Ctrl-C while the first module of the command line is being imported."""
     (tmp_path / "yaml.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")

@@ -11,21 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.cli import main
-from engine.config_io import from_dict, to_dict
-from engine.data import label_from_camera
-from engine.errors import UserError
-from engine.model_io import Model, save_model
-from engine.rendering.conditions import condition, random_conditions
-from engine.rendering.label_argument import Label, read_label
-from engine.rendering.latent_space import latent_space
-from engine.rendering.projection import Projector
-from engine.rendering.projection_options import ProjectionOptions
-from engine.rendering.subjects import subjects_from_seeds
-from engine.rendering.tuning import Tuner
-from engine.rendering.views import ViewOptions, render_view
-from engine.viewer.studio import Studio
-from models.camera import Camera
+from stylenerf.engine.applications.project.projection import Projector
+from stylenerf.engine.applications.project.projection_options import ProjectionOptions
+from stylenerf.engine.applications.project.tuning import Tuner
+from stylenerf.engine.applications.render.conditions import condition, random_conditions
+from stylenerf.engine.applications.render.label_argument import Label, read_label
+from stylenerf.engine.applications.render.latent_space import latent_space
+from stylenerf.engine.applications.render.subjects import subjects_from_seeds
+from stylenerf.engine.applications.render.views import ViewOptions, render_view
+from stylenerf.engine.applications.view.studio import Studio
+from stylenerf.engine.command_line.main import main
+from stylenerf.engine.data import label_from_camera
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.model_io import Model, save_model
+from stylenerf.engine.training.config_io import from_dict, to_dict
+from stylenerf.models.camera import Camera
 from tests.inputs import source
 from tests.models_at_hand import PRIOR, tiny_model
 

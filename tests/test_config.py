@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.cli import train_main
-from engine.config import PRESETS, Config, GrowthConfig, load_config, preset_path
-from engine.config_io import from_dict, list_presets, to_dict
-from engine.errors import UserError
-from models.config import DiscriminatorConfig
+from stylenerf.engine.command_line.main import train_main
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.training.config import PRESETS, Config, GrowthConfig, load_config, preset_path
+from stylenerf.engine.training.config_io import from_dict, list_presets, to_dict
+from stylenerf.models.config import DiscriminatorConfig
 from tests.tiny import TINY, tiny_config, write_tiny
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))

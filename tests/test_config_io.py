@@ -11,7 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config_io import (
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.training.config_io import (
     apply_overrides,
     from_dict,
     list_presets,
@@ -22,7 +23,6 @@ from engine.config_io import (
     read_yaml,
     to_dict,
 )
-from engine.errors import UserError
 
 
 @dataclass(frozen=True)

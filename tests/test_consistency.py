@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine.errors import UserError
-from engine.model_io import Model
-from engine.rendering.consistency import (
+from stylenerf.engine.applications.render.consistency import (
     Agreement,
     Consistency,
     _at,
@@ -17,9 +15,11 @@ from engine.rendering.consistency import (
     median_depth,
     table,
 )
-from engine.rendering.subjects import Subjects, subjects_from_seeds
-from engine.rendering.views import ViewOptions, render_view
-from models.camera import pixel_grid
+from stylenerf.engine.applications.render.subjects import Subjects, subjects_from_seeds
+from stylenerf.engine.applications.render.views import ViewOptions, render_view
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.model_io import Model
+from stylenerf.models.camera import pixel_grid
 from tests.models_at_hand import tiny_model
 from tests.tiny import TINY
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from kernels.conv_resample import conv2d_resample
-from kernels.upfirdn2d import setup_filter, upfirdn2d
+from stylenerf.kernels.filters.conv_resample import conv2d_resample
+from stylenerf.kernels.filters.upfirdn2d import setup_filter, upfirdn2d
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
 

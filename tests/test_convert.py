@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.cli import main
-from engine.errors import UserError
-from engine.model_io import load_model
-from engine.snapshot import read_snapshot
-from engine.snapshot.generator import Converted, convert_network
-from models.camera import Camera
-from models.generator import Generator, RenderOptions
+from stylenerf.engine.applications.convert.generator import Converted, convert_network
+from stylenerf.engine.applications.convert.snapshot import read_snapshot
+from stylenerf.engine.command_line.main import main
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.model_io import load_model
+from stylenerf.models.camera import Camera
+from stylenerf.models.generator import Generator, RenderOptions
 from tests import snapshots as s
 from tests.closeness import assert_image_close
 from tests.conftest import ROOT, load_fixture
@@ -435,7 +435,10 @@ def test_looking_writes_nothing_and_tells_everything(desk: Path, capsys: pytest.
 )
 def test_looking_starts_without_torch(desk: Path, file: str, last: str) -> None:
     """Only what would become of a good file is told by building it."""
-    code = "import sys\nsys.modules['torch'] = None\nfrom engine.cli import main\nsys.exit(main(sys.argv[1:]))"
+    code = (
+        "import sys\nsys.modules['torch'] = None\n"
+        "from stylenerf.engine.command_line.main import main\nsys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", code, "convert", "--inspect", str(desk / file)]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.endswith(last)
 
@@ -451,7 +454,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_as_a_process(desk: Path) -> None:
-    command = [sys.executable, "-m", "engine", "convert", str(desk / "evil.pkl"), "--out", str(desk / "new")]
+    command = [sys.executable, "-m", "stylenerf", "convert", str(desk / "evil.pkl"), "--out", str(desk / "new")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == f"error: {desk / 'evil.pkl'}: refused global 'posix.system'\n"

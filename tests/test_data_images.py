@@ -18,12 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.data import Dataset, open_dataset
-from engine.data.decode import UnusableImage, check_header, decode_square
-from engine.data.folder import FolderFiles
-from engine.data.photos import ImageFiles
-from engine.data.zipped import ZipFiles
-from engine.errors import UserError
+from stylenerf.engine.data import Dataset, open_dataset
+from stylenerf.engine.data.decode import UnusableImage, check_header, decode_square
+from stylenerf.engine.data.folder import FolderFiles
+from stylenerf.engine.data.photos import ImageFiles
+from stylenerf.engine.data.zipped import ZipFiles
+from stylenerf.engine.errors import UserError
 from tests.picture_files import SIDE, encoded, open_quietly, picture, some_pngs, write_folder, write_zip
 
 
@@ -212,7 +212,7 @@ def test_two_threads_that_meet_a_broken_file_name_it_once(tmp_path: Path, monkey
             both.wait()
         return decode_square(data, resolution)
 
-    monkeypatch.setattr("engine.data.photos.decode_square", decode_together)
+    monkeypatch.setattr("stylenerf.engine.data.photos.decode_square", decode_together)
     dataset.map(lambda item: dataset.image(item, SIDE), [0, 2])  # the broken file and its mirrored copy
     assert len(lines) == 1
 
@@ -247,7 +247,7 @@ def test_nested_folder_of_mixed_sizes(tmp_path: Path) -> None:
 
 
 def test_long_check_reports_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.data.photos._PROGRESS_SECONDS", -1.0)
+    monkeypatch.setattr("stylenerf.engine.data.photos._PROGRESS_SECONDS", -1.0)
     _, lines = open_quietly(write_folder(tmp_path, {f"{i}.png": encoded(picture(0, 8, 8)) for i in range(70)}), 8)
     assert lines == ["data: checked 64 of 70 images", "data: checked 70 of 70 images"]
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from engine.data import Dataset, camera_from_label, label_from_camera
-from engine.data.base import ByteCache, epoch_order, scramble
-from engine.data.labels import mirror_label
-from engine.errors import UserError
-from models.camera import Camera
+from stylenerf.engine.data import Dataset, camera_from_label, label_from_camera
+from stylenerf.engine.data.base import ByteCache, epoch_order, scramble
+from stylenerf.engine.data.labels import mirror_label
+from stylenerf.engine.errors import UserError
+from stylenerf.models.camera import Camera
 from tests.closeness import assert_relative
 from tests.picture_files import SIDE, open_quietly, picture, some_pngs, write_folder, write_zip
 

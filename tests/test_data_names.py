@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.data.names import plain_name, stored_names
+from stylenerf.engine.data.names import plain_name, stored_names
 from tests.picture_files import SIDE, encoded, open_quietly, picture, write_folder, write_zip
 
 NFC, NFD = (unicodedata.normalize(form, "Zürich/café.png") for form in ("NFC", "NFD"))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.cli import train_main
-from engine.device import default_precision, with_precision_of
-from engine.trainer import resolve_resume
+from stylenerf.engine.command_line.main import train_main
+from stylenerf.engine.device import default_precision, with_precision_of
+from stylenerf.engine.training.trainer import resolve_resume
 from tests.runs import config_file, train_here
 from tests.tiny import CPU, tiny_config
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from engine.errors import UserError
-from engine.model_io import Model
-from engine.rendering.directions import Directions, find_directions, load_directions, style_layers
-from engine.rendering.subjects import subjects_from_seeds
-from engine.rendering.views import render_view
-from models.layers import FullyConnected
+from stylenerf.engine.applications.edit.directions import Directions, find_directions, load_directions, style_layers
+from stylenerf.engine.applications.render.subjects import subjects_from_seeds
+from stylenerf.engine.applications.render.views import render_view
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.model_io import Model
+from stylenerf.models.layers import FullyConnected
 from tests.inputs import source
 from tests.models_at_hand import PRIOR, tiny_model
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.config import DiscriminatorConfig
-from models.discriminator import Discriminator, DiscriminatorOptions, minibatch_std, reduce_bilinear
-from models.growth import Growth, growth_at
-from models.official import discriminator_from_official, discriminator_name
+from stylenerf.models.config import DiscriminatorConfig
+from stylenerf.models.discriminator import Discriminator, DiscriminatorOptions, minibatch_std, reduce_bilinear
+from stylenerf.models.growth import Growth, growth_at
+from stylenerf.models.official import discriminator_from_official, discriminator_name
 from tests.closeness import assert_relative
 from tests.conftest import Fixture, load_fixture
 from tests.inputs import make_image, seeded, tiny_discriminator_config

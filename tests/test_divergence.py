@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
-from engine.cli import main
-from engine.divergence import EXIT_DIVERGED, Watch
-from engine.errors import UserError
-from engine.model_io import load_model
-from engine.stats import read_stats
+from stylenerf.engine.command_line.main import main
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.model_io import load_model
+from stylenerf.engine.training.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
+from stylenerf.engine.training.divergence import EXIT_DIVERGED, Watch
+from stylenerf.engine.training.stats import read_stats
 from tests.runs import config_file, fresh, train_here
 from tests.tiny import build, tiny_config
 
@@ -70,7 +70,7 @@ def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     run = folder / "run"
     arguments = ("--config", config_file(folder), "--out", run, *TOO_HIGH, "--set", "train.max_nonfinite_steps=4")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.cli._report", lines.append)
+        patch.setattr("stylenerf.engine.command_line.main._report", lines.append)
         code = train_here(*arguments)
     return run, code, "\n".join(lines)
 

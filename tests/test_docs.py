@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from engine.config import PRESETS
+from stylenerf.engine.training.config import PRESETS
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

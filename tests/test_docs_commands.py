@@ -7,8 +7,8 @@ import shlex
 
 import pytest
 
-from engine import cli
-from engine.verbs import verb_module
+from stylenerf.engine.command_line import main as cli
+from stylenerf.engine.command_line.verbs import verb_module
 from tests.test_docs import PAGES
 
 

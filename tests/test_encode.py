@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from kernels.encode import encode_positions
+from stylenerf.kernels.rays.encode import encode_positions
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
 from tests.inputs import source

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kernels.mlp import modulated_mlp
-from kernels.rays import RayFeatures, evaluate_field, render_rays
-from kernels.volume import composite
-from models.field import CodedField, ColourHead, Field, ModulatedLayer, StyledField
-from models.official import field_name
-from models.renderer import VolumeRenderer
-from models.upsampler import ToRGB
+from stylenerf.kernels.rays.mlp import modulated_mlp
+from stylenerf.kernels.rays.render import RayFeatures, evaluate_field, render_rays
+from stylenerf.kernels.rays.volume import composite
+from stylenerf.models.field import CodedField, ColourHead, Field, ModulatedLayer, StyledField
+from stylenerf.models.official import field_name
+from stylenerf.models.renderer import VolumeRenderer
+from stylenerf.models.upsampler import ToRGB
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
 from tests.inputs import FIELD_CASES, cameras, make_draws, make_rays, seeded, source, tiny_generator_config

@@ -13,19 +13,20 @@ from typing import Any
 
 import pytest
 
-from engine import ownership
-from engine.checkpoint import check_vacant, check_writable, read_checkpoint, write_folder
-from engine.cli import main
-from engine.errors import UserError
-from engine.files import write_whole
-from engine.ownership import own_folder, temporary_name
-from engine.rendering.outputs import save_text
-from engine.verbs import mesh as mesh_verb
+from stylenerf.engine import ownership
+from stylenerf.engine.applications.render.outputs import save_text
+from stylenerf.engine.command_line.main import main
+from stylenerf.engine.command_line.verbs import mesh as mesh_verb
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.files import write_whole
+from stylenerf.engine.ownership import own_folder, temporary_name
+from stylenerf.engine.training.checkpoint import check_vacant, check_writable, read_checkpoint, write_folder
 from tests.conftest import ROOT
 
 KILLED = """
 import os, signal, sys
-from engine import checkpoint, files
+from stylenerf.engine import files
+from stylenerf.engine.training import checkpoint
 number = os.getpid()
 os.getpid = lambda: 7  # as the first process of each container has the same number
 def die(*args):
@@ -134,7 +135,7 @@ def test_a_mesh_overwrites_nothing_that_came_while_it_was_made(
 
 
 def test_names_differ_between_threads_processes_and_hosts() -> None:
-    command = [sys.executable, "-c", "from engine.ownership import temporary_name as t; print(t('.png'))"]
+    command = [sys.executable, "-c", "from stylenerf.engine.ownership import temporary_name as t; print(t('.png'))"]
     other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     names = {other, *(temporary_name(".png") for _ in range(100))}
     assert len(names) == 101 and all(re.fullmatch(r"\.[0-9a-f]{32}\.part\.png", name) for name in names)

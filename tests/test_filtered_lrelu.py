@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from kernels.bias_act import bias_act
-from kernels.filtered_lrelu import filtered_lrelu
-from kernels.upfirdn2d import setup_filter, upfirdn2d
+from stylenerf.kernels.filters.bias_act import bias_act
+from stylenerf.kernels.filters.filtered_lrelu import filtered_lrelu
+from stylenerf.kernels.filters.upfirdn2d import setup_filter, upfirdn2d
 from tests.closeness import assert_relative
 from tests.inputs import source
 

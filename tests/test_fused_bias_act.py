@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.bias_act import ACTIVATIONS, bias_act
-from kernels.fused.activation import series_of_sigmoid
-from kernels.fused.bias_act import bias_act_grad, registered
-from kernels.upfirdn2d import downsample2d, setup_filter, upsample2d
+from stylenerf.kernels.filters.activation import series_of_sigmoid
+from stylenerf.kernels.filters.bias_act import ACTIVATIONS, bias_act
+from stylenerf.kernels.filters.bias_act_triton import bias_act_grad, registered
+from stylenerf.kernels.filters.upfirdn2d import downsample2d, setup_filter, upsample2d
 from tests.closeness import assert_no_worse_than_torch, assert_relative
 from tests.conftest import load_fixture
 from tests.gradients import DEVICE, assert_derivatives_match, assert_kernel_matches, outputs_and_gradients

@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.fused.common import differentiable_gradients
+from stylenerf.kernels.base.register import differentiable_gradients
 
 
 def test_partial_gradients_where_one_input_is_made_of_another() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.fused.composite import composite as registered
-from kernels.fused.composite import launch_composite, launch_composite_backward
-from kernels.volume import composite
+from stylenerf.kernels.rays.composite_triton import composite as registered
+from stylenerf.kernels.rays.composite_triton import launch_composite, launch_composite_backward
+from stylenerf.kernels.rays.volume import composite
 from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import DEVICE, assert_derivatives_match, assert_kernel_matches, outputs_and_gradients
 from tests.inputs import source

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine.losses import r1_penalty
-from kernels.fused import common
-from models.discriminator import Discriminator, DiscriminatorOptions
-from models.growth import Growth
-from models.official import discriminator_from_official, discriminator_name
+from stylenerf.engine.training.losses import r1_penalty
+from stylenerf.kernels.base.register import namespace
+from stylenerf.models.discriminator import Discriminator, DiscriminatorOptions
+from stylenerf.models.growth import Growth
+from stylenerf.models.official import discriminator_from_official, discriminator_name
 from tests import test_discriminator, test_train_phases
 from tests.closeness import assert_relative
 from tests.conftest import Fixture, load_fixture
@@ -32,7 +32,7 @@ class Seen(TorchDispatchMode):
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.add(func.name().partition(".")[0].replace(f"{common.namespace()}::", ""))
+        self.names.add(func.name().partition(".")[0].replace(f"{namespace()}::", ""))
         return func(*args, **(kwargs or {}))
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.encode import encode_positions
-from kernels.fused.encode import encode_positions as registered
+from stylenerf.kernels.rays.encode import encode_positions
+from stylenerf.kernels.rays.encode_triton import encode_positions as registered
 from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import DEVICE, assert_derivatives_match, assert_kernel_matches
 from tests.inputs import source

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.fused import passes_backward
-from kernels.fused.common import launch, record_launches
-from kernels.fused.field import field_tile, pack, padded_width, unpack, unsupported
-from kernels.rays import FieldWeights, evaluate_density, evaluate_field
+from stylenerf.kernels.base.launch import launch, record_launches
+from stylenerf.kernels.rays import render_backward as passes_backward
+from stylenerf.kernels.rays.field_triton import field_tile, pack, padded_width, unpack, unsupported
+from stylenerf.kernels.rays.render import FieldWeights, evaluate_density, evaluate_field
 from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import DEVICE, assert_kernel_matches, outputs_and_gradients
 from tests.inputs import FieldCase, make_field, make_points, source

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.filtered_lrelu import filtered_lrelu
+from stylenerf.kernels.filters.filtered_lrelu import filtered_lrelu
 from tests.gradients import DEVICE, Op, assert_derivatives_match, assert_kernel_matches, outputs_and_gradients
 from tests.inputs import source
 

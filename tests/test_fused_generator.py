@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-import models.renderer
-from kernels.fused import hierarchical, rays
-from kernels.fused.field import Tile
-from kernels.rays import render_points, render_rays
-from models.generator import RenderOptions
+import stylenerf.models.renderer
+from stylenerf.kernels.rays import hierarchical
+from stylenerf.kernels.rays import single_pass as rays
+from stylenerf.kernels.rays.field_triton import Tile
+from stylenerf.kernels.rays.render import render_points, render_rays
+from stylenerf.models.generator import RenderOptions
 from tests import test_generator, test_train_phases
 from tests.gradients import DEVICE
 
@@ -31,8 +32,8 @@ def fused_rays(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
-    monkeypatch.setattr(models.renderer, "render_rays", fused(render_rays))
-    monkeypatch.setattr(models.renderer, "render_points", fused(render_points))
+    monkeypatch.setattr(stylenerf.models.renderer, "render_rays", fused(render_rays))
+    monkeypatch.setattr(stylenerf.models.renderer, "render_points", fused(render_points))
     if DEVICE.type == "cpu":
         large = partial(Tile, 512, 8, 2)
         monkeypatch.setattr(hierarchical, "hierarchical_tile", lambda *_: large())

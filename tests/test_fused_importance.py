@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.fused.importance import importance_sample as registered
-from kernels.importance import importance_sample
+from stylenerf.kernels.rays.importance import importance_sample
+from stylenerf.kernels.rays.importance_triton import importance_sample as registered
 from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import DEVICE
 from tests.inputs import source

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.dispatch import PRECISIONS
-from kernels.fused.common import OPERANDS
-from kernels.fused.linear import PROGRAMS, launch_dgrad, launch_linear, launch_wgrad, shares
+from stylenerf.kernels.base.dispatch import PRECISIONS
+from stylenerf.kernels.base.linear import PROGRAMS, launch_dgrad, launch_linear, launch_wgrad, shares
+from stylenerf.kernels.base.operands import OPERANDS
 from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import DEVICE
 from tests.inputs import source

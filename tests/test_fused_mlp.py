@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.fused.common import OPERANDS
-from kernels.fused.mlp import gradient_scale
-from kernels.fused.mlp import modulated_mlp as registered
-from kernels.mlp import modulated_mlp
-from kernels.reference.mlp import linear_ref
+from stylenerf.kernels.base.operands import OPERANDS
+from stylenerf.kernels.rays.mlp import modulated_mlp
+from stylenerf.kernels.rays.mlp_ref import linear_ref
+from stylenerf.kernels.rays.mlp_triton import gradient_scale
+from stylenerf.kernels.rays.mlp_triton import modulated_mlp as registered
 from tests.gradients import (
     DEVICE,
     assert_derivatives_match,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import bias_act, modulated_conv, modulated_layer
-from kernels.fused.modulated_layer import pointwise_layer
+from stylenerf.kernels import bias_act, modulated_conv, modulated_layer
+from stylenerf.kernels.blocks.modulated_layer_triton import pointwise_layer
 from tests.closeness import assert_no_worse_than_torch
 from tests.inputs import source
 from tests.roundings import several_roundings

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import kernels.fused
-from kernels.bias_act import bias_act
-from kernels.encode import encode_positions
-from kernels.fused import common
-from kernels.mlp import modulated_mlp
-from kernels.modulated_layer import modulated_layer
-from kernels.rays import evaluate_field
-from kernels.reference.bias_act import bias_act_ref
-from kernels.upfirdn2d import upfirdn2d
-from kernels.volume import composite, volume_weights
+import stylenerf.kernels
+from stylenerf.kernels.base.register import differentiable, namespace
+from stylenerf.kernels.blocks.modulated_layer import modulated_layer
+from stylenerf.kernels.filters.bias_act import bias_act
+from stylenerf.kernels.filters.bias_act_ref import bias_act_ref
+from stylenerf.kernels.filters.upfirdn2d import upfirdn2d
+from stylenerf.kernels.rays.encode import encode_positions
+from stylenerf.kernels.rays.mlp import modulated_mlp
+from stylenerf.kernels.rays.render import evaluate_field
+from stylenerf.kernels.rays.volume import composite, volume_weights
 from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import DEVICE, Op, cotangents, leaves
 from tests.inputs import FieldCase, source
@@ -28,7 +28,9 @@ from tests.ray_runs import RayRun, field_of, fine_samples_at
 from tests.roundings import several_roundings
 
 CASE = FieldCase(batch=1, rays=2, samples=3, fine=2, hidden=3, depth=2, num_freqs=1)
-MODULES = [import_module(f"kernels.fused.{m.name}") for m in pkgutil.iter_modules(kernels.fused.__path__)]
+MODULES = [import_module(m.name) for m in pkgutil.walk_packages(stylenerf.kernels.__path__, "stylenerf.kernels.")]
+
+ROWS = import_module("stylenerf.kernels.blocks.refine_to_rgb_triton").refine_rows
 
 
 class Way(NamedTuple):
@@ -40,7 +42,7 @@ class Way(NamedTuple):
 
 def registered(module: str, name: str) -> Any:
     """An op that has no public function of its own."""
-    return getattr(import_module(f"kernels.fused.{module}"), name)
+    return getattr(import_module(f"stylenerf.kernels.{module}"), name)
 
 
 def bias_act_grad(impl: Any, x: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
@@ -54,15 +56,15 @@ def combine(
     how: dict[str, Any] = {"mode": "nn_cat", "blur": True, "gain": 1.5, "clamp": 2.0}
     args = map, weight, bias0, bias1, bias, noise
     if impl == "ref":
-        plain: Tensor = import_module("kernels.reference.upsample_block").upsample_combine_ref(*args, **how)
+        plain: Tensor = import_module("stylenerf.kernels.blocks.upsample_block_ref").upsample_combine_ref(*args, **how)
         return plain
-    out: Tensor = registered("upsample_block", "upsample_combine")(*args, *how.values(), False)
+    out: Tensor = registered("blocks.upsample_block_triton", "upsample_combine")(*args, *how.values(), False)
     return out
 
 
 def bilinear(impl: str, x: Tensor, bias: Tensor) -> Tensor:
     if impl == "triton":
-        out: Tensor = registered("upsample_block_bilinear", "upsample_bilinear")(x, bias, 1.5, 2.0)
+        out: Tensor = registered("blocks.upsample_block_bilinear", "upsample_bilinear")(x, bias, 1.5, 2.0)
         return out
     y = torch.nn.functional.interpolate(x.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear", align_corners=True)
     return bias_act_ref(y, bias, 1, "lrelu", 0.2, 1.5, 2.0, False).permute(0, 2, 3, 1)
@@ -70,7 +72,7 @@ def bilinear(impl: str, x: Tensor, bias: Tensor) -> Tensor:
 
 def linear_map(impl: str, x: Tensor, weight: Tensor) -> Tensor:
     if impl == "triton":
-        out: Tensor = registered("upsample_block", "upsample_map")(x, weight, False)
+        out: Tensor = registered("blocks.upsample_block_triton", "upsample_map")(x, weight, False)
         return out
     return x @ weight.transpose(1, 2)
 
@@ -78,9 +80,9 @@ def linear_map(impl: str, x: Tensor, weight: Tensor) -> Tensor:
 def tail(impl: str, *tensors: Tensor) -> tuple[Tensor, ...]:
     """x, the layer's weight and bias, those of the colours, the image."""
     if impl == "triton":
-        out: tuple[Tensor, ...] = registered("refine_to_rgb", "refine_rows")(*tensors, "fir", True, 1.5, 2.0, False)
+        out: tuple[Tensor, ...] = ROWS(*tensors, "fir", True, 1.5, 2.0, False)
         return out
-    plain: tuple[Tensor, ...] = import_module("kernels.reference.refine_to_rgb").refine_rows_ref(
+    plain: tuple[Tensor, ...] = import_module("stylenerf.kernels.blocks.refine_to_rgb_ref").refine_rows_ref(
         *tensors, "fir", 1.5, 2.0
     )
     return plain
@@ -190,10 +192,10 @@ def double_backward(op: Op, inputs: dict[str, Tensor], dtype: torch.dtype | None
 
 
 def test_every_op_is_in_the_table() -> None:
-    prefix = f"{common.namespace()}::"
+    prefix = f"{namespace()}::"
     known = {n.removeprefix(prefix).partition(".")[0] for n in torch._C._dispatch_get_all_op_names() if prefix in n}
-    assert known == common.differentiable | CONSTANT, "ops are registered by common.register and no other way"
-    assert set(TABLE) | NARROW == common.differentiable, "an op with a backward needs a line in TABLE"
+    assert known == differentiable | CONSTANT, "ops are registered by register and no other way"
+    assert set(TABLE) | NARROW == differentiable, "an op with a backward needs a line in TABLE"
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -201,7 +203,7 @@ def test_double_backward(name: str) -> None:
     way, inputs = TABLE[name], make(name)
     with Seen() as seen:
         got = double_backward(way.op("triton"), inputs)
-    assert f"{common.namespace()}::{name}" in seen.names, f"the call in TABLE does not reach {name}"
+    assert f"{namespace()}::{name}" in seen.names, f"the call in TABLE does not reach {name}"
     where = torch.zeros(())
     if name == "hierarchical_pass":
         where = RUNS[name].fine_positions(RUNS[name].render("triton", "fp32", inputs).fractions)

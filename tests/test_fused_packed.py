@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.fused.composite import composite as registered_composite
-from kernels.fused.volume import volume_weights as registered_weights
-from kernels.volume import FarEnd, composite, render_volume, volume_weights
+from stylenerf.kernels.rays.composite_triton import composite as registered_composite
+from stylenerf.kernels.rays.volume import FarEnd, composite, render_volume, volume_weights
+from stylenerf.kernels.rays.volume_triton import volume_weights as registered_weights
 from tests.gradients import DEVICE, assert_derivatives_match, assert_kernel_matches, outputs_and_gradients
 from tests.inputs import source
 

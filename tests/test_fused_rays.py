@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.fused.hierarchical import SLOTS, hierarchical_tile
-from kernels.fused.rays import ray_tile
-from kernels.rays import FieldWeights, RayDraws, RaySpan, render_rays
+from stylenerf.kernels.rays.hierarchical import SLOTS, hierarchical_tile
+from stylenerf.kernels.rays.render import FieldWeights, RayDraws, RaySpan, render_rays
+from stylenerf.kernels.rays.single_pass import ray_tile
 from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import DEVICE, cotangents, outputs_and_gradients
 from tests.inputs import FIELD_CASES, FieldCase

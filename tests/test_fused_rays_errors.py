@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.fused import passes_backward
-from kernels.fused.field import padded_width
-from kernels.rays import RayFeatures, evaluate_density, evaluate_field, render_points, render_rays
+from stylenerf.kernels.rays import render_backward as passes_backward
+from stylenerf.kernels.rays.field_triton import padded_width
+from stylenerf.kernels.rays.render import RayFeatures, evaluate_density, evaluate_field, render_points, render_rays
 from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import DEVICE, outputs_and_gradients
 from tests.inputs import FieldCase, make_field

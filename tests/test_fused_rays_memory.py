@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.fused.field import pack
+from stylenerf.kernels.rays.field_triton import pack
 from tests.inputs import FieldCase
 from tests.ray_runs import Kind, RayRun, field_of, field_tensors
 

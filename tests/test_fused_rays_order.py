@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.fused import render
-from kernels.fused.field import pack
-from kernels.rays import evaluate_density, evaluate_field
+from stylenerf.kernels.rays import render_triton as render
+from stylenerf.kernels.rays.field_triton import pack
+from stylenerf.kernels.rays.render import evaluate_density, evaluate_field
 from tests.closeness import assert_no_worse_than_torch, assert_relative
 from tests.gradients import DEVICE, leaves
 from tests.inputs import FieldCase, source

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import models.upsampler
-from kernels.fused import refine_to_rgb_backward
-from kernels.fused.refine_to_rgb import refine_rows
-from kernels.modulated_conv import modulate_weights
-from kernels.modulated_layer import modulated_layer
-from kernels.reference.refine_to_rgb import enlarge_ref
-from kernels.refine_to_rgb import ModulatedWeights, refine_to_rgb
-from kernels.upfirdn2d import setup_filter, upsample2d
-from models.camera import Camera
-from models.generator import RenderOptions
-from models.official import generator_from_official
+import stylenerf.models.upsampler
+from stylenerf.kernels.blocks import refine_to_rgb_backward
+from stylenerf.kernels.blocks.modulated_conv import modulate_weights
+from stylenerf.kernels.blocks.modulated_layer import modulated_layer
+from stylenerf.kernels.blocks.refine_to_rgb import ModulatedWeights, refine_to_rgb
+from stylenerf.kernels.blocks.refine_to_rgb_ref import enlarge_ref
+from stylenerf.kernels.blocks.refine_to_rgb_triton import refine_rows
+from stylenerf.kernels.filters.upfirdn2d import setup_filter, upsample2d
+from stylenerf.models.camera import Camera
+from stylenerf.models.generator import RenderOptions
+from stylenerf.models.official import generator_from_official
 from tests.closeness import assert_image_close, assert_relative
 from tests.conftest import load_fixture
 from tests.gradients import DEVICE, assert_derivatives_match, assert_kernel_matches, outputs_and_gradients
@@ -305,7 +305,7 @@ def test_generator_of_reference_numbers(monkeypatch: pytest.MonkeyPatch) -> None
         calls.append((x.shape[2], options["enlarge"]))
         return refine_to_rgb(x, *args, **options, impl="triton")
 
-    monkeypatch.setattr(models.upsampler, "refine_to_rgb", by_kernel)
+    monkeypatch.setattr(stylenerf.models.upsampler, "refine_to_rgb", by_kernel)
     g = generator_from_official(json.loads(f.text("meta/config_json")), f.state("sd/")).to(DEVICE)
     camera = Camera(f["a1_c/world_mat"][:1].to(DEVICE), f["a1_c/camera_mat"][:1, [0, 1], [0, 1]].to(DEVICE))
     z_bg, options = f["z_shape_bg"][:1].to(DEVICE), RenderOptions(alpha=float(f["a1_c/alpha"]))

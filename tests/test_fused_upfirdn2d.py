@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.fused.upfirdn2d import upfirdn2d as registered
-from kernels.upfirdn2d import Ints, downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+from stylenerf.kernels.filters.upfirdn2d import Ints, downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+from stylenerf.kernels.filters.upfirdn2d_triton import upfirdn2d as registered
 from tests.closeness import assert_no_worse_than_torch, assert_relative
 from tests.conftest import load_fixture
 from tests.gradients import DEVICE, assert_derivatives_match, assert_kernel_matches, outputs_and_gradients

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.fused.upsample_block import upsample_combine, upsample_map
-from kernels.fused.upsample_block_bilinear import upsample_bilinear
-from kernels.fused.upsample_block_forward import GAIN, SLOPE
-from kernels.modulated_conv import modulate_weights
-from kernels.reference.upfirdn2d import upfirdn2d_ref
-from kernels.reference.upsample import corner_average
-from kernels.reference.upsample_block import TAPS
-from kernels.upsample import Adapter
-from kernels.upsample_block import upsample_block
+from stylenerf.kernels.blocks.modulated_conv import modulate_weights
+from stylenerf.kernels.blocks.upsample_block import upsample_block
+from stylenerf.kernels.blocks.upsample_block_bilinear import upsample_bilinear
+from stylenerf.kernels.blocks.upsample_block_forward import GAIN, SLOPE
+from stylenerf.kernels.blocks.upsample_block_ref import TAPS
+from stylenerf.kernels.blocks.upsample_block_triton import upsample_combine, upsample_map
+from stylenerf.kernels.blocks.upsample_features import Adapter
+from stylenerf.kernels.blocks.upsample_features_ref import corner_average
+from stylenerf.kernels.filters.upfirdn2d_ref import upfirdn2d_ref
 from tests.closeness import assert_relative
 from tests.gradients import DEVICE, assert_derivatives_match, assert_kernel_matches, outputs_and_gradients
 from tests.inputs import source

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.fused import common, upsample_block, upsample_block_whole
-from kernels.fused.upsample_block import upsample_whole
-from kernels.fused.upsample_block_forward import Combine
-from kernels.fused.upsample_block_whole import plan_whole
+from stylenerf.kernels.base.operands import OPERANDS
+from stylenerf.kernels.blocks import upsample_block_triton as upsample_block
+from stylenerf.kernels.blocks import upsample_block_whole
+from stylenerf.kernels.blocks.upsample_block_forward import Combine
+from stylenerf.kernels.blocks.upsample_block_triton import upsample_whole
+from stylenerf.kernels.blocks.upsample_block_whole import plan_whole
 from tests.closeness import assert_no_worse_than_torch, assert_relative
 from tests.gradients import DEVICE, cotangents, derivatives, outputs_and_gradients
 from tests.roundings import several_roundings
@@ -63,7 +65,7 @@ def test_matches_the_plain_form(case: Case, monkeypatch: pytest.MonkeyPatch) -> 
 
     def launch(kernel: object, grid: tuple[int, ...], **args: object) -> None:
         made.append(args["tiles"])
-        common.launch(kernel, grid, **args)  # type: ignore[arg-type]
+        launch(kernel, grid, **args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(upsample_block_whole, "launch", launch)
     assert_matches(case, HALF)
@@ -154,7 +156,7 @@ HOW = Combine(shuffle=False, blur=True, gain=1.0, clamp=None, precision="fp16")
     ids=["wide", "many hidden units", "many inputs", "float32"],
 )
 def test_two_launches_where_they_are_the_better(inputs: int, C: int, D: int, how: Combine) -> None:
-    dtype = common.OPERANDS[how.precision].storage
+    dtype = OPERANDS[how.precision].storage
     assert plan_whole(torch.empty(1, 8, 8, inputs, dtype=dtype, device="meta"), C, D, how) is None
 
 

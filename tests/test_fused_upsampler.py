@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-import models.upsampler
-from kernels.refine_to_rgb import refine_to_rgb
-from models.generator import RenderOptions
+import stylenerf.models.upsampler
+from stylenerf.kernels.blocks.refine_to_rgb import refine_to_rgb
+from stylenerf.models.generator import RenderOptions
 from tests import test_fused_generator, test_generator, test_recompute, test_train_phases, test_upsampler
 from tests.closeness import assert_image_close
 from tests.on_kernels import numbers_on_the_device, ops_as_on_a_device
@@ -24,7 +24,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
         made_by_plain_forms.cache_clear()
     numbers_on_the_device(monkeypatch)
     # the last block's features too, which a device leaves out
-    monkeypatch.setattr(models.upsampler, "refine_to_rgb", lambda *a, **how: refine_to_rgb(*a, **how | {"keep": True}))
+    monkeypatch.setattr(
+        stylenerf.models.upsampler, "refine_to_rgb", lambda *a, **how: refine_to_rgb(*a, **how | {"keep": True})
+    )
     yield ops_as_on_a_device(monkeypatch)
     for made_by_kernels in kept:
         made_by_kernels.cache_clear()

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.fused.volume import volume_weights as registered
-from kernels.volume import FarEnd, volume_weights
+from stylenerf.kernels.rays.volume import FarEnd, volume_weights
+from stylenerf.kernels.rays.volume_triton import volume_weights as registered
 from tests.gradients import DEVICE, assert_derivatives_match, assert_kernel_matches, outputs_and_gradients
 from tests.inputs import source
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.importance import importance_sample
-from kernels.rays import RaySpan, depth_from_fraction, evaluate_field
-from kernels.volume import volume_weights
-from models.camera import Camera, pixel_grid
-from models.config import BackgroundConfig, FieldConfig, GeneratorConfig
-from models.generator import Generator, Rendered, RenderOptions, _blend
-from models.growth import growth_at
-from models.official import camera_prior_from_official, generator_from_official
-from models.sampling import inverted_sphere_points
+from stylenerf.kernels.rays.importance import importance_sample
+from stylenerf.kernels.rays.render import RaySpan, depth_from_fraction, evaluate_field
+from stylenerf.kernels.rays.volume import volume_weights
+from stylenerf.models.camera import Camera, pixel_grid
+from stylenerf.models.config import BackgroundConfig, FieldConfig, GeneratorConfig
+from stylenerf.models.generator import Generator, Rendered, RenderOptions, _blend
+from stylenerf.models.growth import growth_at
+from stylenerf.models.official import camera_prior_from_official, generator_from_official
+from stylenerf.models.sampling import inverted_sphere_points
 from tests.closeness import assert_image_close, assert_relative
 from tests.conftest import Fixture, load_fixture
 from tests.inputs import cameras, seeded, source, tiny_generator_config

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.graphs import Captured, captured_training, check_like
+from stylenerf.engine.training.graphs import Captured, captured_training, check_like
 
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -155,7 +155,7 @@ def test_training_is_differentiable_once() -> None:
 @pytest.mark.gpu
 @needs_cuda
 def test_the_ray_pass_can_be_captured() -> None:
-    from kernels.rays import RayDraws, RaySpan, render_rays
+    from stylenerf.kernels.rays.render import RayDraws, RaySpan, render_rays
     from tests.inputs import FieldCase, make_draws, make_field, make_rays
 
     case = FieldCase(batch=1, rays=40, samples=6, fine=6, hidden=32)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.growth import Growth, alpha_at, growth_at, growth_levels
+from stylenerf.models.growth import Growth, alpha_at, growth_at, growth_levels
 
 FIELD_FIRST = (8, 16, 64)  # start, volume, full: the field grows to 16 px, then two blocks
 BLOCKS_ONLY = (16, 16, 64)

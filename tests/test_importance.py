@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.importance import importance_sample
+from stylenerf.kernels.rays.importance import importance_sample
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
 from tests.inputs import source

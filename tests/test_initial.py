@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from engine.checkpoint import read_checkpoint, write_checkpoint
-from engine.cli import train_main
-from engine.model_io import load_model, save_model
+from stylenerf.engine.command_line.main import train_main
+from stylenerf.engine.model_io import load_model, save_model
+from stylenerf.engine.training.checkpoint import read_checkpoint, write_checkpoint
 from tests.picture_files import some_pngs, write_folder
 from tests.runs import config_file, digests, fresh, outcome, train_here
 

@@ -1,4 +1,4 @@
-"""``python -m kernels.inspect``: how it reads, what it refuses, and the budget of every kernel we ship."""
+"""``python -m bench.compiler.inspect``: how it reads, what it refuses, and the budget of every kernel we ship."""
 
 import ast
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from kernels import inspect
+from bench.compiler import inspect
 from tests.conftest import ROOT
 
 triton = pytest.importorskip("triton")
@@ -20,8 +20,8 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
-from kernels.fused import aot, ttir  # noqa: E402
-from kernels.fused.common import Launch  # noqa: E402
+from bench.compiler import aot, ttir  # noqa: E402
+from stylenerf.kernels.base.launch import Launch  # noqa: E402
 
 LISTING = """
 .text._kernel:
@@ -328,7 +328,7 @@ def test_missing_disassembler_is_named(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(aot, "tools", missing)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert inspect.main(["--target", "90"], shipped={}) == 2
-    assert capsys.readouterr().err == "kernels.inspect: Cannot find nvdisasm\n"
+    assert capsys.readouterr().err == "bench.compiler.inspect: Cannot find nvdisasm\n"
 
 
 def _dies() -> None:
@@ -439,17 +439,19 @@ def test_only_bad_kernels_are_reported(bad: dict[str, Any]) -> None:
 
 
 def test_runs_where_triton_would_interpret() -> None:
-    done = run("kernels.inspect", "--help", interpret="1")
-    assert done.returncode == 0 and done.stdout.startswith("usage: python -m kernels.inspect"), done.stderr
+    done = run("bench.compiler.inspect", "--help", interpret="1")
+    assert done.returncode == 0 and done.stdout.startswith("usage: python -m bench.compiler.inspect"), done.stderr
 
 
 def _modules_that_ship() -> set[str]:
-    return {p.stem for p in (ROOT / "kernels" / "fused").glob("*.py") if "\ndef shipped(" in p.read_text()}
+    return {
+        p.stem.removesuffix("_triton") for p in (ROOT / "kernels").rglob("*.py") if "\ndef shipped(" in p.read_text()
+    }
 
 
 def _gate(folder: pathlib.Path, *argv: str) -> None:
     file = folder / "found.json"
-    done = run("kernels.inspect", *argv, "--json", str(file))
+    done = run("bench.compiler.inspect", *argv, "--json", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
     kernels = json.loads(file.read_text())["kernels"]
     assert {name.split("/")[0] for kernel in kernels for name in kernel["configurations"]} == _modules_that_ship()
@@ -464,7 +466,7 @@ TIGHT = "(field 64 fp16 density/_field_kernel|hierarchical 128 fp16 render/_hier
 
 
 def test_the_configurations_closest_to_spilling_keep_the_budget() -> None:
-    done = run("kernels.inspect", "--only", TIGHT, "--target", "80", "--target", "86")
+    done = run("bench.compiler.inspect", "--only", TIGHT, "--target", "80", "--target", "86")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 kernels, all within the budget" in done.stdout
 
@@ -483,6 +485,6 @@ def kernels_of(path: pathlib.Path) -> list[tuple[str, int]]:
 
 
 def test_no_kernel_is_longer_than_a_person_reads() -> None:
-    lengths = [(f, *row) for f in (ROOT / "kernels" / "fused").glob("*.py") for row in kernels_of(f)]
+    lengths = [(f, *row) for f in (ROOT / "kernels").rglob("*.py") for row in kernels_of(f)]
     assert len(lengths) > 50
     assert [row for row in lengths if row[2] > 120] == []

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from engine.checkpoint import latest_checkpoint, read_checkpoint
-from engine.cli import train_main
-from engine.monitor import Monitor
-from engine.step import Interrupted, Stepper
+from stylenerf.engine.command_line.main import train_main
+from stylenerf.engine.training.checkpoint import latest_checkpoint, read_checkpoint
+from stylenerf.engine.training.monitor import Monitor
+from stylenerf.engine.training.step import Interrupted, Stepper
 from tests.runs import assert_same_run, config_file, fresh, train_here
 from tests.test_checkpoint import assert_state_equal
 from tests.tiny import build, tiny_config
@@ -91,7 +91,7 @@ def test_going_on_after_an_interruption_is_exact(
 
 
 def test_first_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.stats._REDRAW_S", 0.0)
+    monkeypatch.setattr("stylenerf.engine.training.stats._REDRAW_S", 0.0)
     signal_at(monkeypatch, Stepper, "_generator_main", 2)
     endless = ("--set", "train.total_kimg=1e9", "--out", str(tmp_path / "run"))
     assert train_main(["--config", config_file(tmp_path), *endless]) == 130

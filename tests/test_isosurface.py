@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.errors import UserError
-from engine.rendering import isosurface as iso
-from engine.rendering.isosurface import Mesh, grid_size, isosurface, largest_part, open_edges, volume
+from stylenerf.engine.applications.mesh import isosurface as iso
+from stylenerf.engine.applications.mesh.isosurface import Mesh, grid_size, isosurface, largest_part, open_edges, volume
+from stylenerf.engine.errors import UserError
 
 MISSING = "scikit-image is not installed: pip install 'stylenerf-engine[mesh]'"
 pytest.importorskip("skimage", reason=MISSING)

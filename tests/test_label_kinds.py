@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.checkpoint import read_checkpoint
-from engine.cli import main
-from engine.data import label_from_camera
-from engine.errors import UserError
-from engine.model_io import load_model, save_model
-from engine.trainer import Trainer, open_training_data
-from models.camera import Camera
+from stylenerf.engine.command_line.main import main
+from stylenerf.engine.data import label_from_camera
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.model_io import load_model, save_model
+from stylenerf.engine.training.checkpoint import read_checkpoint
+from stylenerf.engine.training.trainer import Trainer, open_training_data
+from stylenerf.models.camera import Camera
 from tests import snapshots as s
 from tests.models_at_hand import PRIOR, tiny_model
 from tests.picture_files import encoded, picture, write_folder

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.layers import Conv2d, FullyConnected, normalize_second_moment
+from stylenerf.models.layers import Conv2d, FullyConnected, normalize_second_moment
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
 from tests.inputs import IMAGE_CASES, make_image

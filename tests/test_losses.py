@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.losses import (
+from stylenerf.engine.training.losses import (
     discriminator_fake_loss,
     discriminator_real_loss,
     generator_loss,
@@ -17,7 +17,7 @@ from engine.losses import (
     path_length,
     r1_penalty,
 )
-from models.generator import PathColours, Rendered
+from stylenerf.models.generator import PathColours, Rendered
 
 STEP = 1e-5  # of central differences in float64: truncation and rounding are both about 1e-10 then
 FIRST_ORDER = {"rtol": 1e-7, "atol": 1e-9}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.mapping import MappingNetwork
-from models.official import generator_name
+from stylenerf.models.mapping import MappingNetwork
+from stylenerf.models.official import generator_name
 from tests.closeness import assert_relative
 from tests.conftest import Fixture, load_fixture
 from tests.inputs import seeded, source

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.fused.mean_square import BLOCK, square_sum
-from kernels.mean_square import mean_square
+from stylenerf.kernels.blocks.mean_square import mean_square
+from stylenerf.kernels.blocks.mean_square_triton import BLOCK, square_sum
 from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import DEVICE
 from tests.inputs import source
@@ -56,7 +56,7 @@ def test_reads_tensors_as_they_lie(view: Callable[[Tensor], Tensor]) -> None:
 
 
 def test_several_rounds_and_the_same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernels.fused.mean_square.PROGRAMS", 2)
+    monkeypatch.setattr("stylenerf.kernels.blocks.mean_square_triton.PROGRAMS", 2)
     x = make((5 * BLOCK + 3,))
     got = mean_square(x, impl="triton")
     assert torch.equal(got, mean_square(x, impl="triton"))

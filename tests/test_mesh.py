@@ -10,11 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.errors import UserError
-from engine.model_io import Model
-from engine.pictures import to_uint8
-from engine.rendering.isosurface import Mesh, open_edges, volume
-from engine.rendering.mesh import (
+from stylenerf.engine.applications.mesh.isosurface import Mesh, open_edges, volume
+from stylenerf.engine.applications.mesh.mesh import (
     MeshOptions,
     cameras_for_blender,
     extract_mesh,
@@ -25,11 +22,14 @@ from engine.rendering.mesh import (
     seen_region,
     view_cameras,
 )
-from engine.rendering.raster import draw_mesh
-from engine.rendering.subjects import Subjects, subjects_from_seeds
-from engine.rendering.views import ViewOptions, render_view
-from models.camera import Camera, CameraPrior
-from models.field import ModulatedLayer
+from stylenerf.engine.applications.mesh.raster import draw_mesh
+from stylenerf.engine.applications.render.subjects import Subjects, subjects_from_seeds
+from stylenerf.engine.applications.render.views import ViewOptions, render_view
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.model_io import Model
+from stylenerf.engine.pictures import to_uint8
+from stylenerf.models.camera import Camera, CameraPrior
+from stylenerf.models.field import ModulatedLayer
 from tests.models_at_hand import tiny_model
 from tests.tiny import TINY
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.errors import UserError
-from engine.rendering.isosurface import Mesh, with_normals
-from engine.rendering.mesh_files import write_mesh
+from stylenerf.engine.applications.mesh.isosurface import Mesh, with_normals
+from stylenerf.engine.applications.mesh.mesh_files import write_mesh
+from stylenerf.engine.errors import UserError
 
 PLACES = np.array([[0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3.5]], np.float32)
 FACES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.int32)  # a corner of a box, outward

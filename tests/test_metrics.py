@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.errors import UserError
-from engine.metrics import (
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.training.metrics import (
     SlicedWassersteinMetric,
     depth_correlation,
     mean_depth_correlation,
     reproject,
     sliced_wasserstein,
 )
-from engine.metrics.swd import _cut, laplacian_pyramid, wasserstein_1d
-from models.camera import Camera, pixel_grid
+from stylenerf.engine.training.metrics.swd import _cut, laplacian_pyramid, wasserstein_1d
+from stylenerf.models.camera import Camera, pixel_grid
 from tests.closeness import assert_relative
 
 
@@ -190,8 +190,8 @@ def test_kept_reals_give_the_same_figure() -> None:
 def test_chunks_and_rounds_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = scenes(7), scenes(7, seed=1)
     want = sliced_wasserstein(real, fake, **FEW).mean
-    monkeypatch.setattr("engine.metrics.swd._IMAGES_PER_CHUNK", 3)
-    monkeypatch.setattr("engine.metrics.swd._PROJECTIONS_PER_ROUND", 24)
+    monkeypatch.setattr("stylenerf.engine.training.metrics.swd._IMAGES_PER_CHUNK", 3)
+    monkeypatch.setattr("stylenerf.engine.training.metrics.swd._PROJECTIONS_PER_ROUND", 24)
     assert sliced_wasserstein(real, fake, **FEW).mean == pytest.approx(want, rel=1e-5)
 
 

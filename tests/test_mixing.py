@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.errors import UserError
-from engine.model_io import Model
-from engine.rendering.interpolation import between_seeds, between_subjects, moments, slerp
-from engine.rendering.mixing import layer_groups, layer_rows, mix, mix_grid
-from engine.rendering.subjects import Subjects, subjects_from_seeds
-from engine.rendering.views import render_view
+from stylenerf.engine.applications.edit.mixing import layer_groups, layer_rows, mix, mix_grid
+from stylenerf.engine.applications.render.interpolation import between_seeds, between_subjects, moments, slerp
+from stylenerf.engine.applications.render.subjects import Subjects, subjects_from_seeds
+from stylenerf.engine.applications.render.views import render_view
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.model_io import Model
 from tests.inputs import source
 from tests.models_at_hand import PRIOR, tiny_model
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.encode import encode_positions
-from kernels.mlp import modulated_mlp
-from kernels.rays import FieldWeights
+from stylenerf.kernels.rays.encode import encode_positions
+from stylenerf.kernels.rays.mlp import modulated_mlp
+from stylenerf.kernels.rays.render import FieldWeights
 from tests.inputs import FIELD_CASES, GRADIENT_CASE, FieldCase, make_field, make_points
 
 CASES = [name for name in FIELD_CASES if name != "skip"]  # a chain alone has no second input

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import CameraPrior, Discriminator, Generator
-from models.camera import Camera
+from stylenerf.models import CameraPrior, Discriminator, Generator
+from stylenerf.models.camera import Camera
 from tests.tiny import tiny_config
 
 CFG = tiny_config()

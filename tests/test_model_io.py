@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from engine.checkpoint import write_checkpoint
-from engine.config_io import to_dict
-from engine.errors import UserError
-from engine.model_io import Model, check_finite, check_sizes, least_numbers, load_model, save_model
-from models.camera import CameraPrior
-from models.config import GeneratorConfig
-from models.generator import Generator
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.model_io import Model, check_finite, check_sizes, least_numbers, load_model, save_model
+from stylenerf.engine.training.checkpoint import write_checkpoint
+from stylenerf.engine.training.config_io import to_dict
+from stylenerf.models.camera import CameraPrior
+from stylenerf.models.config import GeneratorConfig
+from stylenerf.models.generator import Generator
 from tests.inputs import cameras, seeded, source
 from tests.runs import digests
 from tests.test_official import BASE, GENERATORS, make

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from kernels.bias_act import bias_act
-from kernels.conv_resample import conv2d_resample
-from kernels.modulated_conv import modulate_weights, modulated_conv
-from kernels.upfirdn2d import setup_filter
+from stylenerf.kernels.blocks.modulated_conv import modulate_weights, modulated_conv
+from stylenerf.kernels.filters.bias_act import bias_act
+from stylenerf.kernels.filters.conv_resample import conv2d_resample
+from stylenerf.kernels.filters.upfirdn2d import setup_filter
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
 

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engine.data import ProceduralScenes, label_from_camera
-from engine.monitor import Monitor
-from engine.step import TrainState
-from engine.trainer import open_training_data
-from models.camera import Camera
-from models.generator import Generator, Rendered
+from stylenerf.engine.data import ProceduralScenes, label_from_camera
+from stylenerf.engine.training.monitor import Monitor
+from stylenerf.engine.training.step import TrainState
+from stylenerf.engine.training.trainer import open_training_data
+from stylenerf.models.camera import Camera
+from stylenerf.models.generator import Generator, Rendered
 from tests.picture_files import some_pngs, write_folder
 from tests.test_checkpoint import assert_state_equal
 from tests.tiny import CPU, tiny_config

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.camera import Camera
-from models.config import BackgroundConfig, DiscriminatorConfig, FieldConfig, GeneratorConfig, UpsamplerConfig
-from models.discriminator import Discriminator
-from models.generator import Generator, RenderOptions
-from models.official import (
+from stylenerf.models.camera import Camera
+from stylenerf.models.config import BackgroundConfig, DiscriminatorConfig, FieldConfig, GeneratorConfig, UpsamplerConfig
+from stylenerf.models.discriminator import Discriminator
+from stylenerf.models.generator import Generator, RenderOptions
+from stylenerf.models.official import (
     POSITIONAL,
     camera_prior_from_official,
     discriminator_config_from_official,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import checkpoint
-from engine.checkpoint import latest_checkpoint, write_checkpoint
-from engine.errors import UserError
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.training import checkpoint
+from stylenerf.engine.training.checkpoint import latest_checkpoint, write_checkpoint
 from tests.conftest import ROOT
 
 # What Windows' Python does not have.
@@ -33,33 +33,35 @@ for owner, names in (
     for name in names.split():
         if hasattr(owner, name):
             delattr(owner, name)
-import bench, engine, kernels, models
+import bench, stylenerf
+from stylenerf import engine, kernels, models
 modules = [m.name for package in (bench, engine, kernels, models)
            for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
 for name in modules:
     if not name.endswith(("__main__", "conftest")):
         importlib.import_module(name)
-import engine.cli, engine.checkpoint, engine.ownership, engine.snapshot, engine.stats, kernels.inspect
+import stylenerf.engine.command_line.main, stylenerf.engine.training.checkpoint, stylenerf.engine.training.stats
+import stylenerf.engine.ownership, stylenerf.engine.applications.convert.snapshot, bench.compiler.inspect
 import bench.gpu.__main__, bench.gpu.runner
 from pathlib import Path
 run = Path(sys.argv[1])
-engine.checkpoint.write_checkpoint(run, 1, {"a": 1}, {})
-writer = engine.stats.StatsWriter(run / "stats.jsonl")
-writer.write({"Progress/images": 1, "Memory/peak_mib": engine.stats.peak_memory_mib()})
+stylenerf.engine.training.checkpoint.write_checkpoint(run, 1, {"a": 1}, {})
+writer = stylenerf.engine.training.stats.StatsWriter(run / "stats.jsonl")
+writer.write({"Progress/images": 1, "Memory/peak_mib": stylenerf.engine.training.stats.peak_memory_mib()})
 writer.truncate_after(1)
 
 # calls that only POSIX has
-with engine.ownership.own_folder(run):
+with stylenerf.engine.ownership.own_folder(run):
     pass
 (run / "x.pkl").write_bytes(b"nothing")
-assert bytes(engine.snapshot._map_file(run / "x.pkl")) == b"nothing"
-kernels.inspect._parser([80])
+assert bytes(stylenerf.engine.applications.convert.snapshot._map_file(run / "x.pkl")) == b"nothing"
+bench.compiler.inspect._parser([80])
 os.environ.pop("TRITON_INTERPRET", None)
-assert kernels.inspect.main([]) == 2
+assert bench.compiler.inspect.main([]) == 2
 process = unittest.mock.Mock(pid=2**30)
 bench.gpu.runner._kill(process)
 process.kill.assert_called_once()
-print(len(modules), engine.cli.train_main(["--list-presets"]))
+print(len(modules), stylenerf.engine.command_line.main.train_main(["--list-presets"]))
 """
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.errors import UserError
-from engine.rendering import outputs
-from engine.rendering.sheets import table, tile
-from models.camera import Camera, pixel_grid
+from stylenerf.engine.applications.render import outputs
+from stylenerf.engine.applications.render.sheets import table, tile
+from stylenerf.engine.errors import UserError
+from stylenerf.models.camera import Camera, pixel_grid
 from tests.inputs import source
 
 FRONT = Camera.orbit(1.3, 0.7, 1.0, fov_deg=40.0, dtype=torch.float64)

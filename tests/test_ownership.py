@@ -14,20 +14,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from engine import ownership, pictures
-from engine.checkpoint import read_checkpoint, write_folder
-from engine.cli import main, train_main
-from engine.errors import UserError
-from engine.ownership import LOCK_FILE, check_writable, make_numbered, own_folder
-from engine.stats import read_stats
-from engine.verbs import VERBS, common
+from stylenerf.engine import ownership, pictures
+from stylenerf.engine.command_line.main import main, train_main
+from stylenerf.engine.command_line.verbs import VERBS, common
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.ownership import LOCK_FILE, check_writable, make_numbered, own_folder
+from stylenerf.engine.training.checkpoint import read_checkpoint, write_folder
+from stylenerf.engine.training.stats import read_stats
 from tests.conftest import ROOT
 from tests.runs import config_file, digests, fresh
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from engine.ownership import own_folder
+from stylenerf.engine.ownership import own_folder
 with own_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(100)

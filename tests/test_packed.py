@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.volume import FarEnd, composite, render_volume, volume_weights
+from stylenerf.kernels.rays.volume import FarEnd, composite, render_volume, volume_weights
 from tests.inputs import source
 
 ENDS: tuple[FarEnd, FarEnd] = ("open", "opaque")

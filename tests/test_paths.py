@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.errors import UserError
-from engine.rendering.paths import (
+from stylenerf.engine.applications.render.paths import (
     PATHS,
     PathOptions,
     bounced,
@@ -21,7 +20,8 @@ from engine.rendering.paths import (
     read_cameras,
     warn_of_radius,
 )
-from models.camera import Camera, CameraPrior
+from stylenerf.engine.errors import UserError
+from stylenerf.models.camera import Camera, CameraPrior
 
 SOME = CameraPrior("uniform", yaw=(-0.5, 1.0), pitch=(1.2, 1.8), radius=(0.9, 1.3), fov_deg=30.0)
 ROUND = CameraPrior("uniform", yaw=(0.0, 1.0), pitch=(0.25, 0.5), fov_deg=16.0, angular=False)

@@ -9,9 +9,9 @@ import torch
 from PIL import Image, ImageChops
 from torch import Tensor
 
-from engine import pictures
-from engine.errors import UserError
-from engine.pictures import depth_picture, grid, labelled_rows, line_chart, save_png, strip, to_uint8
+from stylenerf.engine import pictures
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.pictures import depth_picture, grid, labelled_rows, line_chart, save_png, strip, to_uint8
 
 RED, GREEN, BLUE = (torch.tensor(c, dtype=torch.uint8).view(3, 1, 1) for c in ([255, 0, 0], [0, 255, 0], [0, 0, 255]))
 WHITE = (255, 255, 255)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from engine.data import ProceduralScenes, camera_from_label, open_dataset
-from engine.data.raycast import Background, Paint, Scene, SceneView, render
-from engine.data.solids import CAPSULE_HALF_LENGTH, Floats, Kind, Solid
-from engine.errors import UserError
-from models.camera import Camera, CameraPrior, pixel_grid
+from stylenerf.engine.data import ProceduralScenes, camera_from_label, open_dataset
+from stylenerf.engine.data.raycast import Background, Paint, Scene, SceneView, render
+from stylenerf.engine.data.solids import CAPSULE_HALF_LENGTH, Floats, Kind, Solid
+from stylenerf.engine.errors import UserError
+from stylenerf.models.camera import Camera, CameraPrior, pixel_grid
 from tests.closeness import assert_relative
 
 KINDS: tuple[Kind, ...] = ("ellipsoid", "box", "cylinder", "capsule")

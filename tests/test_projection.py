@@ -12,22 +12,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engine.errors import UserError
-from engine.model_io import Model
-from engine.pictures import to_uint8
-from engine.rendering.latent_space import latent_space
-from engine.rendering.perceptual import Criterion, PerceptualNet, pyramid_loss, saturate
-from engine.rendering.photos import load_photos
-from engine.rendering.polish import FIRST_DAMPING, levenberg_marquardt
-from engine.rendering.poses import pose_cameras, prior_poses, spread_poses
-from engine.rendering.projection import Projector
-from engine.rendering.projection_job import camera_distance, latent_distance
-from engine.rendering.projection_options import ProjectionOptions
-from engine.rendering.subjects import Subjects, subjects_from_seeds
-from engine.rendering.tuning import Tuner
-from engine.rendering.unknowns import Unknowns
-from models.camera import Camera, CameraPrior
-from models.generator import RenderOptions
+from stylenerf.engine.applications.project.perceptual import Criterion, PerceptualNet, pyramid_loss, saturate
+from stylenerf.engine.applications.project.photos import load_photos
+from stylenerf.engine.applications.project.polish import FIRST_DAMPING, levenberg_marquardt
+from stylenerf.engine.applications.project.projection import Projector
+from stylenerf.engine.applications.project.projection_job import camera_distance, latent_distance
+from stylenerf.engine.applications.project.projection_options import ProjectionOptions
+from stylenerf.engine.applications.project.tuning import Tuner
+from stylenerf.engine.applications.project.unknowns import Unknowns
+from stylenerf.engine.applications.render.latent_space import latent_space
+from stylenerf.engine.applications.render.poses import pose_cameras, prior_poses, spread_poses
+from stylenerf.engine.applications.render.subjects import Subjects, subjects_from_seeds
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.model_io import Model
+from stylenerf.engine.pictures import to_uint8
+from stylenerf.models.camera import Camera, CameraPrior
+from stylenerf.models.generator import RenderOptions
 from tests.inputs import source
 from tests.models_at_hand import PRIOR, tiny_model
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.rendering.isosurface import Mesh, with_normals
-from engine.rendering.raster import draw_mesh, preview
-from models.camera import Camera
+from stylenerf.engine.applications.mesh.isosurface import Mesh, with_normals
+from stylenerf.engine.applications.mesh.raster import draw_mesh, preview
+from stylenerf.models.camera import Camera
 
 CAMERA = Camera.orbit(math.pi / 2, 0.0, 2.0, fov_deg=2 * math.degrees(math.atan(0.5)))  # at x = 2, sees y, z in -1..1
 

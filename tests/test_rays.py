@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.encode import encode_positions
-from kernels.importance import importance_sample
-from kernels.mlp import modulated_mlp
-from kernels.rays import (
+from stylenerf.kernels.rays.encode import encode_positions
+from stylenerf.kernels.rays.importance import importance_sample
+from stylenerf.kernels.rays.mlp import modulated_mlp
+from stylenerf.kernels.rays.render import (
     FieldWeights,
     RayDraws,
     RayFeatures,
@@ -22,8 +22,8 @@ from kernels.rays import (
     render_points,
     render_rays,
 )
-from kernels.reference.rays import bend_ref
-from kernels.volume import composite, volume_weights
+from stylenerf.kernels.rays.render_ref import bend_ref
+from stylenerf.kernels.rays.volume import composite, volume_weights
 from tests.inputs import (
     FIELD_CASES,
     GRADIENT_CASE,
@@ -318,7 +318,7 @@ def test_rays_derivatives_of_any_order(kind: str, emit: int, monkeypatch: pytest
         fractions, weights = rays[2], rays_by_ops(*rays, field, SPAN, replace(draws, fine_u=None))[1]
         edges = (fractions[..., 1:] + fractions[..., :-1]) / 2
         fixed = importance_sample(edges, weights[..., 1:-1], draws.fine_u)
-        monkeypatch.setattr("kernels.reference.rays.importance_sample_ref", lambda *_: fixed)
+        monkeypatch.setattr("stylenerf.kernels.rays.render_ref.importance_sample_ref", lambda *_: fixed)
         after = torch.autograd.grad(sum(t.square().sum() for t in run(*inputs)), inputs)
         torch.testing.assert_close(before, after)
     assert_derivatives(run, inputs)
@@ -413,7 +413,7 @@ def test_errors(name: str) -> None:
 
 @pytest.mark.parametrize("op", ["evaluate_field", "render_points", "render_rays"])
 def test_a_kernel_that_does_not_exist_is_refused(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernels.dispatch.TRITON_OPS", frozenset())
+    monkeypatch.setattr("stylenerf.kernels.base.dispatch.TRITON_OPS", frozenset())
     calls: dict[str, Callable[[], Any]] = {
         "evaluate_field": lambda: evaluate_field(POINTS.flatten(1, 2), FIELD, impl="triton"),
         "render_points": lambda: render_points(POINTS, F, FIELD, impl="triton"),

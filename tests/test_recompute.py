@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.losses import path_length
-from models.config import UpsamplerConfig
-from models.upsampler import BlockOptions, Upsampler
+from stylenerf.engine.training.losses import path_length
+from stylenerf.models.config import UpsamplerConfig
+from stylenerf.models.upsampler import BlockOptions, Upsampler
 from tests.inputs import make_image, seeded, source
 from tests.saved import SavedBytes
 from tests.tiny import build, tiny_config

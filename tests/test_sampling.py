@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.camera import Camera, pixel_grid
-from models.sampling import StepDraws, inverted_sphere_points, path_pixels, stratify
+from stylenerf.models.camera import Camera, pixel_grid
+from stylenerf.models.sampling import StepDraws, inverted_sphere_points, path_pixels, stratify
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
 from tests.inputs import cameras, source

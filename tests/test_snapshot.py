@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from engine.errors import UserError
-from engine.snapshot import Snapshot, read_snapshot
-from engine.snapshot.generator import convert_network
-from engine.snapshot.inspection import describe
-from engine.snapshot.interpolation import Unresolved
-from engine.snapshot.modules import arguments_of, make_tensors, tensors_of
-from engine.snapshot.values import Refused
+from stylenerf.engine.applications.convert.generator import convert_network
+from stylenerf.engine.applications.convert.inspection import describe
+from stylenerf.engine.applications.convert.interpolation import Unresolved
+from stylenerf.engine.applications.convert.modules import arguments_of, make_tensors, tensors_of
+from stylenerf.engine.applications.convert.snapshot import Snapshot, read_snapshot
+from stylenerf.engine.applications.convert.values import Refused
+from stylenerf.engine.errors import UserError
 from tests import snapshots as s
 from tests.inputs import seeded
 from tests.test_official import BASE, Generator, public_kwargs, public_state
@@ -302,7 +302,8 @@ FORBIDDEN = [
     "torch_utils.persistence", "dnnlib.util.call_func_by_name", "dnnlib.tflib.network.Network",
     "torch._utils._rebuild_tensor", "torch.nn.modules.linear.Linear", "omegaconf.omegaconf.OmegaConf",
     "collections.Counter", "collections.namedtuple", "numpy.core.multiarray.fromstring", "torch.storage.os",
-    "typing.get_type_hints", "engine.snapshot.read_snapshot", "tests.snapshots.stream", "cloudpickle.loads",
+    "typing.get_type_hints", "stylenerf.engine.applications.convert.snapshot.read_snapshot",
+    "tests.snapshots.stream", "cloudpickle.loads",
     "dill.loads", "joblib.load", "torch.package.PackageImporter", "torch._dynamo.compile", "builtins.setattr",
     "builtins.globals", "builtins.vars", "os.popen", "os.remove", "io.open", "_io.FileIO", "socket.socket",
     "urllib.request.urlopen", "code.interact", "gc.get_objects", "weakref.ref", "threading.Thread", "signal.alarm",

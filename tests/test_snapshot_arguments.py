@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from engine.errors import UserError
-from engine.snapshot import Snapshot, read_snapshot
-from engine.snapshot.generator import Converted, convert_network
-from models.official import IGNORED
-from models.official_arguments import GENERATOR
+from stylenerf.engine.applications.convert.generator import Converted, convert_network
+from stylenerf.engine.applications.convert.snapshot import Snapshot, read_snapshot
+from stylenerf.engine.errors import UserError
+from stylenerf.models.official import IGNORED
+from stylenerf.models.official_arguments import GENERATOR
 from tests import snapshots as s
 from tests.test_convert import changed, inside, paths, small
 from tests.test_official import BASE, recorded_kwargs

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import UserError
-from engine.snapshot import read_snapshot
-from engine.snapshot.generator import convert_network
-from engine.snapshot.inspection import describe
-from engine.snapshot.opcodes import HANDLERS
+from stylenerf.engine.applications.convert.generator import convert_network
+from stylenerf.engine.applications.convert.inspection import describe
+from stylenerf.engine.applications.convert.opcodes import HANDLERS
+from stylenerf.engine.applications.convert.snapshot import read_snapshot
+from stylenerf.engine.errors import UserError
 from tests import snapshots as s
 from tests.conftest import ROOT
 from tests.test_snapshot import ARRAY, DTYPE, LIST, OD, file, honest
@@ -104,10 +104,10 @@ def test_random_bytes(file: Path, data: bytes) -> None:
 WATCHED = """
 import os, sys
 from pathlib import Path
-from engine.errors import UserError
-from engine.snapshot import read_snapshot
-from engine.snapshot.generator import convert_network
-from engine.snapshot.inspection import describe
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.applications.convert.snapshot import read_snapshot
+from stylenerf.engine.applications.convert.generator import convert_network
+from stylenerf.engine.applications.convert.inspection import describe
 def use(path):
     try:
         list(describe(read_snapshot(path, tolerant=True)))

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.cli import main
-from engine.errors import UserError
-from engine.snapshot import read_snapshot
-from engine.snapshot.generator import convert_network
-from engine.snapshot.inspection import describe
-from engine.snapshot.values import MAX_OPCODES
+from stylenerf.engine.applications.convert.generator import convert_network
+from stylenerf.engine.applications.convert.inspection import describe
+from stylenerf.engine.applications.convert.snapshot import read_snapshot
+from stylenerf.engine.applications.convert.values import MAX_OPCODES
+from stylenerf.engine.command_line.main import main
+from stylenerf.engine.errors import UserError
 from tests import snapshots as s
 from tests.conftest import ROOT
 from tests.test_snapshot import DTYPE, LIST, OD, SCALAR, file, message
@@ -336,7 +336,7 @@ def test_a_huge_file_without_a_network_is_not_read_through(file: Path, monkeypat
 POOR = """
 import resource, sys
 from pathlib import Path
-from engine.errors import UserError
+from stylenerf.engine.errors import UserError
 from tests import snapshots as s
 from tests.test_snapshot_limits import BOMBS, convert_network, describe, read_snapshot
 file = Path(sys.argv[1])

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from engine.errors import UserError
-from engine.stats import Accumulator, ProgressBar, StatsWriter, peak_memory_mib, read_stats
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.training.stats import Accumulator, ProgressBar, StatsWriter, peak_memory_mib, read_stats
 
 
 def row(images: int) -> dict[str, Any]:

@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.config import OptimiserConfig
-from engine.data import camera_from_label
-from engine.losses import PathLength
-from engine.randomness import generator_for
-from engine.step import Stepper, TrainState, build_optimiser
-from engine.trainer import open_training_data
-from models.camera import Camera
-from models.discriminator import DiscriminatorOptions
-from models.generator import Rendered, RenderOptions
-from models.sampling import StepDraws
+from stylenerf.engine.data import camera_from_label
+from stylenerf.engine.randomness import generator_for
+from stylenerf.engine.training.config import OptimiserConfig
+from stylenerf.engine.training.losses import PathLength
+from stylenerf.engine.training.step import Stepper, TrainState, build_optimiser
+from stylenerf.engine.training.trainer import open_training_data
+from stylenerf.models.camera import Camera
+from stylenerf.models.discriminator import DiscriminatorOptions
+from stylenerf.models.generator import Rendered, RenderOptions
+from stylenerf.models.sampling import StepDraws
 from tests.picture_files import encoded, picture, write_zip
 from tests.test_checkpoint import assert_state_equal
 from tests.tiny import CPU, build, tiny_config
@@ -307,8 +307,10 @@ def test_lazy_losses_are_weighted_by_their_interval(micro_batch: int, monkeypatc
     plain = build(cfg)
     stepper = OneDraw(cfg, plain.data, plain.state, plain.stats, CPU)
     g, d = stepper.state.generator.mapping.layers[0].bias, stepper.state.discriminator.epilogue.out.bias
-    monkeypatch.setattr("engine.step.path_length", lambda *a: PathLength(g.sum().repeat(2), torch.tensor(0.0)))
-    monkeypatch.setattr("engine.step.r1_penalty", lambda *a: d.sum().repeat(2))
+    monkeypatch.setattr(
+        "stylenerf.engine.training.step.path_length", lambda *a: PathLength(g.sum().repeat(2), torch.tensor(0.0))
+    )
+    monkeypatch.setattr("stylenerf.engine.training.step.r1_penalty", lambda *a: d.sum().repeat(2))
     stepper._path_length()
     stepper._r1()
     assert stepper.gradients["path_length"]["mapping.layers.0.bias"].tolist() == pytest.approx([15.0] * 8)

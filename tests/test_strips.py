@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-import models.strips
-import models.upsampler
-from models.config import UpsamplerConfig
-from models.strips import strip_rows
-from models.upsampler import BlockOptions, Upsampler
+import stylenerf.models.strips
+import stylenerf.models.upsampler
+from stylenerf.models.config import UpsamplerConfig
+from stylenerf.models.strips import strip_rows
+from stylenerf.models.upsampler import BlockOptions, Upsampler
 from tests.inputs import source
 
 SIZES = {"square": (12, 12), "oblong": (11, 5), "a row more than the strips": (9, 8)}
@@ -39,14 +39,14 @@ def render(upsampler: Upsampler, height: int, width: int) -> list[torch.Tensor]:
 def strips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Strips of 4 rows instead of 16 and more; the heights that were cut into them."""
     heights: list[int] = []
-    whole = models.strips.in_strips
+    whole = stylenerf.models.strips.in_strips
 
     def counted(*args, **kwargs):  # type: ignore[no-untyped-def]
         heights.append(args[1].shape[2])
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(models.upsampler, "strip_rows", lambda *_: 4)
-    monkeypatch.setattr(models.upsampler, "in_strips", counted)
+    monkeypatch.setattr(stylenerf.models.upsampler, "strip_rows", lambda *_: 4)
+    monkeypatch.setattr(stylenerf.models.upsampler, "in_strips", counted)
     return heights
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from engine.errors import UserError
-from engine.model_io import Model
-from engine.rendering.subjects import Subjects, load_subjects, save_subjects, subjects_from_seeds
-from engine.verbs.common import parse_seeds
-from models.camera import Camera
+from stylenerf.engine.applications.render.subjects import Subjects, load_subjects, save_subjects, subjects_from_seeds
+from stylenerf.engine.command_line.verbs.common import parse_seeds
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.model_io import Model
+from stylenerf.models.camera import Camera
 from tests.models_at_hand import tiny_model
 
 

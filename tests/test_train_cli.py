@@ -18,11 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from engine import checkpoint
-from engine.cli import main, train_main
-from engine.device import pick_device
-from engine.errors import UserError
-from engine.stats import read_stats
+from stylenerf.engine.command_line.main import main, train_main
+from stylenerf.engine.device import pick_device
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.training import checkpoint
+from stylenerf.engine.training.stats import read_stats
 from tests.conftest import ROOT
 from tests.picture_files import encoded, picture, some_pngs, write_folder, write_zip
 from tests.runs import assert_same_run, config_file, digests, fresh, outcome, train_here
@@ -172,7 +172,7 @@ def test_checkpoint_of_something_else(desk: Path, capsys: pytest.CaptureFixture[
 PROCESSES = {
     "train.py": ([str(ROOT / "train.py"), "--preset", "ffhq255"], "--preset: wanted one of"),
     "module": (
-        ["-m", "engine", "train", "--preset", "quickstart", "--set", "train.batch=x"],
+        ["-m", "stylenerf", "train", "--preset", "quickstart", "--set", "train.batch=x"],
         "train.batch: wanted int",
     ),
 }

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from engine.losses import (
+from stylenerf.engine.training.losses import (
     discriminator_fake_loss,
     discriminator_real_loss,
     generator_loss,
@@ -13,17 +13,17 @@ from engine.losses import (
     path_length,
     r1_penalty,
 )
-from models.camera import Camera, CameraPrior
-from models.discriminator import Discriminator, DiscriminatorOptions
-from models.generator import Generator, Rendered, RenderOptions
-from models.official import (
+from stylenerf.models.camera import Camera, CameraPrior
+from stylenerf.models.discriminator import Discriminator, DiscriminatorOptions
+from stylenerf.models.generator import Generator, Rendered, RenderOptions
+from stylenerf.models.official import (
     camera_prior_from_official,
     discriminator_from_official,
     discriminator_name,
     generator_from_official,
     generator_name,
 )
-from models.sampling import StepDraws
+from stylenerf.models.sampling import StepDraws
 from tests.closeness import assert_image_close, assert_relative
 from tests.conftest import Fixture, load_fixture
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.checkpoint import latest_checkpoint, read_checkpoint
-from engine.config import FREE_ON_RESUME, Config
-from engine.config_io import from_dict, leaves
-from engine.stats import read_stats
-from engine.step import Stepper
-from engine.trainer import _crossed
+from stylenerf.engine.training.checkpoint import latest_checkpoint, read_checkpoint
+from stylenerf.engine.training.config import FREE_ON_RESUME, Config
+from stylenerf.engine.training.config_io import from_dict, leaves
+from stylenerf.engine.training.stats import read_stats
+from stylenerf.engine.training.step import Stepper
+from stylenerf.engine.training.trainer import _crossed
 from tests.conftest import ROOT
 from tests.runs import (
     PATIENCE_S,
@@ -144,7 +144,7 @@ KILLER = """
 import importlib, os, signal, sys
 from functools import reduce
 import torch._dynamo  # the first optimiser would import it, in every child anew
-from engine.cli import train_main
+from stylenerf.engine.command_line.main import train_main
 
 def kill_at(place, number, when):
     module, _, path = place.partition(":")
@@ -183,12 +183,12 @@ for stage in sys.argv[3:]:
 
 # function, number of the call, before or after it; the run writes its checkpoints at 0, 12, 24 and 32 images
 STAGES = [
-    "engine.step:Stepper.run 1 before",  # only the checkpoint of the start is there
+    "stylenerf.engine.training.step:Stepper.run 1 before",  # only the checkpoint of the start is there
     "torch.optim:Adam.step 16 after",  # in the middle of a step
-    "engine.stats:StatsWriter.flush 5 after",  # the row of 24 images is on the disk, its checkpoint is not
-    "engine.checkpoint:_Sink.write 700 after",  # part of a state.pt
+    "stylenerf.engine.training.stats:StatsWriter.flush 5 after",  # the row of 24 images is there, its checkpoint is not
+    "stylenerf.engine.training.checkpoint:_Sink.write 700 after",  # part of a state.pt
     "torch:save 3 before",
-    "engine.checkpoint:_prune 3 before",  # the checkpoint has its name, older ones are still there
+    "stylenerf.engine.training.checkpoint:_prune 3 before",  # the checkpoint has its name, older ones are still there
 ]
 
 
@@ -218,7 +218,7 @@ def test_kill_9_at_a_chosen_moment(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("place", "at_least"), [("os:fsync", 30), ("os:replace", 15), ("engine.step:Stepper._follow", 8)]
+    ("place", "at_least"), [("os:fsync", 30), ("os:replace", 15), ("stylenerf.engine.training.step:Stepper._follow", 8)]
 )
 def test_kill_9_at_every_moment(place: str, at_least: int, tmp_path: Path, reference: Path) -> None:
     """Before the first checkpoint there is nothing to resume; from then on, every kill is made good."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from kernels.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+from stylenerf.kernels.filters.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from kernels.bias_act import bias_act
-from kernels.modulated_conv import modulated_conv
-from kernels.reference.upsample import corner_average
-from kernels.upfirdn2d import filter2d, setup_filter
-from kernels.upsample import UPSAMPLE_MODES, Adapter, upsample_features
+from stylenerf.kernels.blocks.modulated_conv import modulated_conv
+from stylenerf.kernels.blocks.upsample_features import UPSAMPLE_MODES, Adapter, upsample_features
+from stylenerf.kernels.blocks.upsample_features_ref import corner_average
+from stylenerf.kernels.filters.bias_act import bias_act
+from stylenerf.kernels.filters.upfirdn2d import filter2d, setup_filter
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
 

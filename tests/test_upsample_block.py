@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.bias_act import bias_act
-from kernels.modulated_conv import modulate_weights, modulated_conv
-from kernels.reference.upsample_block import upsample_combine_ref
-from kernels.upfirdn2d import setup_filter
-from kernels.upsample import Adapter, upsample_features
-from kernels.upsample_block import BLOCK_MODES, upsample_block
+from stylenerf.kernels.blocks.modulated_conv import modulate_weights, modulated_conv
+from stylenerf.kernels.blocks.upsample_block import BLOCK_MODES, upsample_block
+from stylenerf.kernels.blocks.upsample_block_ref import upsample_combine_ref
+from stylenerf.kernels.blocks.upsample_features import Adapter, upsample_features
+from stylenerf.kernels.filters.bias_act import bias_act
+from stylenerf.kernels.filters.upfirdn2d import setup_filter
 from tests.closeness import assert_relative
 from tests.inputs import source
 

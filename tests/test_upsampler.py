@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.config import UpsamplerConfig
-from models.upsampler import BlockOptions, SynthesisBlock, SynthesisLayer, Upsampler
+from stylenerf.models.config import UpsamplerConfig
+from stylenerf.models.upsampler import BlockOptions, SynthesisBlock, SynthesisLayer, Upsampler
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
 from tests.inputs import make_image, seeded, source

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engine.cli import main
-from engine.model_io import save_model
+from stylenerf.engine.command_line.main import main
+from stylenerf.engine.model_io import save_model
 from tests.models_at_hand import PRIOR, tiny_model
 
 

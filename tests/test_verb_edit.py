@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.cli import main
-from engine.rendering.directions import load_directions
-from engine.rendering.outputs import to_pillow
-from engine.rendering.subjects import load_subjects, save_subjects, subjects_from_seeds
-from engine.rendering.views import render_view
+from stylenerf.engine.applications.edit.directions import load_directions
+from stylenerf.engine.applications.render.outputs import to_pillow
+from stylenerf.engine.applications.render.subjects import load_subjects, save_subjects, subjects_from_seeds
+from stylenerf.engine.applications.render.views import render_view
+from stylenerf.engine.command_line.main import main
 from tests.models_at_hand import PRIOR, tiny_model
 from tests.runs import digests
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.cli import main
-from engine.model_io import load_model
-from engine.pictures import to_uint8
-from engine.rendering.interpolation import between_seeds, between_subjects
-from engine.rendering.paths import PathOptions, bounced, camera_path
-from engine.rendering.subjects import load_subjects, save_subjects, subjects_from_seeds
-from engine.rendering.views import ViewOptions, render_view
-from models.camera import Camera
+from stylenerf.engine.applications.render.interpolation import between_seeds, between_subjects
+from stylenerf.engine.applications.render.paths import PathOptions, bounced, camera_path
+from stylenerf.engine.applications.render.subjects import load_subjects, save_subjects, subjects_from_seeds
+from stylenerf.engine.applications.render.views import ViewOptions, render_view
+from stylenerf.engine.command_line.main import main
+from stylenerf.engine.model_io import load_model
+from stylenerf.engine.pictures import to_uint8
+from stylenerf.models.camera import Camera
 from tests.models_at_hand import PRIOR, tiny_model
 from tests.runs import digests
 

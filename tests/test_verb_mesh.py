@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.cli import main
-from engine.model_io import save_model
-from engine.rendering.paths import read_cameras
-from models.camera import Camera
+from stylenerf.engine.applications.render.paths import read_cameras
+from stylenerf.engine.command_line.main import main
+from stylenerf.engine.model_io import save_model
+from stylenerf.models.camera import Camera
 from tests.models_at_hand import PRIOR, tiny_model
 from tests.test_mesh import give_known_density
 from tests.test_mesh_files import READERS

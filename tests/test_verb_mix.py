@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.cli import main
-from engine.model_io import load_model
-from engine.rendering.mixing import mix_grid
-from engine.rendering.subjects import load_subjects, save_subjects, subjects_from_seeds
+from stylenerf.engine.applications.edit.mixing import mix_grid
+from stylenerf.engine.applications.render.subjects import load_subjects, save_subjects, subjects_from_seeds
+from stylenerf.engine.command_line.main import main
+from stylenerf.engine.model_io import load_model
 from tests.models_at_hand import tiny_model
 from tests.runs import digests
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.cli import main
-from engine.model_io import load_model, save_model
-from engine.pictures import save_png
-from engine.rendering.outputs import to_pillow
-from engine.rendering.projection import Projector
-from engine.rendering.subjects import load_subjects, save_subjects, subjects_from_seeds
-from engine.rendering.views import render_view
+from stylenerf.engine.applications.project.projection import Projector
+from stylenerf.engine.applications.render.outputs import to_pillow
+from stylenerf.engine.applications.render.subjects import load_subjects, save_subjects, subjects_from_seeds
+from stylenerf.engine.applications.render.views import render_view
+from stylenerf.engine.command_line.main import main
+from stylenerf.engine.model_io import load_model, save_model
+from stylenerf.engine.pictures import save_png
 from tests.models_at_hand import PRIOR, tiny_model
 from tests.runs import digests
 

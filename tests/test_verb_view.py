@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.cli import main
-from engine.model_io import save_model
+from stylenerf.engine.command_line.main import main
+from stylenerf.engine.model_io import save_model
 from tests.conftest import ROOT
 from tests.models_at_hand import PRIOR, tiny_model
 
@@ -53,7 +53,7 @@ def test_a_port_in_use_is_one_line(desk: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_it_serves_until_it_is_told_to_end(desk: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "engine", "view", str(desk / "model"), "--port", "0", "--no-browser"]
+    command = [sys.executable, "-m", "stylenerf", "view", str(desk / "model"), "--port", "0", "--no-browser"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -76,8 +76,8 @@ def test_a_browser_is_opened_where_there_is_a_screen(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr("engine.verbs.view.webbrowser.open", opened.append)
-    monkeypatch.setattr("engine.viewer.server.Server.serve_forever", lambda self: None)
+    monkeypatch.setattr("stylenerf.engine.command_line.verbs.view.webbrowser.open", opened.append)
+    monkeypatch.setattr("stylenerf.engine.applications.view.server.Server.serve_forever", lambda self: None)
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.delenv("SSH_CONNECTION", raising=False)
     assert main(["view", "model", "--port", "0", "--no-browser"]) == 0 and opened == []

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.errors import UserError
-from engine.rendering.outputs import to_pillow
-from engine.rendering.subjects import load_subjects, subjects_from_seeds
-from engine.rendering.views import render_view
-from engine.viewer.look import Look
-from engine.viewer.server import MAX_CONNECTIONS, Server
-from engine.viewer.studio import Closing, Stale, Studio, style_rows
-from models.camera import Camera, CameraPrior
+from stylenerf.engine.applications.render.outputs import to_pillow
+from stylenerf.engine.applications.render.subjects import load_subjects, subjects_from_seeds
+from stylenerf.engine.applications.render.views import render_view
+from stylenerf.engine.applications.view.look import Look
+from stylenerf.engine.applications.view.server import MAX_CONNECTIONS, Server
+from stylenerf.engine.applications.view.studio import Closing, Stale, Studio, style_rows
+from stylenerf.engine.errors import UserError
+from stylenerf.models.camera import Camera, CameraPrior
 from tests.models_at_hand import PRIOR, tiny_model
 from tests.viewing import ask, serving, until
 
@@ -271,7 +271,7 @@ def test_an_error_of_the_model_is_one_line_and_the_viewer_lives_on(
         raise RuntimeError("out of\nmemory")
 
     with monkeypatch.context() as patched:
-        patched.setattr("engine.viewer.studio.render_view", broken)
+        patched.setattr("stylenerf.engine.applications.view.studio.render_view", broken)
         answer = ask(server, "/api/image?seed=0")
     assert answer.status == 500 and answer.json["error"] == "RuntimeError: out of memory"
     assert capsys.readouterr().err == "error: RuntimeError: out of memory\n"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from engine.errors import UserError
-from engine.viewer.film import Films
-from engine.viewer.look import Look, Shot
-from engine.viewer.server import Server
+from stylenerf.engine.applications.view.film import Films
+from stylenerf.engine.applications.view.look import Look, Shot
+from stylenerf.engine.applications.view.server import Server
+from stylenerf.engine.errors import UserError
 from tests.viewing import Answer, ask, serving, until
 
 
@@ -115,6 +115,6 @@ def test_a_film_that_fails_says_why(server: Server, monkeypatch: pytest.MonkeyPa
     def broken(*_: object, **__: object) -> None:
         raise UserError("film.webp: no space")
 
-    monkeypatch.setattr("engine.viewer.film.save_animation", broken)
+    monkeypatch.setattr("stylenerf.engine.applications.view.film.save_animation", broken)
     about, answer = film(server, "frames=2")
     assert (about["state"], about["error"]) == ("failed", "film.webp: no space") and answer.status == 404

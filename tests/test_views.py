@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import models.renderer
-from engine.errors import UserError
-from engine.model_io import Model
-from engine.rendering.subjects import Subjects, subjects_from_seeds
-from engine.rendering.views import View, ViewOptions, render_view, render_views
-from models.camera import Camera
-from models.generator import RenderOptions
-from models.sampling import StepDraws
+import stylenerf.models.renderer
+from stylenerf.engine.applications.render.subjects import Subjects, subjects_from_seeds
+from stylenerf.engine.applications.render.views import View, ViewOptions, render_view, render_views
+from stylenerf.engine.errors import UserError
+from stylenerf.engine.model_io import Model
+from stylenerf.models.camera import Camera
+from stylenerf.models.generator import RenderOptions
+from stylenerf.models.sampling import StepDraws
 from tests.models_at_hand import tiny_model
 from tests.tiny import TINY
 
@@ -128,14 +128,14 @@ def test_a_subject_is_strictly_the_same_in_any_company(model: Model) -> None:
 
 def test_what_cannot_be_seen_is_left_out_and_makes_no_difference(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    features = models.renderer.StyledField.features
+    features = stylenerf.models.renderer.StyledField.features
     monkeypatch.setattr(
-        models.renderer.StyledField,
+        stylenerf.models.renderer.StyledField,
         "features",
         lambda field, hidden, total, ws: sizes.append(hidden.shape[1]) or features(field, hidden, total, ws),
     )
     few = render(model, STRICT)
-    monkeypatch.setattr(models.renderer, "_LEAST_WEIGHT", -1.0)
+    monkeypatch.setattr(stylenerf.models.renderer, "_LEAST_WEIGHT", -1.0)
     every = render(model, STRICT)
     torch.testing.assert_close(few, every, rtol=0, atol=1e-5)
     assert sizes[1] == 16 * 16 * 6 and sizes[0] < 0.8 * sizes[1]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.volume import FarEnd, composite, volume_weights
+from stylenerf.kernels.rays.volume import FarEnd, composite, volume_weights
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
 from tests.inputs import FIELD_CASES, FieldCase, make_fractions, make_points, source

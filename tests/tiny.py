@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from engine.config import Config
-from engine.config_io import apply_overrides, from_dict
-from engine.data import Dataset
-from engine.stats import Accumulator
-from engine.step import Stepper, TrainState
-from engine.trainer import open_training_data
+from stylenerf.engine.data import Dataset
+from stylenerf.engine.training.config import Config
+from stylenerf.engine.training.config_io import apply_overrides, from_dict
+from stylenerf.engine.training.stats import Accumulator
+from stylenerf.engine.training.step import Stepper, TrainState
+from stylenerf.engine.training.trainer import open_training_data
 
 CPU = torch.device("cpu")
 

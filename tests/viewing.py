@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from engine.viewer.server import Server
-from engine.viewer.studio import Studio
+from stylenerf.engine.applications.view.server import Server
+from stylenerf.engine.applications.view.studio import Studio
 from tests.models_at_hand import tiny_model
 
 HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -54,10 +54,10 @@ def repeat(path: Path, work: Path) -> None:
 
 def resume(path: Path, work: Path) -> None:
     """Two whole runs, and one stopped half way and resumed: their last checkpoints."""
-    from engine.checkpoint import latest_checkpoint, read_checkpoint
+    from stylenerf.engine.training.checkpoint import latest_checkpoint, read_checkpoint
 
     def train(*more: str) -> None:
-        from engine.cli import train_main
+        from stylenerf.engine.command_line.main import train_main
 
         code = train_main([*more, "--no-progress"])
         if code != 0:

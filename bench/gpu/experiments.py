@@ -23,7 +23,7 @@ from bench.gate import Args, cotangents, differentiable, leaves
 from bench.gpu.lines import emit, read
 from bench.gpu.timing import device_us
 from bench.ray_cases import RayCase, make, render
-from kernels import evaluate_density
+from stylenerf.kernels import evaluate_density
 
 Tile = tuple[int, int, int]  # rows, warps, stages
 CUDA = torch.device("cuda")
@@ -35,8 +35,8 @@ TILES: dict[str, list[Tile]] = {
     "hierarchical": [(128, 8, 2), (128, 8, 1), (128, 8, 3), (64, 4, 2), (64, 4, 3), (64, 8, 2), (32, 4, 2)],
     "field": [(128, 4, 2), (128, 4, 1), (128, 4, 3), (128, 8, 2), (64, 4, 2), (64, 4, 3), (256, 8, 2), (256, 8, 3)],
 }  # fmt: skip
-HOOKS = {"rays": ("rays", "ray_tile"), "hierarchical": ("hierarchical", "hierarchical_tile"),
-         "field": ("field", "field_tile")}  # fmt: skip
+HOOKS = {"rays": ("single_pass", "ray_tile"), "hierarchical": ("hierarchical", "hierarchical_tile"),
+         "field": ("field_triton", "field_tile")}  # fmt: skip
 SWEPT = {"rays": RayCase(16, samples=28), "hierarchical": RayCase(16, fine=14)}
 TRAINING = RayCase(4, rays=1280, fine=14, emit=256, noise=True)
 COMPILERS = 6
@@ -48,16 +48,16 @@ def tile_of(kind: str, tile: Tile | None) -> Iterator[None]:
     if tile is None:
         yield
         return
-    from kernels.fused.field import Tile as Chosen
+    from stylenerf.kernels.rays.field_triton import Tile as Chosen
 
     module, function = HOOKS[kind]
-    with patch(f"kernels.fused.{module}.{function}", lambda *args, **kwargs: Chosen(*tile)):
+    with patch(f"stylenerf.kernels.rays.{module}.{function}", lambda *args, **kwargs: Chosen(*tile)):
         yield
 
 
 def _launch(kind: str, tile: Tile | None) -> tuple[Any, int]:
     """The one launch of a forward, with its tensors, not made yet; and images per launch."""
-    from kernels.fused.common import record_launches
+    from stylenerf.kernels.base.launch import record_launches
 
     major, minor = torch.cuda.get_device_capability()
     with tile_of(kind, tile), torch.no_grad(), record_launches(10 * major + minor) as launches:
@@ -151,16 +151,16 @@ def fused_or_two_passes(path: Path) -> None:
         args = make(CUDA, 0, case=case)
         times = {}
         for name, fits in (("fused", True), ("two passes", False)):
-            with torch.no_grad(), patch("kernels.fused.hierarchical.fits", lambda *a, fits=fits: fits):
+            with torch.no_grad(), patch("stylenerf.kernels.rays.hierarchical.fits", lambda *a, fits=fits: fits):
                 times[name], how = device_us(partial(render, args, impl="triton", case=case))
         emit(path, batch=batch, us_per_image={name: us / batch for name, us in times.items()}, timed=how)
 
 
 def trunk_backward(path: Path) -> None:
     """Gradients of the trunk from kept activations: our kernels, the same layer by layer, torch.bmm."""
-    from kernels.fused.field import Operand, Samples, launch_field, pack
-    from kernels.fused.field_backward import HeadGradients, launch_trunk_backward
-    from kernels.fused.linear import launch_dgrad, launch_wgrad
+    from stylenerf.kernels.base.linear import launch_dgrad, launch_wgrad
+    from stylenerf.kernels.rays.field_backward import HeadGradients, launch_trunk_backward
+    from stylenerf.kernels.rays.field_triton import Operand, Samples, launch_field, pack
 
     case = TRAINING
     origins, directions, fractions, field, _ = make(CUDA, 0, case=case)

@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.fused.common import launch, sin_cos_pi
+from stylenerf.kernels.base.launch import launch
+from stylenerf.kernels.base.operands import sin_cos_pi
 
 BLOCK = 4096
 

@@ -118,8 +118,8 @@ def _together(cpus: int, which: Callable[[str], str | None], root: Path) -> list
              170, alone=False, tests=True, stall_s=150, needs=BENCH_PACKAGES + MODEL_PACKAGES),
         Step("bench", "compile, layers", pytest(*FILTERS, *BLOCKS, "-k", "triton", quick=True),
              150, alone=False, tests=True, stall_s=150, needs=BENCH_PACKAGES),
-        Step("bench", "bytes", ("-m", "bench.moved", "--lines", "{lines}"), 170, alone=False, needs=BENCH_PACKAGES,
-             extra={"TRITON_INTERPRET": "1"}),
+        Step("bench", "bytes", ("-m", "bench.compiler.moved", "--lines", "{lines}"), 170, alone=False,
+             needs=BENCH_PACKAGES, extra={"TRITON_INTERPRET": "1"}),
     ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.lines import emit
-from engine.stats import read_stats
+from stylenerf.engine.training.stats import read_stats
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GRACE_S = 25.0  # to finish a step and write a checkpoint

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.data.labels import LabelKind, mirror_label
+from .labels import LabelKind, mirror_label
 
 Pixels = NDArray[np.uint8]
 In = TypeVar("In")

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.data.base import DEFAULT_CACHE_BYTES, Batch, Dataset
-from engine.data.folder import FolderFiles
-from engine.data.photos import ImageFiles
-from engine.data.procedural import ProceduralScenes
-from engine.data.zipped import ZipFiles
-from engine.errors import UserError
-from models.camera import CameraPrior
+from ...models.camera import CameraPrior
+from ..errors import UserError
+from .base import DEFAULT_CACHE_BYTES, Batch, Dataset
+from .folder import FolderFiles
+from .photos import ImageFiles
+from .procedural import ProceduralScenes
+from .zipped import ZipFiles
 
 __all__ = ["PROCEDURAL", "Batch", "Dataset", "open_dataset"]
 

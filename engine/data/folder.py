@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.data.decode import MAX_FILE_BYTES, UnusableImage
-from engine.data.names import stored_names
+from .decode import MAX_FILE_BYTES, UnusableImage
+from .names import stored_names
 
 
 class FolderFiles:

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.data.names import plain_name
-from engine.errors import UserError
-from models.camera import FOV_RANGE_DEG, POSE_TOLERANCE, Camera, pose_fault
+from ...models.camera import FOV_RANGE_DEG, POSE_TOLERANCE, Camera, pose_fault
+from ..errors import UserError
+from .names import plain_name
 
 LABELS_FILE = "dataset.json"
 CAMERA_LABEL_DIM = 25

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.data.base import DEFAULT_CACHE_BYTES, Dataset, Pixels
-from engine.data.decode import UnusableImage, check_header, decode_square, resize
-from engine.data.folder import FolderFiles
-from engine.data.labels import LABELS_FILE, LabelTable, read_labels
-from engine.data.zipped import ZipFiles
-from engine.errors import UserError
+from ..errors import UserError
+from .base import DEFAULT_CACHE_BYTES, Dataset, Pixels
+from .decode import UnusableImage, check_header, decode_square, resize
+from .folder import FolderFiles
+from .labels import LABELS_FILE, LabelTable, read_labels
+from .zipped import ZipFiles
 
 IMAGE_SUFFIXES = frozenset(
     [

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.data.base import DEFAULT_CACHE_BYTES, Dataset, Pixels, scramble
-from engine.data.labels import CAMERA_LABEL_DIM, label_from_camera
-from engine.data.raycast import Background, Paint, Pattern, Scene, SceneView, render, render_image
-from engine.data.solids import CAPSULE_HALF_LENGTH, Floats, Kind, Solid
-from models.camera import Camera, CameraPrior
+from ...models.camera import Camera, CameraPrior
+from .base import DEFAULT_CACHE_BYTES, Dataset, Pixels, scramble
+from .labels import CAMERA_LABEL_DIM, label_from_camera
+from .raycast import Background, Paint, Pattern, Scene, SceneView, render, render_image
+from .solids import CAPSULE_HALF_LENGTH, Floats, Kind, Solid
 
 _KINDS: tuple[Kind, ...] = ("ellipsoid", "box", "cylinder", "capsule")
 _PATTERNS: tuple[Pattern, ...] = ("stripes", "checker", "gradient")

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.data.base import Pixels
-from engine.data.solids import Floats, Solid
-from models.camera import Camera, pixel_grid
+from ...models.camera import Camera, pixel_grid
+from .base import Pixels
+from .solids import Floats, Solid
 
 Pattern = Literal["stripes", "checker", "gradient"]
 

@@ -9,9 +9,9 @@ import zlib
 from pathlib import Path
 from typing import IO, Any
 
-from engine.data.decode import MAX_FILE_BYTES, UnusableImage
-from engine.data.names import stored_names
-from engine.errors import UserError
+from ..errors import UserError
+from .decode import MAX_FILE_BYTES, UnusableImage
+from .names import stored_names
 
 _BROKEN = (OSError, EOFError, RuntimeError, NotImplementedError, ValueError, zlib.error, zipfile.BadZipFile)
 _IS_UTF8 = 0x800  # bit 11 of a member's flags

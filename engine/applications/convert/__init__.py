@@ -1,0 +1,1 @@
+"""Snapshots of the public implementation, read without executing anything in them."""

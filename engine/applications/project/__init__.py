@@ -1,0 +1,1 @@
+"""Projection: photographs are found in a model."""

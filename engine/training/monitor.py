@@ -1,0 +1,187 @@
+"""What a person looks at: sample sheets, turning strips and depth pictures, and the built-in quality figures."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...models.camera import Camera
+from ...models.generator import Generator, Rendered, RenderOptions
+from ..data import Dataset, ProceduralScenes, label_from_camera
+from ..pictures import depth_picture, grid, save_png, to_uint8
+from ..randomness import generator_for
+from .config import Config
+from .metrics.consistency import reproject
+from .metrics.depth import mean_depth_correlation
+from .metrics.swd import SlicedWassersteinMetric
+
+PICTURE_ROWS = 4  # latents in the turning strip and the depth picture
+DEPTH_CAMERAS = 4
+VIEWS_APART_RAD = 0.3  # between the two cameras of the view consistency
+MIN_SWD_RESOLUTION = 16
+
+
+class Monitor:
+    """Pictures and figures of a generator, always from the same latents and cameras, so that snapshots compare."""
+
+    def __init__(self, cfg: Config, data: Dataset, folder: Path, device: torch.device) -> None:
+        self.cfg, self.data, self.folder, self.device = cfg, data, folder, device
+        self.truth = data if isinstance(data, ProceduralScenes) else None
+        self.before_batch: Callable[[str], None] = lambda progress: None
+        self.picture_s: float | None = None  # what a picture of the last batch took; on a GPU, to be launched
+        self._swd: dict[int, SlicedWassersteinMetric] = {}
+        self._true_depth: tuple[int, Tensor] | None = None
+
+    def reals(self) -> Path:
+        """Write a sheet of training images once."""
+        count = self.cfg.monitor.grid_images
+        batch = self.data.batch(self.cfg.train.seed, 0, count, self.cfg.generator.resolution)
+        return self._save(batch.images, "reals.png", columns=_columns(count))
+
+    def pictures(self, g: Generator, images_shown: int) -> list[Path]:
+        """Write sample sheet, turning strip and depth picture; returns their paths."""
+        name = f"{images_shown:08d}.png"
+        count = self.cfg.monitor.grid_images
+        samples = self._render(g, "grid", count, self._prior(g, "grid", count))
+        paths = [self._save(to_uint8(samples.image), f"samples-{name}", columns=_columns(count))]
+        turns = self.turning(g)
+        rows = min(PICTURE_ROWS, count)
+        paths.append(self._save(to_uint8(turns.image), f"turn-{name}", columns=len(turns.image) // rows))
+        field = self.cfg.generator.field
+        depth = depth_picture(turns.depth, field.near, field.far)
+        paths.append(self._save(depth, f"depth-{name}", columns=len(depth) // rows, enlarge=True))
+        return paths
+
+    def turning(self, g: Generator) -> Rendered:
+        """A few latents, each seen by cameras that sweep the prior's yaw range; [rows * frames] images."""
+        frames, rows = self.cfg.monitor.turn_frames, min(PICTURE_ROWS, self.cfg.monitor.grid_images)
+        camera = self._sweep(frames)
+        repeated = Camera(camera.cam2world.repeat(rows, 1, 1), camera.tan_half_fov.repeat(rows, 1))
+        return self._render(g, "grid", rows, repeated, repeat=frames)
+
+    def figures(self, g: Generator) -> dict[str, float]:
+        """``Metric/...`` of a generator: sliced Wasserstein distance, view consistency, depth correlation."""
+        result: dict[str, float] = {}
+        if self.cfg.monitor.swd_images:
+            result["Metric/swd"] = self._sliced_wasserstein(g)
+        result |= self._consistency(g)
+        if self.truth is not None and self.cfg.monitor.depth_scenes:
+            result["Metric/depth_correlation"] = self._depth_correlation(g, self.truth)
+        return result
+
+    def _sliced_wasserstein(self, g: Generator) -> float:
+        edge = g.synthesis.growth().resolution
+        count = self.cfg.monitor.swd_images
+        if edge not in self._swd:
+            images = self.data.batch(self.cfg.train.seed, 0, count, edge).images
+            self._swd[edge] = SlicedWassersteinMetric(
+                images.to(self.device), seed=0, min_resolution=min(MIN_SWD_RESOLUTION, edge)
+            )
+        fake = self._render(g, "swd", count, self._prior(g, "swd", count)).image
+        return self._swd[edge].distance(fake.float()).mean
+
+    def _consistency(self, g: Generator) -> dict[str, float]:
+        """Two cameras a little apart: how different the views are, and how different after reprojection."""
+        count = self.cfg.monitor.batch
+        low, high = self.cfg.camera.yaw
+        turn = VIEWS_APART_RAD / (2 * math.pi if not self.cfg.camera.angular else 1)
+        step = min(turn / max(high - low, 1e-6), 1.0) / 2
+        sweep = self.cfg.camera.at(torch.tensor([0.5 - step, 0.5 + step]), torch.tensor([0.5, 0.5])).to(self.device)
+        views = []
+        for i in range(2):
+            camera = Camera(sweep.cam2world[i].repeat(count, 1, 1), sweep.tan_half_fov[i].repeat(count, 1))
+            out = self._render(g, "views", count, camera)
+            views.append((out.image.clamp(-1, 1), self._surface(out), camera))
+        field = self.cfg.generator.field
+        result = reproject(*views[0], *views[1], occlusion_tolerance=(field.far - field.near) / 10)
+        return {
+            "Metric/view_difference": result.baseline,
+            "Metric/view_residual": result.residual,
+            "Metric/view_overlap": result.valid.float().mean().item(),
+        }
+
+    def _surface(self, out: Rendered) -> Tensor:
+        """Depth of what is solid at the image's resolution [B, R, R]; infinite where one mostly sees through."""
+        far, size = self.cfg.generator.field.far, out.image.shape[-2:]
+        maps = torch.stack([out.depth - (1 - out.opacity) * far, out.opacity], dim=1)
+        weighted, opacity = torch.nn.functional.interpolate(maps, size=size, mode="bilinear").unbind(1)
+        return torch.where(opacity > 0.5, weighted / opacity, torch.inf)
+
+    def _depth_correlation(self, g: Generator, scenes: ProceduralScenes) -> float:
+        count = self.cfg.monitor.depth_scenes
+        fractions = torch.linspace(0.15, 0.85, DEPTH_CAMERAS)
+        cameras = self.cfg.camera.at(fractions, torch.full_like(fractions, 0.5))
+        far = self.cfg.generator.field.far
+        fake = []
+        for i in range(DEPTH_CAMERAS):
+            matrix = cameras.cam2world[i].repeat(count, 1, 1).to(self.device)
+            camera = Camera(matrix, cameras.tan_half_fov[i].repeat(count, 1).to(self.device))
+            fake.append(self._render(g, "depth", count, camera).depth.cpu())
+        edge = fake[0].shape[-1]
+        if self._true_depth is None or self._true_depth[0] != edge:
+            known = range(min(count, scenes.num_images))
+            maps = [[scenes.view(k, edge, cameras[i]).depth for k in known] for i in range(DEPTH_CAMERAS)]
+            self._true_depth = edge, torch.stack([torch.stack([torch.as_tensor(d) for d in row]) for row in maps])
+        return mean_depth_correlation(torch.stack(fake), self._true_depth[1], far=far)
+
+    def _prior(self, g: Generator, purpose: str, count: int) -> Camera:
+        rng = generator_for(self.cfg.train.seed, "monitor cameras", purpose)
+        return self.cfg.camera.sample(count, rng).to(self.device)
+
+    def _sweep(self, frames: int) -> Camera:
+        low, high = self.cfg.camera.yaw
+        whole_turn = high - low >= (2 * math.pi if self.cfg.camera.angular else 1) - 1e-6
+        # the two ends of a whole turn are one camera; a single frame shows the middle
+        fractions = torch.arange(frames) / frames if whole_turn else torch.linspace(0, 1, frames)
+        if frames == 1:
+            fractions = torch.tensor([0.5])
+        return self.cfg.camera.at(fractions, torch.full_like(fractions, 0.5)).to(self.device)
+
+    @torch.no_grad()
+    def _render(self, g: Generator, purpose: str, count: int, camera: Camera, *, repeat: int = 1) -> Rendered:
+        """``count`` latents of one purpose, each repeated for ``repeat`` cameras, in batches.
+
+        A camera label is that of the camera that renders the picture; others are drawn from the data.
+        """
+        rng = generator_for(self.cfg.train.seed, "monitor latents", purpose)
+        z = torch.randn(count, self.cfg.generator.z_dim, generator=rng)
+        z_bg = g.synthesis.draw_background(count, rng)
+        label = None
+        if self.data.label_kind == "camera":
+            z, label = z.repeat_interleave(repeat, 0), label_from_camera(camera).to(self.device)
+        elif self.data.label_dim:
+            picks = torch.randint(len(self.data), (count,), generator=rng).tolist()
+            label = torch.stack([torch.as_tensor(self.data.label(i)) for i in picks]).to(self.device)
+        ws = g.mapping(z.to(self.device), label)
+        ws = ws.repeat_interleave(len(camera) // len(ws), 0)
+        z_bg = None if z_bg is None else z_bg.to(self.device).repeat_interleave(repeat, 0)
+        options = RenderOptions(precision=self.cfg.train.precision)
+        parts = []
+        for first in range(0, len(ws), self.cfg.monitor.batch):
+            self.before_batch(f"{purpose} {first} of {len(ws)}")
+            pick = slice(first, first + self.cfg.monitor.batch)
+            codes = None if z_bg is None else z_bg[pick]
+            start_s = time.monotonic()
+            out = g.synthesis(ws[pick], camera[pick], z_bg=codes, options=options)
+            self.picture_s = (time.monotonic() - start_s) / len(out.image)
+            parts.append((out.image, out.image_raw, out.depth, out.opacity))
+        image, raw, depth, opacity = (torch.cat(p) for p in zip(*parts))
+        return out._replace(image=image, image_raw=raw, depth=depth, opacity=opacity)
+
+    def _save(self, images: Tensor, name: str, *, columns: int, enlarge: bool = False) -> Path:
+        if enlarge:  # depth has the volume's resolution; show it as large as the images
+            factor = max(self.cfg.generator.resolution // images.shape[-1], 1)
+            images = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+        path = self.folder / name
+        save_png(grid(images.cpu(), columns=columns), path)
+        return path
+
+
+def _columns(count: int) -> int:
+    """As many columns as make a sheet half again as wide as high."""
+    return max(1, round((count * 1.5) ** 0.5))

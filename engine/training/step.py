@@ -1,0 +1,319 @@
+"""One step of adversarial training: generator, path length, discriminator, R1, moving average.
+
+Every random number comes from (seed, images shown, phase, round); nothing else is remembered between steps than what
+:class:`TrainState` holds.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...models.discriminator import Discriminator, DiscriminatorOptions
+from ...models.generator import Generator, Rendered, RenderOptions
+from ..data import Dataset, camera_from_label
+from ..randomness import generator_for
+from .config import Config, OptimiserConfig
+from .losses import (
+    discriminator_fake_loss,
+    discriminator_real_loss,
+    generator_loss,
+    nerf_path_loss,
+    path_length,
+    r1_penalty,
+)
+from .stats import Accumulator
+from .undo import StepUndo
+
+RANK = 0  # part of every seed, so that more than one process could draw apart
+
+
+def build_optimiser(module: nn.Module, lr: float, cfg: OptimiserConfig, lazy_interval: int | None) -> torch.optim.Adam:
+    """Adam; with lazy regularisation every ``interval`` steps its rate and betas are scaled by r = i / (i + 1)."""
+    ratio = 1.0 if lazy_interval is None else lazy_interval / (lazy_interval + 1)
+    betas = (cfg.beta1**ratio, cfg.beta2**ratio)
+    return torch.optim.Adam(module.parameters(), lr=lr * ratio, betas=betas, eps=cfg.eps, fused=True)
+
+
+@dataclass
+class TrainState:
+    """Everything that training changes."""
+
+    generator: Generator
+    discriminator: Discriminator
+    average: Generator  # G_ema
+    generator_optimiser: torch.optim.Adam
+    discriminator_optimiser: torch.optim.Adam
+    path_length_mean: Tensor
+    images_shown: int = 0
+    step: int = 0
+
+    @classmethod
+    def create(cls, cfg: Config, label_dim: int, device: torch.device) -> "TrainState":
+        """Fresh networks and optimisers for ``cfg``, seeded by ``cfg.train.seed``."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cfg.train.seed)
+            g = Generator(dataclasses.replace(cfg.generator, label_dim=label_dim)).to(device)
+            g.synthesis.alpha.fill_(cfg.growth.alpha(0))
+            d = Discriminator(cfg.discriminator_config(label_dim)).to(device)
+        loss, opt = cfg.loss, cfg.optimiser
+        g_lazy = loss.path_length_interval if loss.path_length_weight > 0 else None
+        d_lazy = loss.r1_interval if loss.r1_gamma > 0 else None
+        return cls(
+            generator=g.train().requires_grad_(False),
+            discriminator=d.train().requires_grad_(False),
+            average=copy.deepcopy(g).eval().requires_grad_(False),
+            generator_optimiser=build_optimiser(g, opt.generator_lr, opt, g_lazy),
+            discriminator_optimiser=build_optimiser(d, opt.discriminator_lr, opt, d_lazy),
+            path_length_mean=torch.zeros([], device=device),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "average": self.average.state_dict(),
+            "generator_optimiser": self.generator_optimiser.state_dict(),
+            "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
+            "path_length_mean": self.path_length_mean,
+            "images_shown": self.images_shown,
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.load_state_dict(state["generator"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.average.load_state_dict(state["average"])
+        _load_moments(self.generator_optimiser, state["generator_optimiser"])
+        _load_moments(self.discriminator_optimiser, state["discriminator_optimiser"])
+        self.path_length_mean.copy_(state["path_length_mean"])
+        self.images_shown, self.step = int(state["images_shown"]), int(state["step"])
+
+
+def _load_moments(optimiser: torch.optim.Adam, state: dict[str, Any]) -> None:
+    """Load what the optimiser has gathered; rate, betas and eps stay those of the configuration."""
+    own = [{key: value for key, value in group.items() if key != "params"} for group in optimiser.param_groups]
+    optimiser.load_state_dict(state)
+    for group, options in zip(optimiser.param_groups, own):
+        group.update(options)
+
+
+class Interrupted(Exception):
+    """Raised between two rounds, or two batches of pictures, when somebody wants to stop."""
+
+
+class Stepper:
+    """Runs steps on a :class:`TrainState` and adds what happens to an :class:`Accumulator`.
+
+    ``before_round`` is called with the phase and the number of each round. If it raises :class:`Interrupted`, the step
+    is taken back and ``run`` raises it on. On a CPU, where a step may take minutes, that holds for every round;
+    elsewhere, where copies of weights and moments would cost memory, for the rounds before the step's first update.
+    """
+
+    def __init__(self, cfg: Config, data: Dataset, state: TrainState, stats: Accumulator, device: torch.device) -> None:
+        self.cfg, self.data, self.state, self.stats, self.device = cfg, data, state, stats, device
+        self.rounds = cfg.train.batch // cfg.train.micro_batch
+        self.alpha = 1.0
+        self.before_round: Callable[[str, int], None] = lambda phase, number: None
+        self._undo: StepUndo | None = None
+        self.nonfinite: dict[str, Tensor] = {}  # of the last step: loss or gradient -> whether it was not finite
+
+    def run(self) -> None:
+        """One step: every phase that is due, then the moving average; counts the batch as shown."""
+        state, alpha, path_length_mean = self.state, self.alpha, self.state.path_length_mean
+        self._undo = undo = StepUndo([state.generator, state.discriminator], self.stats)
+        try:
+            self._phases()
+        except Interrupted:
+            undo.undo()
+            self.alpha, state.path_length_mean = alpha, path_length_mean
+            raise
+        finally:
+            self._undo = None
+        state.images_shown += self.cfg.train.batch
+        state.step += 1
+        self._follow()
+
+    def _phases(self) -> None:
+        cfg, state = self.cfg, self.state
+        self.nonfinite = {}
+        self.alpha = cfg.growth.alpha(state.images_shown)
+        state.generator.synthesis.alpha.fill_(self.alpha)
+        self._generator_main()
+        if cfg.loss.path_length_weight > 0 and state.step % cfg.loss.path_length_interval == 0:
+            self._path_length()
+        self._discriminator_main()
+        if cfg.loss.r1_gamma > 0 and state.step % cfg.loss.r1_interval == 0:
+            self._r1()
+        if cfg.loss.path_length_weight > 0:  # a mean that is not finite spoils every path-length step to come
+            self._note("Loss/path_length", ~torch.isfinite(state.path_length_mean))
+
+    def _rounds(self, phase: str) -> Iterator[int]:
+        for number in range(self.rounds):
+            if self._undo is not None:
+                self.before_round(phase, number)
+            yield number
+
+    def _rng(self, phase: str, number: int) -> torch.Generator:
+        place = (self.cfg.train.seed, RANK, self.state.images_shown, phase, number)
+        return generator_for(*place, device=self.device)
+
+    def _judge_options(self) -> DiscriminatorOptions:
+        slips = self.cfg.train.public_slips
+        growth = self.state.generator.synthesis.growth(self.alpha)
+        return DiscriminatorOptions(
+            growth=growth, fade=not slips, entry_rgb_twice=slips, precision=self.cfg.train.precision
+        )
+
+    def _fake(self, rng: torch.Generator, n: int, *, path: bool) -> tuple[Rendered, Tensor, Tensor | None]:
+        """Render ``n`` images from fresh latents and cameras; also their styles and labels.
+
+        A camera label is the label of the picture that it conditions only if that is rendered from this camera.
+        """
+        g, cfg = self.state.generator, self.cfg
+
+        def latent() -> Tensor:
+            return torch.randn(n, cfg.generator.z_dim, generator=rng, device=self.device)
+
+        label = self._random_labels(rng, n)
+        ws = g.mapping(latent(), label)
+        if cfg.loss.style_mixing > 0:
+            chance, where = torch.rand(2, generator=rng, device=self.device).tolist()
+            if chance < cfg.loss.style_mixing:
+                cut = 1 + int(where * (ws.shape[1] - 1))
+                ws = torch.cat([ws[:, :cut], g.mapping(latent(), label, update_average=False)[:, cut:]], dim=1)
+        if label is not None and self.data.label_kind == "camera":
+            camera = camera_from_label(label, check=False)
+        else:
+            camera = cfg.camera.sample(n, rng)
+        z_bg = g.synthesis.draw_background(n, rng)
+        draws = g.synthesis.draw(n, rng, alpha=self.alpha, path=path)
+        options = RenderOptions(
+            alpha=self.alpha,
+            precision=cfg.train.precision,
+            noise="random",
+            path=path,
+            blend_path=not cfg.train.public_slips,
+        )
+        rendered = g.synthesis(ws, camera, z_bg=z_bg, options=options, draws=draws, generator=rng)
+        return rendered, ws, label
+
+    def _random_labels(self, rng: torch.Generator, n: int) -> Tensor | None:
+        if not self.data.label_dim:
+            return None
+        picks = torch.randint(len(self.data), (n,), generator=rng, device=self.device).tolist()
+        return torch.stack([torch.as_tensor(self.data.label(i)) for i in picks]).to(self.device)
+
+    def _real(self, number: int) -> tuple[Tensor, Tensor | None]:
+        """The round's share of the batch that the data's order puts at this moment, at the current resolution."""
+        size = self.cfg.train.micro_batch
+        first = self.state.images_shown + number * size
+        edge = self.state.generator.synthesis.growth(self.alpha).resolution
+        batch = self.data.batch(self.cfg.train.seed, first, size, edge)
+        images = batch.images.to(self.device, non_blocking=True).float() / 127.5 - 1
+        return images, batch.labels.to(self.device) if self.data.label_dim else None
+
+    def _generator_main(self) -> None:
+        weight = self.cfg.loss.nerf_path_weight
+        module = self.state.generator.requires_grad_(True)
+        for number in self._rounds("generator"):
+            rng = self._rng("generator", number)
+            rendered, _, label = self._fake(rng, self.cfg.train.micro_batch, path=weight > 0)
+            logits = self.state.discriminator(rendered.image, label, options=self._judge_options())
+            loss = generator_loss(logits).mean()
+            self._add_loss("Loss/generator", loss)
+            self.stats.add("Score/fake", logits.mean())
+            if rendered.path is not None:
+                nerf_path = weight * nerf_path_loss(rendered).mean()
+                self._add_loss("Loss/nerf_path", nerf_path)
+                loss = loss + nerf_path
+            (loss / self.rounds).backward()
+        self._update("generator", module, self.state.generator_optimiser)
+
+    def _path_length(self) -> None:
+        cfg, state = self.cfg.loss, self.state
+        module = state.generator.requires_grad_(True)
+        half = max(self.cfg.train.micro_batch // 2, 1)
+        for number in self._rounds("path length"):
+            rng = self._rng("path length", number)
+            rendered, ws, _ = self._fake(rng, half, path=self.cfg.train.public_slips and cfg.nerf_path_weight > 0)
+            noise = torch.randn(rendered.image.shape, generator=rng, device=self.device)
+            result = path_length(rendered.image, ws, noise, state.path_length_mean, cfg.path_length_decay)
+            state.path_length_mean = result.mean
+            loss = cfg.path_length_weight * result.penalty.mean()
+            self._add_loss("Loss/path_length", loss)
+            (loss * (cfg.path_length_interval / self.rounds)).backward()
+        self._update("path_length", module, state.generator_optimiser)
+
+    def _discriminator_main(self) -> None:
+        module = self.state.discriminator.requires_grad_(True)
+        slips = self.cfg.train.public_slips and self.cfg.loss.nerf_path_weight > 0
+        for number in self._rounds("discriminator"):
+            rng = self._rng("discriminator", number)
+            with torch.no_grad():
+                rendered, _, label = self._fake(rng, self.cfg.train.micro_batch, path=slips)
+            fake = discriminator_fake_loss(module(rendered.image, label, options=self._judge_options())).mean()
+            images, real_label = self._real(number)
+            logits = module(images, real_label, options=self._judge_options())
+            real = discriminator_real_loss(logits).mean()
+            self._add_loss("Loss/discriminator", fake + real)
+            self.stats.add("Score/real", logits.mean())
+            ((fake + real) / self.rounds).backward()
+        self._update("discriminator", module, self.state.discriminator_optimiser)
+
+    def _r1(self) -> None:
+        cfg = self.cfg.loss
+        module = self.state.discriminator.requires_grad_(True)
+        for number in self._rounds("R1"):
+            images, label = self._real(number)
+            images.requires_grad_(True)
+            penalty = r1_penalty(images, module(images, label, options=self._judge_options())).mean()
+            loss = penalty * (cfg.r1_gamma / 2)
+            self._add_loss("Loss/r1", loss)
+            (loss * (cfg.r1_interval / self.rounds)).backward()
+        self._update("r1", module, self.state.discriminator_optimiser)
+
+    def _add_loss(self, name: str, loss: Tensor) -> None:
+        self.stats.add(name, loss)
+        self._note(name, ~torch.isfinite(loss.detach()))
+
+    def _note(self, name: str, bad: Tensor) -> None:
+        """Keep on the device whether a loss or gradient was not finite, in any round."""
+        before = self.nonfinite.get(name)
+        self.nonfinite[name] = bad if before is None else before | bad
+
+    def _update(self, phase: str, module: nn.Module, optimiser: torch.optim.Adam) -> None:
+        """Count and replace what is not finite, step, forget the gradients."""
+        pairs = [(p, p.grad) for p in module.parameters() if p.grad is not None]
+        flat = torch.cat([grad.flatten() for _, grad in pairs])  # one pass each instead of one per parameter
+        self.stats.add(f"Gradient/{phase}_norm", flat.norm())
+        count = (~torch.isfinite(flat)).sum()
+        self.stats.add(f"Gradient/{phase}_nonfinite", count)
+        self._note(f"Gradient/{phase}", count > 0)
+        flat = torch.nan_to_num(flat, nan=0.0, posinf=1e5, neginf=-1e5)
+        for (p, _), grad in zip(pairs, flat.split([p.numel() for p, _ in pairs])):
+            p.grad = grad.view_as(p)
+        if self._undo is not None and self.device.type == "cpu":
+            self._undo.before_update(module, optimiser)
+        else:
+            self._undo = None  # from here on the step is finished
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        module.requires_grad_(False)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """G_ema <- lerp(G, G_ema, beta), beta = 0.5^(batch / half-life); buffers are copied."""
+        cfg, state = self.cfg.train, self.state
+        half_life = cfg.ema_kimg * 1000
+        if cfg.ema_rampup is not None:
+            half_life = min(half_life, state.images_shown * cfg.ema_rampup)
+        beta = 0.5 ** (cfg.batch / max(half_life, 1e-8))
+        for mean, now in zip(state.average.parameters(), state.generator.parameters()):
+            mean.copy_(now.lerp(mean, beta))
+        for kept, buffer in zip(state.average.buffers(), state.generator.buffers()):
+            kept.copy_(buffer)

@@ -1,0 +1,1 @@
+"""What every subject shares: launching, registering, choosing and checking; formats of operands; linear layers."""

@@ -1,0 +1,70 @@
+"""One way to launch a kernel, which can record the launch instead of making it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+MOST_PROGRAMS, MOST_IN_SECOND = 2**31 - 1, 65535  # CUDA's limits on the dimensions of a grid
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch as the runtime would see it; what ``python -m bench.compiler.inspect`` compiles ahead of time."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: dict[str, Any]
+    num_warps: int
+    num_stages: int
+
+
+_recording: list[Launch] | None = None
+_target: int | None = None
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *, num_warps: int = 4, num_stages: int = 1, **args: Any) -> None:
+    """Launch ``kernel`` by keyword; an empty grid launches nothing, one that CUDA cannot take is refused."""
+    if 0 in grid:
+        return
+    if grid[0] > MOST_PROGRAMS or any(size > MOST_IN_SECOND for size in grid[1:]):
+        raise RuntimeError(
+            f"a launch may have {MOST_PROGRAMS} programs, and {MOST_IN_SECOND} along its second dimension, got "
+            f"{list(grid)}: split the batch, or take impl='ref'"
+        )
+    if _recording is not None:
+        _recording.append(Launch(kernel, grid, args, num_warps, num_stages))
+        return
+    kernel[grid](**args, num_warps=num_warps, num_stages=num_stages)
+
+
+@contextmanager
+def record_launches(target: int) -> Iterator[list[Launch]]:
+    """Collect launches instead of making them, as they would be on compute capability ``target`` (80, 90, ...).
+
+    The tensors may be on the meta device, so that real shapes cost nothing.
+    """
+    global _recording, _target
+    before = _recording, _target
+    _recording, _target = [], target
+    try:
+        yield _recording
+    finally:
+        _recording, _target = before
+
+
+def compute_capability(device: torch.device) -> int:
+    """80 for sm_80 and so on: of ``device``, or of the target of :func:`record_launches`; 90 under the interpreter."""
+    if _target is not None:
+        return _target
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def has_warp_group_products(device: torch.device) -> bool:
+    """sm_90 and sm_100: four warps multiply together, and 227 KiB of shared memory; elsewhere one warp multiplies."""
+    return compute_capability(device) // 10 in (9, 10)

@@ -1,0 +1,64 @@
+"""Formats of matrix operands, and the device functions that every kernel may use."""
+
+import os
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra import libdevice
+
+# Triton decides at decoration whether kernels are compiled or interpreted, so this is a constant of the process.
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+PI = tl.constexpr(3.141592653589793)
+ROUND_TO_INTEGER = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and subtracting it rounds a float32 to an integer
+
+
+class Operands(NamedTuple):
+    """How matrix operands are held and multiplied; accumulators are float32 throughout."""
+
+    storage: torch.dtype
+    triton: tl.dtype
+    input_precision: str
+
+
+OPERANDS: dict[str, Operands] = {
+    "fp16": Operands(torch.float16, tl.float16, "ieee"),
+    "bf16": Operands(torch.bfloat16, tl.bfloat16, "ieee"),
+    "tf32": Operands(torch.float32, tl.float32, "tf32"),
+    "fp32": Operands(torch.float32, tl.float32, "ieee"),
+}
+
+
+@triton.jit
+def dot(a, b, acc, INPUT_PRECISION: tl.constexpr):
+    """acc + a @ b in float32."""
+    if INTERPRETED and a.dtype == tl.bfloat16:  # the interpreter holds bfloat16 as integers and multiplies those
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc)
+    return tl.dot(a, b, acc, input_precision=INPUT_PRECISION)
+
+
+@triton.jit
+def to_operand(x, DT: tl.constexpr):
+    """Round a float32 tile to the operand type, to nearest also where the interpreter would cut off."""
+    if INTERPRETED and tl.bfloat16 == DT:
+        bits = x.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
+        x = bits.to(tl.float32, bitcast=True)
+    return x.to(DT)
+
+
+@triton.jit
+def leaky_relu(z, slope):
+    """max(z, slope z), for slopes from 0 to 1."""
+    return tl.maximum(z, slope * z)
+
+
+@triton.jit
+def sin_cos_pi(t):
+    """sin(pi t), cos(pi t) of a float32 tile, error below 1e-6: t is reduced to [-1, 1] exactly, then one MUFU each."""
+    period = (0.5 * t + ROUND_TO_INTEGER) - ROUND_TO_INTEGER
+    angle = tl.fma(period, -2.0, t) * PI
+    if INTERPRETED:
+        return tl.sin(angle), tl.cos(angle)
+    return libdevice.fast_sinf(angle), libdevice.fast_cosf(angle)

@@ -1,0 +1,107 @@
+"""A 1x1 layer over pixels with weights per image: product, bias, leaky ReLU, gain and clamp in one launch.
+
+The gain rides on weights and bias, lrelu being homogeneous. The backward reads the gate of activation and clamp off the
+output, then makes two products of it, one for x and one for the weights.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..base.gate import gradient_scale, launch_gate
+from ..base.linear import launch_dgrad, launch_linear, launch_wgrad
+from ..base.operands import OPERANDS
+from ..base.register import differentiable_gradients, register
+
+
+def operand_name(x: Tensor, allow_tf32: bool) -> str:
+    """The precision that an image of this dtype is multiplied in."""
+    return {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(x.dtype, "tf32" if allow_tf32 else "fp32")
+
+
+def _scaled(weight: Tensor, bias: Tensor | None, gain: float, precision: str) -> tuple[Tensor, Tensor | None]:
+    shift = None if bias is None else (bias.float() * gain)[None]
+    return (weight * gain).to(OPERANDS[precision].storage), shift
+
+
+def _pointwise_layer(
+    x: Tensor, weight: Tensor, bias: Tensor | None, slope: float | None, gain: float, clamp: float | None,
+    allow_tf32: bool,
+) -> Tensor:  # fmt: skip
+    """x [B, P, I], weight [B or 1, O, I] float32, bias [O]."""
+    precision = operand_name(x, allow_tf32)
+    out = torch.empty(*x.shape[:2], weight.shape[1], dtype=x.dtype, device=x.device)
+    launch_linear(out, x, *_scaled(weight, bias, gain, precision), slope=slope, precision=precision, clamp=clamp)
+    return out
+
+
+def _fake(
+    x: Tensor, weight: Tensor, bias: Tensor | None, slope: float | None, gain: float, clamp: float | None,
+    allow_tf32: bool,
+) -> Tensor:  # fmt: skip
+    return x.new_empty(*x.shape[:2], weight.shape[1])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, ctx.slope, ctx.gain, ctx.clamp, ctx.allow_tf32 = inputs
+    ctx.save_for_backward(x, weight, bias, output)
+
+
+def _plain(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, slope: float | None, gain: float, clamp: float | None
+) -> Tensor:
+    y = x.float() @ weight.transpose(1, 2)
+    y = y if bias is None else y + bias.float()
+    y = y if slope is None else torch.nn.functional.leaky_relu(y, slope)
+    y = y * gain
+    return (y if clamp is None else y.clamp(-clamp, clamp)).to(x.dtype)
+
+
+def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias, out = ctx.saved_tensors
+    nothing = (None,) * 4
+    if torch.is_grad_enabled():
+        plain = partial(_plain, slope=ctx.slope, gain=ctx.gain, clamp=ctx.clamp)
+        return *differentiable_gradients(plain, (x, weight, bias), (grad_out,)), *nothing
+    need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+    precision = operand_name(x, ctx.allow_tf32)
+    scale = gradient_scale(grad_out, precision)
+    grad_z = torch.empty(out.shape, dtype=OPERANDS[precision].storage, device=x.device)
+    launch_gate(
+        grad_z, grad_out.contiguous(), out, scale, slope=1.0 if ctx.slope is None else ctx.slope, precision=precision,
+        clamp=ctx.clamp,
+    )  # fmt: skip
+    grad_x = grad_weight = grad_bias = None
+    if need_x:
+        grad_x = torch.empty_like(x)
+        scaled, _ = _scaled(weight, None, ctx.gain, precision)
+        launch_dgrad(grad_x, grad_z, scaled, None, slope=1.0, precision=precision, factor=1 / scale)
+    if need_weight or need_bias:
+        grad_weight, per_image = launch_wgrad(grad_z, x, precision=precision, factor=ctx.gain / scale)
+        grad_weight = grad_weight if grad_weight.shape == weight.shape else grad_weight.sum(0, keepdim=True)
+        grad_bias = per_image.sum(0).to(bias.dtype) if need_bias else None
+    return grad_x, grad_weight if need_weight else None, grad_bias, *nothing
+
+
+pointwise_layer = register(_pointwise_layer, fake=_fake, save=_save, backward=_backward)
+
+
+def shipped() -> dict[str, Callable[[], None]]:
+    """The second layer of every block from 128 to 1024 px, and a toRGB."""
+
+    def run(channels: int, out: int, edge: int, dtype: torch.dtype) -> None:
+        with torch.device("meta"):
+            x = torch.empty(4, edge * edge, channels, dtype=dtype)
+            weight, bias = torch.empty(4, out, channels), torch.empty(out)
+            y, scale = torch.empty(4, edge * edge, out, dtype=dtype), torch.empty(())
+        _pointwise_layer(x, weight, bias, 0.2, 2**0.5, 256.0, True)
+        precision = operand_name(x, True)
+        launch_gate(torch.empty_like(y), y, y, scale, slope=0.2, precision=precision, clamp=256.0)
+
+    stages = ((512, 64), (256, 128), (128, 256), (64, 512), (32, 1024))
+    cases = [(c, o, edge, torch.float16) for c, edge in stages for o in (c, 3)]
+    cases += [(512, 512, 64, torch.float32), (64, 64, 512, torch.bfloat16)]
+    return {f"layer {c} to {o} at {edge} px {str(d)[6:]}": partial(run, c, o, edge, d) for c, o, edge, d in cases}

@@ -1,0 +1,288 @@
+"""An upsampling block as two launches: one product at low resolution, then everything that makes the output of it; or,
+where the layer is narrow, as one launch (``upsample_block_whole``).
+
+The adapter's first layer commutes with the enlargement, so its weights are composed with the modulated ones, and one
+product of C + 2D (nn_cat) or C + D (pixelshuffle) channels gives x and what the hidden units are sums of. Composition
+is a matter of torch: a product of two small matrices per image, differentiated by torch.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..base.linear import launch_dgrad, launch_linear, launch_wgrad
+from ..base.operands import OPERANDS
+from ..base.register import differentiable_gradients, register
+from .modulated_layer_triton import operand_name
+from .upsample_block_backward import launch_combine_backward
+from .upsample_block_bilinear import upsample_bilinear
+from .upsample_block_forward import GAIN, Combine, PackedAdapter, launch_combine
+from .upsample_block_ref import upsample_combine_ref
+from .upsample_block_whole import launch_whole, plan_whole
+
+
+def upsample_block(
+    x: Tensor,
+    weight: Tensor | None,
+    mode: str,
+    adapter: Sequence[Tensor] | None,
+    blur: bool,
+    bias: Tensor,
+    noise: Tensor | None,
+    gain: float,
+    clamp: float | None,
+    allow_tf32: bool,
+) -> Tensor:
+    """[N, 2H, 2W, C].
+
+    Args:
+        x: [N, H, W, I], contiguous.  weight: [B, C, I] float32, N a multiple of B; None where x is what the layer
+            made, C = I.
+        adapter: weight0, bias0, weight1, bias1 of nn_cat or pixelshuffle; None for bilinear.
+        blur, noise: False and None for bilinear; else noise is [N or 1, 2H, 2W] or None.
+        bias: [C].
+    """
+    N, H, W, I = x.shape  # noqa: E741
+    if adapter is None and weight is None:
+        enlarged: Tensor = upsample_bilinear(x, bias, gain, clamp)
+        return enlarged
+    if weight is None:  # x itself beside the adapter's products
+        weight = torch.eye(I, device=x.device)[None]
+    B, C, _ = weight.shape
+    if adapter is not None:
+        first = adapter[0].float()
+        products = [weight, first[:, :C] @ weight]
+        if mode == "nn_cat":
+            products.append(0.5 * first[:, C:] @ weight)
+        weight = torch.cat(products, dim=1)
+        _, bias0, weight1, bias1 = adapter
+        inputs = (x, weight, weight1, bias0, bias1, bias, noise)
+        if plan_whole(x, C, weight1.shape[1], _how(x, mode, blur, gain, clamp, allow_tf32)):
+            whole: Tensor = upsample_whole(*inputs, mode, blur, gain, clamp, allow_tf32)
+            return whole
+    rows = upsample_map(x.view(B, N // max(B, 1) * H * W, I), weight, allow_tf32)
+    map = rows.view(N, H, W, weight.shape[1])
+    if adapter is None:
+        out: Tensor = upsample_bilinear(map, bias, gain, clamp)
+    else:
+        out = upsample_combine(map, weight1, bias0, bias1, bias, noise, mode, blur, gain, clamp, allow_tf32)
+    return out
+
+
+def _upsample_map(x: Tensor, weight: Tensor, allow_tf32: bool) -> Tensor:
+    """x [B, P, I] times weight [B, O, I] float32."""
+    precision = operand_name(x, allow_tf32)
+    out = torch.empty(*x.shape[:2], weight.shape[1], dtype=x.dtype, device=x.device)
+    operand = weight.to(OPERANDS[precision].storage).contiguous()
+    launch_linear(out, x, operand, None, slope=None, precision=precision)
+    return out
+
+
+def _map_fake(x: Tensor, weight: Tensor, allow_tf32: bool) -> Tensor:
+    return x.new_empty(*x.shape[:2], weight.shape[1])
+
+
+def _map_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, ctx.allow_tf32 = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _map_plain(x: Tensor, weight: Tensor) -> Tensor:
+    return x @ weight.to(x.dtype).transpose(1, 2)
+
+
+def _map_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return *differentiable_gradients(_map_plain, (x, weight), (grad_out,)), None
+    need_x, need_weight, _ = ctx.needs_input_grad
+    return *_map_gradients(grad_out.contiguous(), x, weight, need_x, need_weight, ctx.allow_tf32), None
+
+
+def _map_gradients(
+    grad_out: Tensor, x: Tensor, weight: Tensor, need_x: bool, need_weight: bool, allow_tf32: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    precision = operand_name(x, allow_tf32)
+    grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device) if need_x else None
+    if grad_x is not None:
+        operand = weight.to(OPERANDS[precision].storage).contiguous()
+        launch_dgrad(grad_x, grad_out, operand, None, slope=1.0, precision=precision)
+    grad_weight = launch_wgrad(grad_out, x, precision=precision)[0] if need_weight else None
+    return grad_x, grad_weight
+
+
+upsample_map = register(_upsample_map, fake=_map_fake, save=_map_save, backward=_map_backward)
+
+
+def _how(map: Tensor, mode: str, blur: bool, gain: float, clamp: float | None, allow_tf32: bool) -> Combine:
+    return Combine(mode == "pixelshuffle", blur, gain, clamp, operand_name(map, allow_tf32))
+
+
+def _upsample_combine(
+    map: Tensor, weight1: Tensor, bias0: Tensor, bias1: Tensor, bias: Tensor, noise: Tensor | None,
+    mode: str, blur: bool, gain: float, clamp: float | None, allow_tf32: bool,
+) -> Tensor:  # fmt: skip
+    """map [N, H, W, C + 2D or C + D], noise [N or 1, 2H, 2W]."""
+    how = _how(map, mode, blur, gain, clamp, allow_tf32)
+    adapter = PackedAdapter.of(weight1, bias0, bias1, how)
+    noise = None if noise is None else noise.contiguous()
+    return launch_combine(map.contiguous(), adapter, bias.float().contiguous(), noise, how)
+
+
+def _combine_fake(
+    map: Tensor, weight1: Tensor, bias0: Tensor, bias1: Tensor, bias: Tensor, noise: Tensor | None,
+    mode: str, blur: bool, gain: float, clamp: float | None, allow_tf32: bool,
+) -> Tensor:  # fmt: skip
+    N, H, W, _ = map.shape
+    return map.new_empty(N, 2 * H, 2 * W, bias.shape[0])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32 = inputs
+    ctx.save_for_backward(*tensors, output)  # the output: the derivative of activation and clamp is read off it
+
+
+def _combine_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    *inputs, out = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        plain = partial(upsample_combine_ref, mode=ctx.mode, blur=ctx.blur, gain=ctx.gain, clamp=ctx.clamp)
+        return *differentiable_gradients(plain, inputs, (grad_out,)), *(None,) * 5
+    map, *adapter = inputs
+    how = _how(map, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32)
+    sums = map.contiguous()[..., out.shape[3] :]
+    grad_map, grad_adapter = _adapter_gradients(grad_out, out, sums, adapter, ctx.needs_input_grad[5], how)
+    return grad_map, *grad_adapter, *(None,) * 5
+
+
+def _adapter_gradients(
+    grad_out: Tensor, out: Tensor, sums: Tensor, inputs: Sequence[Any], needs_noise: bool, how: Combine
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Of the map, and of ``inputs``: weight1, bias0, bias1, bias, noise, in their shapes and types."""
+    weight1, bias0, bias1, bias, noise = inputs
+    adapter = PackedAdapter.of(weight1, bias0, bias1, how)
+    grads = launch_combine_backward(grad_out.contiguous(), out, sums, adapter, noise is not None and needs_noise, how)
+    grad_noise = grads.noise
+    if grad_noise is not None:
+        grad_noise = (grad_noise.sum(0, keepdim=True) if noise.shape[0] == 1 else grad_noise).to(noise.dtype)
+    return grads.map, (
+        (grads.weight * GAIN).transpose(0, 1).reshape(weight1.shape).to(weight1.dtype),
+        grads.bias_hidden.to(bias0.dtype),
+        grads.bias_adapter.t().reshape(bias1.shape).to(bias1.dtype),
+        grads.bias.to(bias.dtype),
+        grad_noise,
+    )
+
+
+upsample_combine = register(_upsample_combine, fake=_combine_fake, save=_save, backward=_combine_backward)
+
+
+def _upsample_whole(
+    x: Tensor, weight: Tensor, weight1: Tensor, bias0: Tensor, bias1: Tensor, bias: Tensor, noise: Tensor | None,
+    mode: str, blur: bool, gain: float, clamp: float | None, allow_tf32: bool,
+) -> Tensor:  # fmt: skip
+    """x [N, H, W, I], weight [B, C + 2D or C + D, I] float32, noise [N or 1, 2H, 2W]."""
+    how = _how(x, mode, blur, gain, clamp, allow_tf32)
+    plan = plan_whole(x, bias.shape[0], weight1.shape[1], how)
+    assert plan is not None
+    adapter = PackedAdapter.of(weight1, bias0, bias1, how)
+    weight = weight.to(OPERANDS[how.precision].storage).contiguous()
+    noise = None if noise is None else noise.contiguous()
+    return launch_whole(x.contiguous(), weight, adapter, bias.float().contiguous(), noise, how, plan)
+
+
+def _whole_fake(
+    x: Tensor, weight: Tensor, weight1: Tensor, bias0: Tensor, bias1: Tensor, bias: Tensor, noise: Tensor | None,
+    mode: str, blur: bool, gain: float, clamp: float | None, allow_tf32: bool,
+) -> Tensor:  # fmt: skip
+    N, H, W, _ = x.shape
+    return x.new_empty(N, 2 * H, 2 * W, bias.shape[0])
+
+
+def _whole_plain(x: Tensor, weight: Tensor, *adapter: Any, **how: Any) -> Tensor:
+    N, H, W, I = x.shape  # noqa: E741
+    B, S, _ = weight.shape
+    map = _map_plain(x.reshape(B, N // max(B, 1) * H * W, I), weight).reshape(N, H, W, S)
+    return upsample_combine_ref(map, *adapter, **how)
+
+
+def _whole_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    """The part of the map that the adapter's products need is made again: an eighth of the output's size."""
+    *inputs, out = ctx.saved_tensors
+    how = _how(out, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32)
+    if torch.is_grad_enabled():
+        plain = partial(_whole_plain, mode=ctx.mode, blur=ctx.blur, gain=ctx.gain, clamp=ctx.clamp)
+        return *differentiable_gradients(plain, inputs, (grad_out,)), *(None,) * 5
+    x, weight, *adapter = inputs
+    N, H, W, I = x.shape  # noqa: E741
+    B, S, _ = weight.shape
+    C = out.shape[3]
+    rows = x.contiguous().view(B, N // max(B, 1) * H * W, I)
+    sums = _upsample_map(rows, weight[:, C:], ctx.allow_tf32).view(N, H, W, S - C)
+    grad_map, grad_adapter = _adapter_gradients(grad_out, out, sums, adapter, ctx.needs_input_grad[6], how)
+    grad_x, grad_weight = _map_gradients(
+        grad_map.view(*rows.shape[:2], S),
+        rows,
+        weight,
+        ctx.needs_input_grad[0],
+        ctx.needs_input_grad[1],
+        ctx.allow_tf32,
+    )
+    return None if grad_x is None else grad_x.view(x.shape), grad_weight, *grad_adapter, *(None,) * 5
+
+
+upsample_whole = register(_upsample_whole, fake=_whole_fake, save=_save, backward=_whole_backward)
+
+
+def shipped() -> dict[str, Callable[[], None]]:
+    """The blocks of the released models, forward and backward, and the other modes and types."""
+
+    def run(mode: str, C: int, edge: int, dtype: torch.dtype, blur: bool, noise: bool, allow_tf32: bool) -> None:
+        with torch.device("meta"):
+            D, phases = C // 4, 4 if mode == "pixelshuffle" else 1
+            map = torch.empty(2, edge // 2, edge // 2, C + (D if mode == "pixelshuffle" else 2 * D), dtype=dtype)
+            out = torch.empty(2, edge, edge, C, dtype=dtype)
+            weight1, bias0, bias1 = torch.empty(phases * C, D), torch.empty(D), torch.empty(phases * C)
+            bias, grain = torch.empty(C), torch.empty(1, edge, edge) if noise else None
+        _upsample_combine(map, weight1, bias0, bias1, bias, grain, mode, blur, GAIN, 256.0, allow_tf32)
+        how = _how(map, mode, blur, GAIN, 256.0, allow_tf32)
+        adapter = PackedAdapter.of(weight1, bias0, bias1, how)
+        launch_combine_backward(out, out, map[..., C:], adapter, noise, how)
+
+    def run_whole(mode: str, I: int, C: int, edge: int, dtype: torch.dtype, blur: bool, noise: bool) -> None:  # noqa: E741
+        with torch.device("meta"):
+            D, phases = C // 4, 4 if mode == "pixelshuffle" else 1
+            x = torch.empty(2, edge // 2, edge // 2, I, dtype=dtype)
+            weight = torch.empty(2, C + (D if mode == "pixelshuffle" else 2 * D), I)
+            weight1, bias0, bias1 = torch.empty(phases * C, D), torch.empty(D), torch.empty(phases * C)
+            bias, grain = torch.empty(C), torch.empty(1, edge, edge) if noise else None
+        how = _how(x, mode, blur, GAIN, 256.0, False)
+        if plan_whole(x, C, D, how):
+            out = _upsample_whole(x, weight, weight1, bias0, bias1, bias, grain, mode, blur, GAIN, 256.0, False)
+            sums = x.new_empty(*x.shape[:3], weight.shape[1] - C)
+            launch_combine_backward(out, out, sums, PackedAdapter.of(weight1, bias0, bias1, how), noise, how)
+        else:
+            run(mode, C, edge, dtype, blur, noise, False)
+
+    half, brain, single = torch.float16, torch.bfloat16, torch.float32
+    stages = ((512, 64), (256, 128), (128, 256), (64, 512), (32, 1024))
+    cases = [(mode, *stage, half, True, False, False) for stage in stages for mode in ("nn_cat", "pixelshuffle")]
+    cases += [("nn_cat", 512, 64, single, True, False, tf32) for tf32 in (False, True)]
+    cases += [("nn_cat", 64, 512, half, blur, True, False) for blur in (False, True)]
+    cases += [("nn_cat", 128, 256, brain, True, False, False)]
+    cases += [("pixelshuffle", 512, 64, single, True, True, False)]
+    named: dict[str, Callable[[], None]] = {}
+    for mode, C, edge, dtype, blur, noise, tf32 in cases:
+        notes = [" tf32"] * tf32 + [" without blur"] * (not blur) + [" noise"] * noise
+        name = f"{mode} {C} at {edge} px {str(dtype)[6:]}{''.join(notes)}"
+        named[name] = partial(run, mode, C, edge, dtype, blur, noise, tf32)
+    whole = [(mode, half, True, False) for mode in ("nn_cat", "pixelshuffle")]
+    whole += [("nn_cat", half, True, True), ("nn_cat", half, False, True), ("nn_cat", brain, True, False)]
+    for mode, dtype, blur, noise in whole:
+        for I, C, edge in ((256, 128, 256), (128, 64, 512), (64, 32, 1024)):  # noqa: E741
+            notes = [" without blur"] * (not blur) + [" noise"] * noise
+            name = f"{mode} {I} to {C} at {edge} px {str(dtype)[6:]}{''.join(notes)}, one launch"
+            named[name] = partial(run_whole, mode, I, C, edge, dtype, blur, noise)
+    return named

@@ -1,0 +1,103 @@
+"""2-D convolution with FIR up- or downsampling: y = down( filter( conv( filter( up( pad(x) ) ) ) ) ).
+
+The filter runs once after up (gain up^2) and once before down, each only where its factor exceeds 1. The plain form
+moves the convolution to where it is cheapest: it commutes with the filters, and a 1x1 one also with up and down.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ..base.autocast import under_autocast
+from ..base.checks import FLOATS, check_dtypes, check_shapes
+from ..base.dispatch import Impl, resolve
+from .conv_resample_ref import conv2d_resample_ref
+from .upfirdn2d import Ints, Pads, check_filter, filter_size, parse_padding, upfirdn2d
+
+Pair = tuple[int, int]
+
+
+@under_autocast("beside")
+def conv2d_resample(
+    x: Tensor,
+    w: Tensor,
+    f: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: Ints = 0,
+    groups: int = 1,
+    flip_weight: bool = True,
+    flip_filter: bool = False,
+    *,
+    impl: Impl = "auto",
+) -> Tensor:
+    """Convolve, with optional enlarging before and shrinking after.
+
+    Args:
+        x:           [N, C, H, W] float64|float32|float16|bfloat16.
+        w:           [O, C // groups, kh, kw], cast to the dtype of x.
+        f:           filter as ``upfirdn2d`` takes it, or None (identity).
+        up, down:    integer factors, at least 1.
+        padding:     with respect to the upsampled image: one number, [x, y] or [x0, x1, y0, y1], in pixels; the pads
+                     that centre the filters come on top.
+        groups:      as in ``torch.nn.functional.conv2d``.
+        flip_weight: True = correlation (what torch calls convolution), False = convolution.
+        flip_filter: False = convolution, True = correlation with f.
+        impl:        of the filters; the convolution itself is torch's (cuDNN on CUDA), whichever is asked for.
+    Returns: [N, O, (H*up + y0 + y1 - kh + 1) // down, likewise in x], dtype of x.
+    Differentiable: any order in x and w.
+    Raises: ValueError on shapes, factors and channel counts, or if nothing is left of the image; TypeError on dtype.
+    Source: StyleGAN2 (arXiv 1912.04958); same argument meaning as the public function of that name.
+    """
+    C = check_shapes(x=(x, "N C H W"), w=(w, "O I KH KW"))["C"]
+    check_dtypes(FLOATS, x=x, w=w)
+    check_factors(up=up, down=down, groups=groups)
+    if w.shape[1] * groups != C or w.shape[0] % groups:
+        raise ValueError(f"w must be [O, {C}/groups, kh, kw] with O divisible by groups={groups}, got {list(w.shape)}")
+    check_filter(f)
+    pads = parse_padding(padding)
+    output_size(x, w, up, down, pads)
+    taps = x.new_ones(1, 1) if f is None else f
+    resolve("conv2d_resample", impl, x)
+    pads = centre_filters(f, up, down, pads)
+    return conv2d_resample_ref(x, w, taps, up, down, pads, groups, flip_weight, flip_filter, filter_by(impl))
+
+
+def filter_by(impl: Impl) -> Callable[..., Tensor]:
+    """``upfirdn2d`` by ``impl``, with the arguments of its plain form."""
+
+    def fir(x: Tensor, f: Tensor, up: Pair, down: Pair, padding: Pads, flip_filter: bool, gain: float) -> Tensor:
+        return upfirdn2d(x, f, up, down, padding, flip_filter, gain, impl=impl)
+
+    return fir
+
+
+def check_factors(**factors: int) -> None:
+    """Refuse anything but integers from 1 on."""
+    for arg, factor in factors.items():
+        if not isinstance(factor, int) or factor < 1:
+            raise ValueError(f"{arg} must be an integer >= 1, got {factor!r}")
+
+
+def output_size(x: Tensor, w: Tensor, up: int, down: int, pads: Pads) -> tuple[int, int]:
+    """(H', W') of the result, at least 1 each."""
+    height = (x.shape[2] * up + pads[2] + pads[3] - w.shape[2] + 1) // down
+    width = (x.shape[3] * up + pads[0] + pads[1] - w.shape[3] + 1) // down
+    if min(height, width, x.shape[2], x.shape[3]) < 1:
+        raise ValueError(
+            f"padding must leave at least one pixel of x [{x.shape[2]}, {x.shape[3]}] under the kernel "
+            f"[{w.shape[2]}, {w.shape[3]}], got {list(pads)} for up={up}, down={down}"
+        )
+    return height, width
+
+
+def centre_filters(f: Tensor | None, up: int, down: int, pads: Pads) -> Pads:
+    """Add to ``pads`` what keeps the image in place under the filters of up and down."""
+    kh, kw = filter_size(f)
+    x0, x1, y0, y1 = pads
+    if up > 1:
+        x0, x1, y0, y1 = x0 + (kw + up - 1) // 2, x1 + (kw - up) // 2, y0 + (kh + up - 1) // 2, y1 + (kh - up) // 2
+    if down > 1:
+        x0, x1 = x0 + (kw - down + 1) // 2, x1 + (kw - down) // 2
+        y0, y1 = y0 + (kh - down + 1) // 2, y1 + (kh - down) // 2
+    return x0, x1, y0, y1

@@ -1,0 +1,295 @@
+"""Both passes of a hierarchical ray in one kernel: coarse, inverse CDF, fine, merge, composite, aggregate.
+
+For at most 16 coarse and 16 fine samples, the released models' sizes. Nothing is sorted: with all samples of a ray in
+registers, an interval's end is the nearest depth behind, the light that arrives is exp(-sum of what lies in front), and
+a sample's rank is the number of samples in front, all by comparing 32 x 32 pairs. The weighted sum of features does not
+care for order, so the features stay where they are. The coarse features wait in a scratch tensor while the fine samples
+go through the trunk.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..base.launch import has_warp_group_products, launch
+from ..base.operands import OPERANDS
+from .field_triton import SPACES, Operand, Samples, Space, Tile, bend, chained, density, meta_field, trunk
+from .single_pass import Rendered, aggregate, ray_norm
+from .volume_triton import relu
+
+SLOTS = 16  # samples per pass
+WARPS = {"linear": 0, "inverse": 1, "log": 2}
+PDF_FLOOR = tl.constexpr(1e-5)  # as in the plain form of importance_sample
+CDF_FLOOR = tl.constexpr(1e-5)
+OPAQUE_DEPTH = tl.constexpr(25.0)  # optical depth behind which nothing is drawn from: exp(-25) is far below the floor
+BEYOND = tl.constexpr(3.0e38)  # depth of a slot without a sample
+LOST = tl.constexpr(1.0e38)  # where a sample counts as being whose depth is not a finite number
+
+
+@triton.jit
+def depth_at(fraction, near, far, WARP: tl.constexpr):
+    """Depth of a fraction of the span, see ``RaySpan.warp``."""
+    if WARP == 1:
+        return 1.0 / ((1.0 - fraction) / near + fraction / far)
+    if WARP == 2:
+        return tl.exp(tl.log(near) * (1.0 - fraction) + tl.log(far) * fraction)
+    return near * (1.0 - fraction) + far * fraction
+
+
+@triton.jit
+def resample(fractions, following, weights, u, inside, S, R: tl.constexpr, N: tl.constexpr):
+    """Fractions [R, N] where the CDF of the inner samples' weights over the mid-points takes the values u."""
+    s = tl.arange(0, N)[None, :]
+    inner = (s >= 1) & (s <= S - 2)
+    pdf = tl.where(inside & inner, weights + PDF_FLOOR, 0.0)
+    total = tl.sum(pdf, axis=1)[:, None]
+    cdf = tl.cumsum(pdf, axis=1) / tl.where(total == 0, 1.0, total)  # at edge s, the mid-point behind sample s
+    edges = 0.5 * (fractions + following)
+    last = S - 2
+    below = (tl.reshape(cdf, [R, 1, N]) < tl.reshape(u, [R, N, 1])) & (tl.arange(0, N)[None, None, :] <= last)
+    right = tl.sum(below.to(tl.int32), axis=2)
+    low, high = tl.maximum(right - 1, 0), tl.minimum(right, last)
+    cdf_low, cdf_high = tl.gather(cdf, low, 1), tl.gather(cdf, high, 1)
+    step = cdf_high - cdf_low
+    step = tl.where(step < CDF_FLOOR, 1.0, step)
+    edge_low = tl.gather(edges, low, 1)
+    return edge_low + (u - cdf_low) / step * (tl.gather(edges, high, 1) - edge_low)
+
+
+@triton.jit
+def _hierarchical_kernel(
+    hidden_ptr, weights_ptr, density_ptr, transmittance_ptr, emitted_ptr, merged_ptr, order_ptr, scratch_ptr,
+    origins_ptr, directions_ptr, fractions_ptr, fine_u_ptr, coarse_noise_ptr, fine_noise_ptr,
+    first_ptr, rest_ptr, bias_ptr, head_ptr, head_bias_ptr,
+    stride_first_b, stride_rest_b, stride_bias_b, stride_head_b,
+    R, R_image, S, F, L, slope, density_scale, near, far, centre_x, centre_y, centre_z,
+    P: tl.constexpr, H: tl.constexpr, SPACE: tl.constexpr, WARP: tl.constexpr,
+    COARSE_NOISE: tl.constexpr, FINE_NOISE: tl.constexpr, EMIT: tl.constexpr, OPAQUE: tl.constexpr,
+    DT: tl.constexpr, INPUT_PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    M: tl.constexpr = BLOCK_R * BLOCK_S
+    b = tl.program_id(1).to(tl.int64)  # whole images are stepped over in 64 bit, offsets within one fit 32
+    ray = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    s = tl.arange(0, BLOCK_S)[None, :]
+    offs_m = tl.arange(0, M)
+    offs_h = tl.arange(0, H)
+    mask_r = ray < R
+    # one bound per ray: a mask per slot besides that of the ray would be held in registers through both passes
+    end_c, end_f = tl.where(mask_r, S, 0)[:, None], tl.where(mask_r, F, 0)[:, None]
+    coarse_in, fine_in = s < end_c, s < end_f
+    row_c, row_f = ray[:, None] * S + s, ray[:, None] * F + s
+    first_ptr += b * stride_first_b
+    rest_ptr += b * stride_rest_b
+    bias_ptr += b * stride_bias_b
+    head_ptr += b * stride_head_b
+    directions_ptr += b * R * 3
+    fractions_ptr += b * R * S
+    norm = (ray_norm(directions_ptr, ray, mask_r) * density_scale)[:, None]
+
+    # the coarse pass
+    fractions = tl.load(fractions_ptr + row_c, mask=coarse_in, other=0.0)
+    following = tl.load(fractions_ptr + row_c + 1, mask=s + 1 < end_c, other=0.0)
+    t_coarse = depth_at(fractions, near, far, WARP)
+    x0, x1, x2 = _points(
+        origins_ptr + b * R * 3, directions_ptr, ray, mask_r, t_coarse, far, centre_x, centre_y, centre_z, SPACE, M
+    )
+    a = trunk(
+        x0, x1, x2, x0, first_ptr, rest_ptr, bias_ptr, None, offs_m, offs_m, 0, L, slope,
+        3, P, H, False, DT, INPUT_PRECISION, STAGES,
+    )  # fmt: skip
+    sigma_coarse = tl.reshape(density(a, head_ptr, head_bias_ptr, H, DT), [BLOCK_R, BLOCK_S])
+    a = tl.where(tl.reshape(sigma_coarse == sigma_coarse, [M])[:, None], a, 0.0).to(DT)
+    scratch_ptr += (b * tl.num_programs(0) + tl.program_id(0)) * M * H
+    offs_scratch = offs_m[:, None] * H + offs_h[None, :]
+    tl.store(scratch_ptr + offs_scratch, a)
+    if COARSE_NOISE:
+        sigma_coarse += tl.load(coarse_noise_ptr + b * R * S + row_c, mask=coarse_in, other=0.0)
+
+    # where its weights are, the fine samples fall
+    step = depth_at(following, near, far, WARP) - t_coarse
+    x = tl.where(s + 1 < end_c, relu(sigma_coarse) * step * norm, 0.0)
+    x = tl.where(x > OPAQUE_DEPTH, OPAQUE_DEPTH, x)  # so that taking it from the sum again costs no digits
+    weights = tl.exp(x - tl.cumsum(x, axis=1)) * (1.0 - tl.exp(-x))
+    u = tl.load(fine_u_ptr + b * R * F + row_f, mask=fine_in, other=0.0)
+    finer = resample(fractions, following, weights, u, coarse_in, S, BLOCK_R, BLOCK_S)
+    x0, x1, x2 = _points(
+        origins_ptr + b * R * 3, directions_ptr, ray, mask_r, depth_at(finer, near, far, WARP),
+        far, centre_x, centre_y, centre_z, SPACE, M,
+    )  # fmt: skip
+    a = trunk(
+        x0, x1, x2, x0, first_ptr, rest_ptr, bias_ptr, None, offs_m, offs_m, 0, L, slope,
+        3, P, H, False, DT, INPUT_PRECISION, STAGES,
+    )  # fmt: skip
+    sigma_fine = tl.reshape(density(a, head_ptr, head_bias_ptr, H, DT), [BLOCK_R, BLOCK_S])
+    a = tl.where(tl.reshape(sigma_fine == sigma_fine, [M])[:, None], a, 0.0).to(DT)
+    if FINE_NOISE:
+        sigma_fine += tl.load(fine_noise_ptr + b * R * F + row_f, mask=fine_in, other=0.0)
+
+    # what is cheap to have again is not held in registers through the fine pass
+    fractions = tl.load(fractions_ptr + row_c, mask=coarse_in, other=0.0)
+    t_coarse, t_fine = depth_at(fractions, near, far, WARP), depth_at(finer, near, far, WARP)
+    norm = (ray_norm(directions_ptr, ray, mask_r) * density_scale)[:, None]
+
+    # all samples of a ray side by side: slot 2 s holds coarse sample s, slot 2 s + 1 fine sample s
+    BOTH: tl.constexpr = 2 * BLOCK_S
+    slot = tl.arange(0, BOTH)
+    inside = tl.reshape(tl.join(coarse_in, fine_in), [BLOCK_R, BOTH])
+    t = tl.reshape(tl.join(tl.where(coarse_in, t_coarse, BEYOND), tl.where(fine_in, t_fine, BEYOND)), [BLOCK_R, BOTH])
+    t = tl.where(inside & ~(t < LOST), LOST, t)  # ranks stay a permutation: every output of the ray is written
+    sigma = tl.reshape(tl.join(sigma_coarse, sigma_fine), [BLOCK_R, BOTH])
+    t_i, t_j = tl.reshape(t, [BLOCK_R, BOTH, 1]), tl.reshape(t, [BLOCK_R, 1, BOTH])
+    slot_i, slot_j = slot[None, :, None], slot[None, None, :]
+    front = (t_j < t_i) | ((t_j == t_i) & (slot_j < slot_i))
+    rank = tl.sum(front.to(tl.int32), axis=2)
+    behind = (t_j > t_i) | ((t_j == t_i) & (slot_j > slot_i))
+    end = tl.min(tl.where(behind, t_j, BEYOND), axis=2)
+    x = relu(sigma) * tl.where(inside & (end < BEYOND), end - t, 0.0) * norm
+    reached = tl.exp(-tl.sum(tl.where(front, tl.reshape(x, [BLOCK_R, 1, BOTH]), 0.0), axis=2))
+    weights = reached * (1.0 - tl.exp(-x))
+    if OPAQUE:
+        weights = tl.where(rank == S + F - 1, reached, weights)
+    weights = tl.where(inside, weights, 0.0)
+    merged = tl.reshape(tl.join(fractions, finer), [BLOCK_R, BOTH])
+    source = tl.reshape(tl.join(F + s + 0 * row_c, s + 0 * row_f), [BLOCK_R, BOTH])  # as if fine stood before coarse
+    row = b * R * (S + F) + (ray[:, None] * (S + F) + rank)
+    tl.store(weights_ptr + row, weights, mask=inside)
+    tl.store(density_ptr + row, sigma, mask=inside)
+    tl.store(merged_ptr + row, merged, mask=inside)
+    tl.store(order_ptr + row, source, mask=inside)
+    tl.store(transmittance_ptr + b * R + ray, tl.exp(-tl.sum(x, axis=1)), mask=mask_r)
+
+    weights_coarse, weights_fine = tl.split(tl.reshape(weights, [BLOCK_R, BLOCK_S, 2]))
+    hidden = aggregate(a, tl.reshape(weights_fine, [M]), M, BLOCK_S, H, DT)
+    rank_coarse, rank_fine = tl.split(tl.reshape(rank, [BLOCK_R, BLOCK_S, 2]))
+    if EMIT:
+        emitted_ptr += b * (R - R_image) * (S + F) * H
+        first = (ray[:, None] - R_image) * (S + F)
+        emits = (ray >= R_image)[:, None]
+        to = tl.reshape(first + rank_fine, [M])[:, None] * H + offs_h[None, :]
+        tl.store(emitted_ptr + to, a.to(tl.float32), mask=tl.reshape(emits & fine_in, [M])[:, None])
+    tl.debug_barrier()  # the scratch was written by other threads of this program
+    a = tl.load(scratch_ptr + offs_scratch)
+    hidden += aggregate(a, tl.reshape(weights_coarse, [M]), M, BLOCK_S, H, DT)
+    if EMIT:
+        to = tl.reshape(first + rank_coarse, [M])[:, None] * H + offs_h[None, :]
+        tl.store(emitted_ptr + to, a.to(tl.float32), mask=tl.reshape(emits & coarse_in, [M])[:, None])
+    offs_out = ray[:, None] * H + offs_h[None, :]
+    tl.store(hidden_ptr + b * R_image * H + offs_out, hidden, mask=(ray < R_image)[:, None])
+
+
+@triton.jit
+def _points(
+    origins_ptr, directions_ptr, ray, mask, t, far, centre_x, centre_y, centre_z, SPACE: tl.constexpr, M: tl.constexpr
+):  # fmt: skip
+    """Coordinates [M] of depths t [R, N] along rays."""
+    o, d = origins_ptr + ray * 3, directions_ptr + ray * 3
+    o0, d0 = tl.load(o, mask=mask, other=0.0), tl.load(d, mask=mask, other=0.0)
+    o1, d1 = tl.load(o + 1, mask=mask, other=0.0), tl.load(d + 1, mask=mask, other=0.0)
+    o2, d2 = tl.load(o + 2, mask=mask, other=0.0), tl.load(d + 2, mask=mask, other=0.0)
+    x0 = tl.reshape(o0[:, None] + t * d0[:, None], [M])
+    x1 = tl.reshape(o1[:, None] + t * d1[:, None], [M])
+    x2 = tl.reshape(o2[:, None] + t * d2[:, None], [M])
+    return bend(x0, x1, x2, far, centre_x, centre_y, centre_z, SPACE)
+
+
+def fits(width: int, coarse: int, fine: int, precision: str) -> bool:
+    """Whether both passes fit one kernel."""
+    return max(coarse, fine) <= SLOTS and chained(width, precision)
+
+
+def hierarchical_tile(width: int, precision: str, device: torch.device) -> Tile:
+    older = not has_warp_group_products(device)
+    if OPERANDS[precision].storage == torch.float32:
+        return Tile(32 if older or precision == "fp32" else 64, 8, 2)
+    if width == 128 and older:
+        return Tile(32, 4, 2)
+    return Tile(128, 8, 2)
+
+
+def launch_hierarchical(
+    out: Rendered,
+    merged: Tensor,
+    order: Tensor,
+    rays: tuple[Tensor, Tensor, Tensor],
+    draws: tuple[Tensor, Tensor | None, Tensor | None],
+    field: Operand,
+    *,
+    span: tuple[float, float, str],
+    space: Space,
+    opaque: bool,
+    density_scale: float,
+) -> None:
+    """Render rays (origins, directions, fractions [B, R, S]) with draws (u [B, R, F], coarse noise, fine noise).
+
+    ``merged`` and ``order`` [B, R, S + F] receive the fractions in depth order and where each stood in (fine, coarse).
+    """
+    origins, directions, fractions = rays
+    fine_u, coarse_noise, fine_noise = draws
+    B, R, S = fractions.shape
+    tile = hierarchical_tile(field.width, field.precision, fractions.device)
+    block = tile.rows // SLOTS
+    blocks = triton.cdiv(R, block)
+    storage = OPERANDS[field.precision].storage
+    launch(
+        _hierarchical_kernel,
+        (blocks, B),
+        hidden_ptr=out.hidden,
+        weights_ptr=out.weights,
+        density_ptr=out.density,
+        transmittance_ptr=out.transmittance,
+        emitted_ptr=out.emitted,
+        merged_ptr=merged,
+        order_ptr=order,
+        scratch_ptr=torch.empty(B * blocks * tile.rows, field.width, dtype=storage, device=fractions.device),
+        origins_ptr=origins,
+        directions_ptr=directions,
+        fractions_ptr=fractions,
+        fine_u_ptr=fine_u,
+        coarse_noise_ptr=coarse_noise,
+        fine_noise_ptr=fine_noise,
+        R=R,
+        R_image=out.hidden.shape[1],
+        S=S,
+        F=fine_u.shape[2],
+        density_scale=density_scale,
+        near=span[0],
+        far=span[1],
+        WARP=WARPS[span[2]],
+        SPACE=SPACES[space.kind],
+        **dict(zip(("centre_x", "centre_y", "centre_z"), space.centre)),
+        COARSE_NOISE=coarse_noise is not None,
+        FINE_NOISE=fine_noise is not None,
+        EMIT=out.emitted.shape[1] > 0,
+        OPAQUE=opaque,
+        STAGES=tile.stages,
+        BLOCK_R=block,
+        BLOCK_S=SLOTS,
+        num_warps=tile.num_warps,
+        num_stages=tile.stages,
+        **field.arguments(),
+    )
+
+
+def shipped() -> dict[str, Callable[[], None]]:
+    """FFHQ rays, as in inference and as in training."""
+
+    def run(width: int, precision: str, train: bool) -> None:
+        field = Operand.of(meta_field(2, width, 8, 3, 10), 0.2, precision)
+        with torch.device("meta"):
+            rays, line = torch.empty(2, 1280, 3), torch.empty(2, 1280, 14)
+            samples = Samples(None, rays, rays, line)
+            out = Rendered.empty(samples, width, (1280, 28), 256 if train else 0)
+            noise = line if train else None
+            launch_hierarchical(
+                out, out.weights, torch.empty(2, 1280, 28, dtype=torch.int16), (rays, rays, line), (line, noise, noise),
+                field, span=(0.88, 1.12, "linear"), space=Space(), opaque=False, density_scale=1.0,
+            )  # fmt: skip
+
+    cases = [(w, "fp16", t) for w in (32, 64, 128) for t in (False, True)]
+    cases += [(128, "bf16", True), (64, "tf32", True), (32, "fp32", True)]
+    return {f"hierarchical {w} {p} {'train' if t else 'render'}": partial(run, w, p, t) for w, p, t in cases}

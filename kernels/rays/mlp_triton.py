@@ -1,0 +1,173 @@
+"""A chain of modulated layers of any width: h <- lrelu(gain (W h + b)), one launch per layer in each direction.
+
+Activations between layers are held in the operand type, half the bytes of float32; without gradients two buffers take
+turns. The backward computes them again from the input, then goes through the layers from the last to the first with two
+launches each. Float16 gradients are brought into range by a power of two, which the last product of each kind takes out
+again in float32.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..base.gate import gradient_scale, launch_gate
+from ..base.linear import launch_dgrad, launch_linear, launch_wgrad
+from ..base.operands import OPERANDS
+from ..base.register import differentiable_gradients, register
+from .mlp_ref import modulated_mlp_ref
+
+
+def pack(
+    weights: Sequence[Tensor], biases: Sequence[Tensor], gain: float, precision: str
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights in the operand type and biases in float32, the gain in both; all of a kind in one pass."""
+
+    def scaled(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        flat = torch.cat([t.reshape(-1) for t in tensors]).float().mul_(gain).to(dtype)
+        return [part.view(t.shape) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors)]
+
+    return scaled(weights, OPERANDS[precision].storage), scaled(biases, torch.float32)
+
+
+def launch_layer(
+    x: Tensor, weight: Tensor, bias: Tensor, *, slope: float, precision: str, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Activations [B, N, O] behind a packed layer, operand type unless told otherwise."""
+    shape = (*x.shape[:2], weight.shape[1])
+    out = torch.empty(shape, dtype=dtype or OPERANDS[precision].storage, device=x.device)
+    launch_linear(out, x, weight, bias, slope=slope, precision=precision)
+    return out
+
+
+def launch_chain_backward(
+    x: Tensor,
+    out: Tensor,
+    grad_out: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    *,
+    gain: float,
+    slope: float,
+    precision: str,
+    need_x: bool,
+    need_layers: Sequence[bool],
+) -> tuple[Tensor | None, list[tuple[Tensor, Tensor] | None]]:
+    """Gradients of x, and per layer of weight and bias, float32, per image unless all images share both.
+
+    ``need_layers`` says which layers need theirs; the walk ends where nothing in front needs any.
+    """
+    packed, shifts = pack(weights, biases, gain, precision)
+    inputs = [x]  # of every layer
+    for weight, bias in zip(packed[:-1], shifts[:-1]):
+        inputs.append(launch_layer(inputs[-1], weight, bias, slope=slope, precision=precision))
+    scale = gradient_scale(grad_out, precision)
+    unscale, unscale_layer = 1 / scale, gain / scale
+    grad_z = torch.empty(out.shape, dtype=OPERANDS[precision].storage, device=x.device)
+    launch_gate(grad_z, grad_out.contiguous(), out.contiguous(), scale, slope=slope, precision=precision)
+    grads: list[tuple[Tensor, Tensor] | None] = [None] * len(packed)
+    for i in reversed(range(len(packed))):
+        gate = inputs.pop()
+        if need_layers[i]:
+            shared = packed[i].shape[0] == shifts[i].shape[0] == 1
+            rows = [t.flatten(0, 1)[None] if shared else t for t in (grad_z, gate)]
+            grads[i] = launch_wgrad(*rows, precision=precision, factor=unscale_layer)
+        if i == 0 and need_x:
+            grad_x = torch.empty_like(x)
+            launch_dgrad(grad_x, grad_z, packed[0], None, slope=slope, precision=precision, factor=unscale)
+            return grad_x, grads
+        if not (need_x or any(need_layers[:i])):
+            break
+        grad_z, behind = torch.empty_like(gate), grad_z
+        launch_dgrad(grad_z, behind, packed[i], gate, slope=slope, precision=precision)
+    return None, grads
+
+
+def _modulated_mlp(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], gain: float, negative_slope: float, precision: str
+) -> Tensor:
+    """x [B, N, D], weights [B or 1, O, I] and biases [B or 1, O] of one dtype, at least one layer."""
+    packed, shifts = pack(weights, biases, gain, precision)
+    hidden = x
+    for weight, bias in zip(packed[:-1], shifts[:-1]):
+        hidden = launch_layer(hidden, weight, bias, slope=negative_slope, precision=precision)
+    return launch_layer(hidden, packed[-1], shifts[-1], slope=negative_slope, precision=precision, dtype=x.dtype)
+
+
+def _fake(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], gain: float, negative_slope: float, precision: str
+) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1], weights[-1].shape[1])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weights, biases, ctx.gain, ctx.negative_slope, ctx.precision = inputs
+    ctx.save_for_backward(x, output, *weights, *biases)  # the output: leaky ReLU's derivative can be read off it
+
+
+def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
+    x, out, *layers = ctx.saved_tensors
+    depth = len(layers) // 2
+    if torch.is_grad_enabled():
+
+        def plain(x: Tensor, *layers: Tensor) -> Tensor:
+            return modulated_mlp_ref(x, layers[:depth], layers[depth:], ctx.gain, ctx.negative_slope)
+
+        grad_x, *grads = differentiable_gradients(plain, (x, *layers), (grad_out,))
+        return grad_x, grads[:depth], grads[depth:], None, None, None
+    need_x, need_weights, need_biases = ctx.needs_input_grad[:3]
+    grad_x, pairs = launch_chain_backward(
+        x.contiguous(),
+        out,
+        grad_out,
+        layers[:depth],
+        layers[depth:],
+        gain=ctx.gain,
+        slope=ctx.negative_slope,
+        precision=ctx.precision,
+        need_x=need_x,
+        need_layers=[w or b for w, b in zip(need_weights, need_biases)],
+    )
+    grad_weights = [_like(w, None if pair is None else pair[0]) for w, pair in zip(layers[:depth], pairs)]
+    grad_biases = [_like(b, None if pair is None else pair[1]) for b, pair in zip(layers[depth:], pairs)]
+    return grad_x, grad_weights, grad_biases, None, None, None
+
+
+def _like(parameter: Tensor, grad: Tensor | None) -> Tensor | None:
+    """The gradient summed over the images that share ``parameter``, in its dtype."""
+    if grad is None:
+        return None
+    return (grad if grad.shape[0] == parameter.shape[0] else grad.sum(0, keepdim=True)).to(parameter.dtype)
+
+
+modulated_mlp = register(_modulated_mlp, fake=_fake, save=_save, backward=_backward)
+
+
+def shipped() -> dict[str, Callable[[], None]]:
+    """The trunk of the released fields and wide ones, all gradients, on the points of two images."""
+
+    def run(encoded: int, width: int, precision: str, dtype: torch.dtype) -> None:
+        with torch.device("meta"):
+            x = torch.empty(2, 1280 * 28, encoded, dtype=dtype)
+            weights = [torch.empty(2, width, i, dtype=dtype) for i in (encoded, width, width)]
+            biases = [torch.empty(2, width, dtype=dtype), *(torch.empty(1, width, dtype=dtype) for _ in range(2))]
+            out = torch.empty(2, 1280 * 28, width, dtype=dtype)
+        _modulated_mlp(x, weights, biases, 2.0**0.5, 0.2, precision)
+        launch_chain_backward(
+            x,
+            out,
+            out,
+            weights,
+            biases,
+            gain=2.0**0.5,
+            slope=0.2,
+            precision=precision,
+            need_x=True,
+            need_layers=[True] * 3,
+        )
+
+    cases = [(60, w, "fp16", torch.float32) for w in (64, 128, 256, 512)]
+    cases += [(60, 256, "bf16", torch.bfloat16), (60, 128, "tf32", torch.float32), (60, 64, "fp32", torch.float32)]
+    return {f"mlp {i} to {w} {p}": partial(run, i, w, p, d) for i, w, p, d in cases}

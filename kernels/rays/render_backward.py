@@ -1,0 +1,193 @@
+"""The ray pass backward: activations are computed again, a portion at a time, then the layers run in reverse.
+
+A hierarchical pass goes back as a single one at its merged depths: where fine samples fall carries no gradient, and
+samples that share a ray need no order to go through the trunk.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..base.operands import OPERANDS
+from .field_backward import HeadGradients, launch_trunk_backward
+from .field_triton import Operand, PackedField, Samples, chained, launch_field, unpack
+from .layered import evaluate_layered, layered_backward
+from .render_forward import Setting, norms
+from .render_ref import bend_ref, evaluate_field_ref
+from .volume_ref import composite_ref, volume_weights_ref
+from .volume_triton import launch_volume_backward
+
+WORKSPACE_BYTES = 256 * 2**20  # activations held at a time
+
+Grads = tuple[Tensor | None, ...]
+
+
+def portions(batch: int, rays: int, field: Operand, samples: int = 1) -> list[tuple[slice, slice]]:
+    """Images, or rays of one image where that is too large, whose activations fit the workspace."""
+    ray_bytes = field.layers * samples * field.width * OPERANDS[field.precision].storage.itemsize
+    images = max(WORKSPACE_BYTES // max(rays * ray_bytes, 1), 1)
+    some = max(rays if rays * ray_bytes <= WORKSPACE_BYTES else WORKSPACE_BYTES // ray_bytes, 1)
+    return [
+        (slice(b, min(b + images, batch)), slice(r, min(r + some, rays)))
+        for b in range(0, batch, images)
+        for r in range(0, rays, some)
+    ]
+
+
+def trunk_backward(
+    samples: Samples,
+    field: Operand,
+    grads: HeadGradients,
+    weigh: Callable[[Tensor | None], Tensor] | None,
+    need_points: bool,
+) -> tuple[PackedField, Tensor | None]:
+    """Compute one portion's activations again and go back through them.
+
+    ``weigh`` turns <gradient of the ray's features, hidden features> [B, R, S] into the gradient of the density, which
+    stands in ``grads`` already where there is no such function.
+    """
+    B, N, H = samples.batch, samples.total, field.width
+    lit = grads.hidden is not None and grads.hidden.shape[1] > 0
+    dots = None
+    if not chained(H, field.precision):
+        activations, _ = evaluate_layered(samples, field)
+        if lit:
+            dots = _dots(activations[-1], grads)
+        if weigh is not None:
+            grads = grads._replace(density=weigh(dots))
+        return layered_backward(samples, activations, field, grads, need_points)
+    storage = OPERANDS[field.precision].storage
+    every = torch.empty(field.layers, B, N, H, dtype=storage, device=samples.device)
+    if lit:
+        assert grads.weights is not None
+        dots = torch.empty_like(grads.weights)
+    launch_field(samples, field, hidden=every, dots=dots, grad_hidden=grads.hidden if lit else None)
+    if weigh is not None:
+        grads = grads._replace(density=weigh(dots))
+    return launch_trunk_backward(samples, every, field, grads, need_points=need_points)
+
+
+def _dots(hidden: Tensor, grads: HeadGradients) -> Tensor:
+    """<grads.hidden of the ray, hidden features of the sample>, zero for emitted rays."""
+    assert grads.hidden is not None and grads.weights is not None
+    dots = torch.zeros_like(grads.weights)
+    B, R, S = dots.shape
+    image = grads.hidden.shape[1]
+    rows = hidden.view(B, R, S, -1)[:, :image].float()
+    dots[:, :image] = (rows @ grads.hidden[..., None]).squeeze(-1)
+    return dots
+
+
+class FieldSums:
+    """Gradients of a packed field, gathered portion by portion."""
+
+    def __init__(self, packed: PackedField, batch: int) -> None:
+        self.like = packed
+        first, rest, bias, head = (t.new_zeros(batch, *t.shape[1:]) for t in packed[:4])
+        self.sums = PackedField(first, rest, bias, head, packed.head_bias.new_zeros(1))
+
+    def add(self, images: slice, grads: PackedField) -> None:
+        for total, grad in zip(self.sums[:4], grads[:4]):
+            total[images] += grad
+        self.sums.head_bias.add_(grads.head_bias)
+
+    def result(self) -> Grads:
+        """In the shapes of the packed tensors: summed over the images that share one."""
+        pairs = zip(self.sums, self.like)
+        return tuple(g if g.shape == t.shape else g.sum(0, keepdim=True) for g, t in pairs)
+
+
+def pass_backward(
+    samples: Samples, weights: Tensor, density: Tensor, packed: PackedField, grads: Grads, setting: Setting,
+    need_points: bool, need_positions: bool,
+) -> tuple[Tensor, Grads, Grads, Tensor | None]:  # fmt: skip
+    """Back through a pass at known depths.
+
+    Returns: the gradient of the density; those of the packed field; of (origins, directions, depths) or, where points
+    were given, of (None, None, depths); of the points.
+    """
+    grad_hidden, grad_weights, grad_density, grad_trans, grad_emitted = grads
+    depths = samples.depths
+    assert depths is not None
+    B, R, S = depths.shape
+    field = Operand.of(packed, setting.slope, setting.precision)
+    image = R - setting.emit
+    lengths = norms(samples.directions, depths, setting.density_scale)
+    total = HeadGradients(grad_hidden, weights, density, grad_emitted)
+    sums = FieldSums(packed, B)
+    grad_sigma, grad_depths = torch.empty_like(density), torch.empty_like(density) if need_positions else None
+    grad_norms = torch.zeros_like(lengths) if need_positions else None
+    grad_points = torch.empty(B, R, S, samples.dims, device=depths.device) if need_points else None
+    rays_only = samples.points is None
+    for images, rays in portions(B, R, field, S):
+        at = images, rays
+
+        def weigh(dots: Tensor | None, at: tuple[slice, slice] = at) -> Tensor:
+            """Gradient of this portion's density; stores those of the intervals."""
+            flow = None if grad_weights is None else grad_weights[at].contiguous()
+            if dots is not None:
+                flow = dots if flow is None else flow + dots
+            b, r, _ = density[at].shape
+            light = None if grad_trans is None else grad_trans[at].reshape(b * r)
+            sigma, step, norm = launch_volume_backward(
+                density[at].reshape(b * r, S), depths[at].reshape(b * r, S), lengths[at].reshape(b * r),
+                None if flow is None else flow.view(b * r, S), light, setting.opaque, need_positions,
+            )  # fmt: skip
+            sigma = sigma.view(b, r, S)
+            if grad_density is not None:
+                sigma = sigma + grad_density[at]
+            grad_sigma[at] = sigma
+            if grad_depths is not None and grad_norms is not None and step is not None and norm is not None:
+                grad_depths[at], grad_norms[at] = step.view(b, r, S), norm.view(b, r)
+            return sigma
+
+        part = Samples(
+            None if samples.points is None else samples.points.view(B, R, S, -1)[at].flatten(1, 2).contiguous(),
+            samples.origins[at].contiguous() if rays_only and samples.origins is not None else None,
+            samples.directions[at].contiguous() if rays_only and samples.directions is not None else None,
+            depths[at].contiguous(),
+            samples.space,
+        )
+        cut = field.image(images.start, images.stop)
+        found, points = trunk_backward(part, cut, total.rays(images, rays, image), weigh, need_points)
+        sums.add(images, found)
+        if grad_points is not None and points is not None:
+            grad_points[at] = points.view(part.batch, -1, S, samples.dims)
+    if not rays_only or not need_positions:
+        return grad_sigma, sums.result(), (None, None, grad_depths), grad_points
+    positions = _ray_gradients(samples, grad_points, grad_norms, setting)
+    assert positions[2] is not None and grad_depths is not None
+    return grad_sigma, sums.result(), (*positions[:2], positions[2] + grad_depths), None
+
+
+def _ray_gradients(samples: Samples, grad_points: Tensor | None, grad_norms: Tensor | None, setting: Setting) -> Grads:
+    """Of (origins, directions, depths), from those of the bent points and of the norms."""
+    inputs = [
+        t.detach().requires_grad_() for t in (samples.origins, samples.directions, samples.depths) if t is not None
+    ]
+    with torch.enable_grad():
+        origins, directions, depths = inputs
+        points = bend_ref(origins[:, :, None] + depths[..., None] * directions[:, :, None], setting.span)
+        lengths = norms(directions, depths, setting.density_scale)
+    return torch.autograd.grad([points, lengths], inputs, [grad_points, grad_norms])
+
+
+def plain_pass(
+    points: Tensor | None, origins: Tensor | None, directions: Tensor | None, depths: Tensor, noise: Tensor | None,
+    *packed: Tensor, setting: Setting,
+) -> Grads:  # fmt: skip
+    """The definition of a single pass, on a packed field."""
+    B, R, S = depths.shape
+    if points is None:
+        assert origins is not None and directions is not None
+        points = bend_ref(origins[:, :, None] + depths[..., None] * directions[:, :, None], setting.span)
+    field = unpack(PackedField(*packed), setting.num_freqs, points.shape[-1], setting.slope)
+    hidden, density = evaluate_field_ref(points.reshape(B, R * S, points.shape[-1]), field)
+    hidden, density = hidden.view(B, R, S, hidden.shape[-1]), density.view(B, R, S)
+    if noise is not None:
+        density = density + noise
+    norm = None if directions is None else norms(directions, depths, setting.density_scale)
+    weights, trans = volume_weights_ref(density, depths, norm, setting.opaque)
+    image = R - setting.emit
+    return composite_ref(weights[:, :image], hidden[:, :image]), weights, density, trans, hidden[:, image:]

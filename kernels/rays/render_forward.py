@@ -1,0 +1,161 @@
+"""The ray pass forward: which kernels run, from the one that does everything to layer by layer.
+
+Where no single kernel holds the trunk (see ``chained``) or a ray has too many samples, the field is evaluated into
+memory and composited from there; the result is the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..base.operands import OPERANDS
+from . import hierarchical
+from .composite_triton import launch_composite
+from .field_triton import Operand, Samples, Space, chained, launch_field
+from .importance_ref import importance_sample_ref
+from .importance_triton import MAX_EDGES, launch_importance
+from .layered import evaluate_layered
+from .render_ref import RaySpan, depth_from_fraction
+from .single_pass import MAX_SAMPLES, Rendered, launch_rays
+from .volume_triton import launch_volume_forward
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is not a tensor, shared by the three ops."""
+
+    num_freqs: int
+    slope: float
+    precision: str
+    emit: int = 0
+    opaque: bool = False
+    density_scale: float = 1.0
+    space: str = "plain"
+    far: float = 1.0
+    centre: Sequence[float] = (0.0, 0.0, 0.0)
+
+    @property
+    def bending(self) -> Space:
+        x, y, z = self.centre
+        return Space(self.space, self.far, (x, y, z))
+
+    @property
+    def span(self) -> RaySpan:
+        """As far as bending needs it."""
+        return self.bending.span()
+
+
+def locate(
+    points: Tensor | None, origins: Tensor | None, directions: Tensor | None, depths: Tensor | None, setting: Setting
+) -> Samples:
+    flat = None if points is None else points.flatten(1, -2)
+    return Samples(flat, origins, directions, depths, setting.bending)
+
+
+def evaluate(samples: Samples, field: Operand, hidden: bool = True) -> tuple[Tensor | None, Tensor]:
+    """Hidden features [B, N, H] in the operand type, unless not wanted, and density [B, N]."""
+    if not chained(field.width, field.precision):
+        activations, density = evaluate_layered(samples, field)
+        return activations[-1] if hidden else None, density
+    B, N, device = samples.batch, samples.total, samples.device
+    density = torch.empty(B, N, device=device)
+    a = torch.empty(B, N, field.width, dtype=OPERANDS[field.precision].storage, device=device) if hidden else None
+    launch_field(samples, field, hidden=a, density=density)
+    return a, density
+
+
+def norms(directions: Tensor | None, depths: Tensor, scale: float) -> Tensor:
+    """World units per unit of depth, times the density's unit, [B, R]."""
+    if directions is None:
+        return torch.ones_like(depths[..., 0])
+    return directions.norm(dim=-1) * scale
+
+
+def weigh(density: Tensor, depths: Tensor, norm: Tensor, opaque: bool) -> tuple[Tensor, Tensor]:
+    B, R, S = depths.shape
+    rows = density.reshape(B * R, S), depths.reshape(B * R, S), norm.reshape(B * R)
+    weights, trans = launch_volume_forward(*rows, opaque)
+    return weights.view(B, R, S), trans.view(B, R)
+
+
+def render_single(samples: Samples, depths: Tensor, noise: Tensor | None, field: Operand, setting: Setting) -> Rendered:
+    """A single pass at given depths [B, R, S]."""
+    B, R, S = depths.shape
+    if chained(field.width, field.precision) and S <= MAX_SAMPLES:
+        out = Rendered.empty(samples, field.width, (R, S), setting.emit)
+        launch_rays(
+            out, samples, depths, field, noise=noise, opaque=setting.opaque, density_scale=setting.density_scale
+        )
+        return out
+    hidden, density = evaluate(samples, field)
+    assert hidden is not None
+    density = density.view(B, R, S) if noise is None else density.view(B, R, S) + noise
+    norm = norms(samples.directions, depths, setting.density_scale)
+    weights, trans = weigh(density, depths, norm, setting.opaque)
+    hidden, image = hidden.view(B, R, S, field.width), R - setting.emit
+    aggregated = launch_composite(weights[:, :image].contiguous(), hidden[:, :image].contiguous())
+    return Rendered(aggregated, weights, density, trans, hidden[:, image:].float().contiguous())
+
+
+class Draws(NamedTuple):
+    """Random numbers of a hierarchical pass; F fine positions per ray."""
+
+    fine_u: Tensor  # [B, R, F]
+    coarse_noise: Tensor | None  # [B, R, S]
+    fine_noise: Tensor | None  # [B, R, F]
+
+
+def render_hierarchical(
+    rays: tuple[Tensor, Tensor, Tensor], draws: Draws, field: Operand, setting: Setting, span: RaySpan
+) -> tuple[Rendered, Tensor, Tensor]:
+    """Both passes of rays (origins, directions, fractions).
+
+    Returns: what was rendered, the fractions [B, R, S + F] in depth order, and where each stood in (fine, coarse).
+    """
+    origins, directions, fractions = rays
+    B, R, S = fractions.shape
+    F = draws.fine_u.shape[2]
+    if hierarchical.fits(field.width, S, F, field.precision):
+        out = Rendered.empty(Samples(None, *rays), field.width, (R, S + F), setting.emit)
+        merged = torch.empty(B, R, S + F, device=origins.device)
+        order = torch.empty(B, R, S + F, dtype=torch.int16, device=origins.device)
+        hierarchical.launch_hierarchical(
+            out, merged, order, rays, draws, field,
+            span=(span.near, span.far, span.warp), space=setting.bending, opaque=setting.opaque,
+            density_scale=setting.density_scale,
+        )  # fmt: skip
+        return out, merged, order
+    norm = norms(directions, fractions, setting.density_scale)
+    depths = depth_from_fraction(fractions, span)
+    coarse, coarse_density = _noisy(
+        Samples(None, origins, directions, depths, setting.bending), field, draws.coarse_noise
+    )
+    weights, _ = weigh(coarse_density, depths, norm, setting.opaque)
+    edges = (fractions[..., 1:] + fractions[..., :-1]) / 2
+    draw = launch_importance if edges.shape[2] <= MAX_EDGES else importance_sample_ref
+    finer = draw(edges, weights[..., 1:-1].contiguous(), draws.fine_u)
+    depths = depth_from_fraction(finer, span)
+    fine, fine_density = _noisy(Samples(None, origins, directions, depths, setting.bending), field, draws.fine_noise)
+    merged, order = torch.sort(torch.cat([finer, fractions], dim=-1), dim=-1)
+    density = torch.cat([fine_density, coarse_density], dim=-1).gather(-1, order)
+    weights, trans = weigh(density, depth_from_fraction(merged, span), norm, setting.opaque)
+    # the weighted sum does not care for order: the weights go back to the samples, not the features to the weights
+    image = R - setting.emit
+    scattered = torch.empty_like(weights).scatter_(-1, order, weights)[:, :image]
+    hidden = launch_composite(scattered[..., :F].contiguous(), fine[:, :image].contiguous())
+    launch_composite(scattered[..., F:].contiguous(), coarse[:, :image].contiguous(), out=hidden, accumulate=True)
+    both = torch.cat([fine[:, image:], coarse[:, image:]], dim=2)
+    emitted = both.gather(2, order[:, image:, :, None].expand(-1, -1, -1, field.width)).float()
+    return Rendered(hidden, weights, density, trans, emitted), merged, order.to(torch.int16)
+
+
+def _noisy(samples: Samples, field: Operand, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Hidden features [B, R, S, H] and density [B, R, S], noise included."""
+    assert samples.depths is not None
+    hidden, density = evaluate(samples, field)
+    assert hidden is not None
+    density = density.view(samples.depths.shape)
+    return hidden.view(*samples.depths.shape, field.width), density if noise is None else density + noise

@@ -1,0 +1,212 @@
+"""The single pass: a tile of whole rays goes through the trunk, is composited and aggregated without leaving the chip.
+
+    x_i = relu(sigma_i) (t_{i+1} - t_i) |d|,  T_i = exp(-sum_{j<i} x_j),  w_i = T_i (1 - exp(-x_i)),  sum_i w_i a_i
+
+A ray reads 24 bytes and S depths and writes H features and 2 S + 1 numbers. The sum over samples is a product with the
+block-diagonal matrix of the weights, whose rounding error rides along in further columns.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..base.launch import has_warp_group_products, launch
+from ..base.operands import OPERANDS, dot, to_operand
+from .field_triton import Operand, Samples, Tile, along_rays, bend, coordinates, density, meta_field, trunk
+from .volume_triton import relu
+
+MAX_SAMPLES = 128  # per ray, all passes together
+
+
+class Rendered(NamedTuple):
+    """What a pass along rays fills; E rays at the end are emitted sample by sample."""
+
+    hidden: Tensor  # [B, R - E, H]
+    weights: Tensor  # [B, R, S]
+    density: Tensor  # [B, R, S] raw, noise included
+    transmittance: Tensor  # [B, R]
+    emitted: Tensor  # [B, E, S, H]
+
+    @classmethod
+    def empty(cls, samples: Samples, width: int, rays: tuple[int, int], emit: int) -> "Rendered":
+        R, S = rays
+        B, new = samples.batch, partial(torch.empty, dtype=torch.float32, device=samples.device)
+        return cls(new(B, R - emit, width), new(B, R, S), new(B, R, S), new(B, R), new(B, emit, S, width))
+
+
+@triton.jit
+def ray_norm(directions_ptr, ray, mask):
+    """Length of each ray's direction vector."""
+    d = directions_ptr + ray * 3
+    d0, d1 = tl.load(d, mask=mask, other=0.0), tl.load(d + 1, mask=mask, other=0.0)
+    d2 = tl.load(d + 2, mask=mask, other=0.0)
+    return tl.sqrt(d0 * d0 + d1 * d1 + d2 * d2)
+
+
+@triton.jit
+def sum_in_front(x, R: tl.constexpr, S: tl.constexpr):
+    """Of every entry of a row, the sum of those before it, [R, S]; not cumsum(x) - x, which a large x would ruin."""
+    s = tl.arange(0, S)[None, :] + tl.zeros([R, 1], tl.int32)
+    return tl.cumsum(tl.where(s > 0, tl.gather(x, tl.maximum(s - 1, 0), 1), 0.0), axis=1)
+
+
+@triton.jit
+def aggregate(a, weights, M: tl.constexpr, S: tl.constexpr, H: tl.constexpr, DT: tl.constexpr):
+    """sum_i w_i a_i of every ray's S rows, [M // S, H] float32; a [M, H], weights [M] float32."""
+    RAYS: tl.constexpr = M // S
+    if tl.float32 == DT:
+        return tl.sum(tl.reshape(a * weights[:, None], [RAYS, S, H]), axis=1)
+    COLUMNS: tl.constexpr = RAYS if RAYS > 16 else 16
+    column = tl.arange(0, COLUMNS)[None, :]
+    own = (tl.arange(0, M) // S)[:, None] == column % RAYS
+    block = tl.where(own, weights[:, None], 0.0)
+    high = to_operand(block, DT)
+    low = to_operand(block - high.to(tl.float32), DT)
+    zero = tl.zeros([H, COLUMNS], tl.float32)
+    rows = tl.trans(a)
+    if 2 * RAYS <= COLUMNS:
+        both = tl.where(column < RAYS, high, tl.where(column < 2 * RAYS, low, 0.0)).to(DT)
+        out = tl.sum(tl.reshape(dot(rows, both, zero, "ieee"), [H, COLUMNS // RAYS, RAYS]), axis=1)
+    else:
+        out = dot(rows, high, dot(rows, low, zero, "ieee"), "ieee")
+    return tl.trans(out)
+
+
+@triton.jit
+def _ray_kernel(
+    hidden_ptr, weights_ptr, density_ptr, transmittance_ptr, emitted_ptr,
+    points_ptr, origins_ptr, directions_ptr, depths_ptr, noise_ptr,
+    first_ptr, rest_ptr, bias_ptr, head_ptr, head_bias_ptr,
+    stride_first_b, stride_rest_b, stride_bias_b, stride_head_b,
+    R, R_image, S, L, slope, density_scale, far, centre_x, centre_y, centre_z,
+    D: tl.constexpr, P: tl.constexpr, H: tl.constexpr, SPACE: tl.constexpr, FROM_RAYS: tl.constexpr,
+    NOISE: tl.constexpr, EMIT: tl.constexpr, OPAQUE: tl.constexpr,
+    DT: tl.constexpr, INPUT_PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    M: tl.constexpr = BLOCK_R * BLOCK_S
+    b = tl.program_id(1).to(tl.int64)  # whole images are stepped over in 64 bit, offsets within one fit 32
+    first_ray = tl.program_id(0) * BLOCK_R
+    offs_m = tl.arange(0, M)
+    offs_h = tl.arange(0, H)
+    ray_m, sample_m = first_ray + offs_m // BLOCK_S, offs_m % BLOCK_S
+    row_m = ray_m * S + sample_m
+    mask_m = (ray_m < R) & (sample_m < S)
+    depths_ptr += b * R * S
+    if FROM_RAYS:
+        directions_ptr += b * R * 3
+        x0, x1, x2, x3 = along_rays(origins_ptr + b * R * 3, directions_ptr, depths_ptr, ray_m, row_m, mask_m)
+        x0, x1, x2 = bend(x0, x1, x2, far, centre_x, centre_y, centre_z, SPACE)
+    else:
+        x0, x1, x2, x3 = coordinates(points_ptr + b * R * S * D, row_m, mask_m, D)
+    a = trunk(
+        x0, x1, x2, x3,
+        first_ptr + b * stride_first_b, rest_ptr + b * stride_rest_b, bias_ptr + b * stride_bias_b, None,
+        row_m, mask_m, 0, L, slope,
+        D, P, H, False, DT, INPUT_PRECISION, STAGES,
+    )  # fmt: skip
+    sigma_m = density(a, head_ptr + b * stride_head_b, head_bias_ptr, H, DT)
+    if EMIT:
+        emit = mask_m & (ray_m >= R_image)
+        offs_e = (row_m - R_image * S)[:, None] * H + offs_h[None, :]
+        tl.store(emitted_ptr + b * (R - R_image) * S * H + offs_e, a.to(tl.float32), mask=emit[:, None])
+
+    ray = first_ray + tl.arange(0, BLOCK_R)
+    s = tl.arange(0, BLOCK_S)[None, :]
+    row = ray[:, None] * S + s
+    mask = (ray < R)[:, None] & (s < S)
+    more = mask & (s + 1 < S)
+    sigma = tl.reshape(sigma_m, [BLOCK_R, BLOCK_S])
+    if NOISE:
+        sigma += tl.load(noise_ptr + b * R * S + row, mask=mask, other=0.0)
+    step = tl.load(depths_ptr + row + 1, mask=more, other=0.0) - tl.load(depths_ptr + row, mask=more, other=0.0)
+    if FROM_RAYS:
+        step *= (ray_norm(directions_ptr, ray, ray < R) * density_scale)[:, None]
+    x = tl.where(more, relu(sigma) * step, 0.0)
+    before = tl.exp(-sum_in_front(x, BLOCK_R, BLOCK_S))
+    weights = before * (1.0 - tl.exp(-x))
+    if OPAQUE:
+        weights = tl.where(s == S - 1, before, weights)
+    weights = tl.where(mask, weights, 0.0)
+    tl.store(weights_ptr + b * R * S + row, weights, mask=mask)
+    tl.store(density_ptr + b * R * S + row, sigma, mask=mask)
+    tl.store(transmittance_ptr + b * R + ray, tl.exp(-tl.sum(x, axis=1)), mask=ray < R)
+
+    # a row of NaN would reach the other rays of the tile as NaN times zero; its own ray has the NaN in its weights
+    a = tl.where((sigma_m == sigma_m)[:, None], a, 0.0).to(DT)
+    hidden = aggregate(a, tl.reshape(weights, [M]), M, BLOCK_S, H, DT)
+    offs_out = ray[:, None] * H + offs_h[None, :]
+    tl.store(hidden_ptr + b * R_image * H + offs_out, hidden, mask=(ray < R_image)[:, None])
+
+
+def ray_tile(width: int, samples: int, precision: str, device: torch.device) -> Tile:
+    """Rows per program, a power of two that holds whole rays."""
+    slots = max(4, triton.next_power_of_2(samples))
+    if OPERANDS[precision].storage == torch.float32:
+        return Tile(max(64 if precision == "tf32" else 32, slots), 8, 2)
+    rows = max(128 if slots > 4 else 64, slots)
+    if width < 128:
+        return Tile(rows, 4, 2)
+    return Tile(rows, 4 if has_warp_group_products(device) and slots < 64 else 8, 2)
+
+
+def launch_rays(
+    out: Rendered,
+    samples: Samples,
+    depths: Tensor,
+    field: Operand,
+    *,
+    noise: Tensor | None,
+    opaque: bool,
+    density_scale: float = 1.0,
+) -> None:
+    """Render samples of a ``chained`` field; depths [B, R, S] give the intervals, noise is added to the density."""
+    B, R, S = depths.shape
+    tile = ray_tile(field.width, S, field.precision, samples.device)
+    slots = max(4, triton.next_power_of_2(S))
+    launch(
+        _ray_kernel,
+        (triton.cdiv(R, tile.rows // slots), B),
+        hidden_ptr=out.hidden,
+        weights_ptr=out.weights,
+        density_ptr=out.density,
+        transmittance_ptr=out.transmittance,
+        emitted_ptr=out.emitted,
+        noise_ptr=noise,
+        R=R,
+        R_image=out.hidden.shape[1],
+        S=S,
+        density_scale=density_scale,
+        NOISE=noise is not None,
+        EMIT=out.emitted.shape[1] > 0,
+        OPAQUE=opaque,
+        STAGES=tile.stages,
+        BLOCK_R=tile.rows // slots,
+        BLOCK_S=slots,
+        num_warps=tile.num_warps,
+        num_stages=tile.stages,
+        **{**samples.arguments(), "depths_ptr": depths},
+        **field.arguments(),
+    )
+
+
+def shipped() -> dict[str, Callable[[], None]]:
+    """FFHQ rays at every sample count a tile is made for, with noise and emitted rays as in training; a background."""
+
+    def run(width: int, precision: str, count: int, dims: int) -> None:
+        field = Operand.of(meta_field(2, width, 8, dims, 10), 0.2, precision)
+        with torch.device("meta"):
+            rays, depths = torch.empty(2, 1280, 3), torch.empty(2, 1280, count)
+            points = torch.empty(2, 1280 * count, 4) if dims == 4 else None
+            samples = Samples(points, rays, rays, depths)
+            out = Rendered.empty(samples, width, (1280, count), 256)
+            launch_rays(out, samples, depths, field, noise=torch.empty_like(depths), opaque=dims == 4)
+
+    cases = [(w, "fp16", s, 3) for w in (32, 64, 128) for s in (14, 28, 48, 128)]
+    cases += [(64, "fp16", 4, 4), (128, "bf16", 28, 3), (64, "tf32", 28, 3), (32, "fp32", 28, 3)]
+    return {f"rays {w} {p} S{s} D{d}": partial(run, w, p, s, d) for w, p, s, d in cases}
