@@ -14,7 +14,8 @@ from stylenerf import kernels
 from stylenerf.kernels.base import dispatch, linear
 from stylenerf.kernels.blocks import upsample_block_forward, upsample_block_whole
 from stylenerf.kernels.blocks import upsample_block_triton as upsample_block
-from stylenerf.kernels.rays import field, hierarchical
+from stylenerf.kernels.rays import field_triton as field
+from stylenerf.kernels.rays import hierarchical
 from stylenerf.kernels.rays import single_pass as rays
 from tests.conftest import Fixture
 from tests.gradients import DEVICE
