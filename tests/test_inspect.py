@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from bench.compiler import inspect
+from bench.compiler.shipped import SHIPPED
 from tests.conftest import ROOT
 
 triton = pytest.importorskip("triton")
@@ -443,9 +445,12 @@ def test_runs_where_triton_would_interpret() -> None:
     assert done.returncode == 0 and done.stdout.startswith("usage: python -m bench.compiler.inspect"), done.stderr
 
 
-def _modules_that_ship() -> set[str]:
+def _kernels_in_the_sources() -> set[str]:
+    """Names of the functions that a grid calls."""
     return {
-        p.stem.removesuffix("_triton") for p in (ROOT / "kernels").rglob("*.py") if "\ndef shipped(" in p.read_text()
+        name
+        for path in (ROOT / "kernels").rglob("*.py")
+        for name in re.findall(r"^def (_\w+_kernel)\(", path.read_text(), re.MULTILINE)
     }
 
 
@@ -454,7 +459,8 @@ def _gate(folder: pathlib.Path, *argv: str) -> None:
     done = run("bench.compiler.inspect", *argv, "--json", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
     kernels = json.loads(file.read_text())["kernels"]
-    assert {name.split("/")[0] for kernel in kernels for name in kernel["configurations"]} == _modules_that_ship()
+    assert {name.split("/")[0] for kernel in kernels for name in kernel["configurations"]} == set(SHIPPED)
+    assert {kernel["kernel"] for kernel in kernels} == _kernels_in_the_sources()
 
 
 def test_every_kernel_keeps_the_budget(tmp_path: pathlib.Path) -> None:

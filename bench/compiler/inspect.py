@@ -1,7 +1,7 @@
 """What the compiler makes of every kernel we ship, on every GPU generation, found out without a GPU.
 
-``python -m bench.compiler.inspect --help``. Modules of ``kernels/`` name their configurations in ``shipped()``; the
-launches are recorded on meta tensors, compiled as the runtime would compile them, and held against a budget.
+``python -m bench.compiler.inspect --help``. ``bench/compiler/shipped`` names the configurations;
+their launches are recorded on meta tensors, compiled as the runtime would compile them, and held against a budget.
 """
 
 import argparse
@@ -9,7 +9,6 @@ import json
 import math
 import multiprocessing
 import os
-import pkgutil
 import re
 import sys
 import tempfile
@@ -18,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib import import_module
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TextIO
@@ -72,7 +70,7 @@ class Job:
 
 
 def main(argv: Sequence[str] | None = None, shipped: Shipped | None = None) -> int:
-    """The command line; ``shipped`` replaces what the modules of ``kernels/`` ship."""
+    """The command line; ``shipped`` replaces the project's own configurations."""
     if os.environ.get("TRITON_INTERPRET"):  # it turns kernels into Python functions as they are decorated
         raise RuntimeError("bench.compiler.inspect compiles: run it without TRITON_INTERPRET")
     if not hasattr(os, "fork"):
@@ -166,17 +164,16 @@ def _refuse(reason: str) -> int:
 
 
 def _find_shipped(problems: list[str]) -> Shipped:
-    """``shipped()`` of every module of ``kernels/`` that has one."""
-    package = import_module("stylenerf.kernels")
-    found: dict[str, Mapping[str, Callable[[], None]]] = {}
-    for name in sorted(module.name for module in pkgutil.walk_packages(package.__path__, "stylenerf.kernels.")):
+    """Kernel module -> its shipped configurations."""
+    from bench.compiler.shipped import SHIPPED
+
+    configurations: dict[str, Mapping[str, Callable[[], None]]] = {}
+    for name, of_module in SHIPPED.items():
         try:
-            module = import_module(name)
-            if hasattr(module, "shipped"):
-                found[name.rpartition(".")[2].removesuffix("_triton")] = module.shipped()
+            configurations[name] = of_module()
         except Exception as error:
             problems.append(f"{name}: {_one_line(error)}")
-    return found
+    return configurations
 
 
 def _collect(shipped: Shipped, targets: Sequence[int], only: re.Pattern[str], problems: list[str]) -> list[Job]:

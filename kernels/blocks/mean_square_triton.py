@@ -1,8 +1,5 @@
 """Sum of squares: programs take an equal share of the elements each, and the shares are added in a fixed order."""
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 import triton
 import triton.language as tl
@@ -52,13 +49,3 @@ def _square_sum_fake(x: Tensor) -> Tensor:
 
 
 square_sum = register(_square_sum, fake=_square_sum_fake)
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """Features of a batch at the largest and the smallest stage."""
-
-    def run(dtype: torch.dtype, *shape: int) -> None:
-        _square_sum(torch.empty(shape, dtype=dtype, device="meta"))
-
-    cases = [(torch.float16, 4, 32, 1024, 1024), (torch.float32, 4, 512, 64, 64), (torch.bfloat16, 4, 64, 512, 512)]
-    return {f"mean_square {str(dt)[6:]} {list(shape)}": partial(run, dt, *shape) for dt, *shape in cases}

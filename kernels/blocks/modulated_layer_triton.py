@@ -4,7 +4,6 @@ The gain rides on weights and bias, lrelu being homogeneous. The backward reads 
 output, then makes two products of it, one for x and one for the weights.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -87,21 +86,3 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
 
 
 pointwise_layer = register(_pointwise_layer, fake=_fake, save=_save, backward=_backward)
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """The second layer of every block from 128 to 1024 px, and a toRGB."""
-
-    def run(channels: int, out: int, edge: int, dtype: torch.dtype) -> None:
-        with torch.device("meta"):
-            x = torch.empty(4, edge * edge, channels, dtype=dtype)
-            weight, bias = torch.empty(4, out, channels), torch.empty(out)
-            y, scale = torch.empty(4, edge * edge, out, dtype=dtype), torch.empty(())
-        _pointwise_layer(x, weight, bias, 0.2, 2**0.5, 256.0, True)
-        precision = operand_name(x, True)
-        launch_gate(torch.empty_like(y), y, y, scale, slope=0.2, precision=precision, clamp=256.0)
-
-    stages = ((512, 64), (256, 128), (128, 256), (64, 512), (32, 1024))
-    cases = [(c, o, edge, torch.float16) for c, edge in stages for o in (c, 3)]
-    cases += [(512, 512, 64, torch.float32), (64, 64, 512, torch.bfloat16)]
-    return {f"layer {c} to {o} at {edge} px {str(d)[6:]}": partial(run, c, o, edge, d) for c, o, edge, d in cases}

@@ -1,6 +1,5 @@
 """The tail of a synthesis block as an op: forward in one launch, backward in a few."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -78,34 +77,3 @@ def _shrunk(grad: Tensor, enlarge: str | None) -> Tensor:
 
 
 refine_rows = register(_refine_rows, fake=_fake, save=_save, backward=_backward)
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """The blocks that are covered, forward and backward, with a block behind them and as the last one."""
-
-    def run(C: int, edge: int, dtype: torch.dtype, enlarge: str | None, keep: bool, allow_tf32: bool) -> None:
-        with torch.device("meta"):
-            x, image = torch.empty(4, edge, edge, C, dtype=dtype), torch.empty(4, 3, edge // 2, edge // 2)
-            image = torch.empty(4, 3, edge, edge) if enlarge is None else image
-            weight, bias = torch.empty(4, C, C), torch.empty(C)
-            rgb_weight, rgb_bias = torch.empty(4, 3, C), torch.empty(3)
-        y, out = _refine_rows(x, weight, bias, rgb_weight, rgb_bias, image, enlarge, keep, 2**0.5, 256.0, allow_tf32)
-        how = Tail(2**0.5, 256.0, operand_name(x, allow_tf32))
-        packed = how.pack(weight, bias, rgb_weight, rgb_bias)
-        launch_backward(y if keep else None, out, x, packed, how, need_x=True, need_layer=True)
-
-    half, brain, single = torch.float16, torch.bfloat16, torch.float32
-    stages = ((256, 128), (128, 256), (64, 512), (32, 1024))
-    cases: list[tuple[int, int, torch.dtype, str | None, bool, bool]]
-    cases = [(*stage, half, "fir", keep, False) for stage in stages for keep in (True, False)]
-    cases += [(32, 1024, half, "bilinear", False, False), (32, 1024, half, None, True, False)]
-    cases += [(64, 512, brain, "fir", True, False), (64, 512, single, "fir", False, False)]
-    cases += [(32, 1024, single, "fir", True, False), (64, 512, single, "fir", True, True)]
-    cases += [(32, 1024, single, "fir", False, True)]
-    named: dict[str, Callable[[], None]] = {}
-    for C, edge, dtype, enlarge, keep, tf32 in cases:
-        notes = [f" {enlarge or 'no enlarging'}"] * (enlarge != "fir") + [" tf32"] * tf32 + [" last"] * (not keep)
-        named[f"block {C} at {edge} px {str(dtype)[6:]}{''.join(notes)}"] = partial(
-            run, C, edge, dtype, enlarge, keep, tf32
-        )
-    return named

@@ -8,7 +8,6 @@ gathers: a pixel takes part in at most 5 x 5 others. k sums to one over y, hence
 of x. Elements per output pixel and channel: forward 0.25 and 1, backward 2 with a halo of 30 %, and 0.25.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -171,15 +170,3 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
 
 
 upsample_bilinear = register(_upsample_bilinear, fake=_fake, save=_save, backward=_backward)
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """A stage of every kind of width."""
-
-    def run(channels: int, edge: int, dtype: torch.dtype) -> None:
-        x, bias = torch.empty(2, edge, edge, channels, dtype=dtype, device="meta"), torch.empty(channels, device="meta")
-        out = _upsample_bilinear(x, bias, 2**0.5, 256.0)
-        launch_bilinear_backward(out, out, 2**0.5, 256.0)
-
-    cases = [(32, 512, torch.float16), (512, 32, torch.float32), (128, 128, torch.bfloat16)]
-    return {f"bilinear {c} to {2 * e} px {str(d)[6:]}": partial(run, c, e, d) for c, e, d in cases}

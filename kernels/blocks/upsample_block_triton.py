@@ -6,7 +6,7 @@ product of C + 2D (nn_cat) or C + D (pixelshuffle) channels gives x and what the
 is a matter of torch: a product of two small matrices per image, differentiated by torch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -234,55 +234,3 @@ def _whole_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
 
 
 upsample_whole = register(_upsample_whole, fake=_whole_fake, save=_save, backward=_whole_backward)
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """The blocks of the released models, forward and backward, and the other modes and types."""
-
-    def run(mode: str, C: int, edge: int, dtype: torch.dtype, blur: bool, noise: bool, allow_tf32: bool) -> None:
-        with torch.device("meta"):
-            D, phases = C // 4, 4 if mode == "pixelshuffle" else 1
-            map = torch.empty(2, edge // 2, edge // 2, C + (D if mode == "pixelshuffle" else 2 * D), dtype=dtype)
-            out = torch.empty(2, edge, edge, C, dtype=dtype)
-            weight1, bias0, bias1 = torch.empty(phases * C, D), torch.empty(D), torch.empty(phases * C)
-            bias, grain = torch.empty(C), torch.empty(1, edge, edge) if noise else None
-        _upsample_combine(map, weight1, bias0, bias1, bias, grain, mode, blur, GAIN, 256.0, allow_tf32)
-        how = _how(map, mode, blur, GAIN, 256.0, allow_tf32)
-        adapter = PackedAdapter.of(weight1, bias0, bias1, how)
-        launch_combine_backward(out, out, map[..., C:], adapter, noise, how)
-
-    def run_whole(mode: str, I: int, C: int, edge: int, dtype: torch.dtype, blur: bool, noise: bool) -> None:  # noqa: E741
-        with torch.device("meta"):
-            D, phases = C // 4, 4 if mode == "pixelshuffle" else 1
-            x = torch.empty(2, edge // 2, edge // 2, I, dtype=dtype)
-            weight = torch.empty(2, C + (D if mode == "pixelshuffle" else 2 * D), I)
-            weight1, bias0, bias1 = torch.empty(phases * C, D), torch.empty(D), torch.empty(phases * C)
-            bias, grain = torch.empty(C), torch.empty(1, edge, edge) if noise else None
-        how = _how(x, mode, blur, GAIN, 256.0, False)
-        if plan_whole(x, C, D, how):
-            out = _upsample_whole(x, weight, weight1, bias0, bias1, bias, grain, mode, blur, GAIN, 256.0, False)
-            sums = x.new_empty(*x.shape[:3], weight.shape[1] - C)
-            launch_combine_backward(out, out, sums, PackedAdapter.of(weight1, bias0, bias1, how), noise, how)
-        else:
-            run(mode, C, edge, dtype, blur, noise, False)
-
-    half, brain, single = torch.float16, torch.bfloat16, torch.float32
-    stages = ((512, 64), (256, 128), (128, 256), (64, 512), (32, 1024))
-    cases = [(mode, *stage, half, True, False, False) for stage in stages for mode in ("nn_cat", "pixelshuffle")]
-    cases += [("nn_cat", 512, 64, single, True, False, tf32) for tf32 in (False, True)]
-    cases += [("nn_cat", 64, 512, half, blur, True, False) for blur in (False, True)]
-    cases += [("nn_cat", 128, 256, brain, True, False, False)]
-    cases += [("pixelshuffle", 512, 64, single, True, True, False)]
-    named: dict[str, Callable[[], None]] = {}
-    for mode, C, edge, dtype, blur, noise, tf32 in cases:
-        notes = [" tf32"] * tf32 + [" without blur"] * (not blur) + [" noise"] * noise
-        name = f"{mode} {C} at {edge} px {str(dtype)[6:]}{''.join(notes)}"
-        named[name] = partial(run, mode, C, edge, dtype, blur, noise, tf32)
-    whole = [(mode, half, True, False) for mode in ("nn_cat", "pixelshuffle")]
-    whole += [("nn_cat", half, True, True), ("nn_cat", half, False, True), ("nn_cat", brain, True, False)]
-    for mode, dtype, blur, noise in whole:
-        for I, C, edge in ((256, 128, 256), (128, 64, 512), (64, 32, 1024)):  # noqa: E741
-            notes = [" without blur"] * (not blur) + [" noise"] * noise
-            name = f"{mode} {I} to {C} at {edge} px {str(dtype)[6:]}{''.join(notes)}, one launch"
-            named[name] = partial(run_whole, mode, I, C, edge, dtype, blur, noise)
-    return named

@@ -6,8 +6,6 @@ kernels. The sums over everything but the channels, which are the bias's gradien
 linear activations keep y for the backward, the others x. Bytes moved: forward x, y; backward g, y or x, and grad_x.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -300,31 +298,3 @@ def bias_act(
             torch.autograd.graph.increment_version(x)
         return y
     return registered(x, b, dim, act, alpha, gain, clamp)
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """What the networks use, in both memory formats; then every activation with its first two derivatives."""
-
-    def run(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, act: str, clamp: float | None) -> None:
-        with torch.device("meta"):
-            x, b = torch.empty(shape, dtype=dtype), torch.empty(shape[1], dtype=dtype)
-        if channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        launch_bias_act(x, b, 1, act, 0.2, 1.4, clamp)
-        bias = None if _keeps_y(act, 0.2) else b
-        _bias_act_grad(x, x, bias, 1, act, 0.2, 1.4, clamp, 1, True)
-        if act not in PIECEWISE:
-            _bias_act_grad(x, x, bias, 1, act, 0.2, 1.4, clamp, 2, True)
-
-    half, single, stage = torch.float16, torch.float32, (4, 64, 512, 512)
-    smooth = ("tanh", "sigmoid", "elu", "selu", "softplus", "swish")
-    return {
-        "lrelu NHWC fp16": partial(run, stage, half, True, "lrelu", 256.0),
-        "lrelu NCHW fp16": partial(run, stage, half, False, "lrelu", 256.0),
-        "lrelu NCHW fp32": partial(run, stage, single, False, "lrelu", None),
-        "lrelu rows fp32": partial(run, (32, 512), single, False, "lrelu", None),
-        "lrelu 4 px fp32": partial(run, (4, 512, 4, 4), single, False, "lrelu", None),
-        "linear image fp32": partial(run, (4, 3, 512, 512), single, False, "linear", 256.0),
-        "relu NHWC fp16": partial(run, stage, half, True, "relu", None),
-        **{f"{act} NCHW fp32": partial(run, stage, single, False, act, None) for act in smooth},
-    }

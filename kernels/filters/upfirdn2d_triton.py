@@ -11,8 +11,7 @@ that one load serves several outputs. Bytes moved: x once and the rows that two 
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -301,44 +300,3 @@ def _filter_gradient(x: Tensor, f: Tensor, grad: Tensor, options: Sequence[Any])
 
 
 upfirdn2d = register(_upfirdn2d, fake=_upfirdn2d_fake, save=_save, backward=_upfirdn2d_backward)
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """[1, 3, 3, 1] as generators and discriminators use it, with its gradients; then longer filters, larger factors."""
-
-    def run(
-        taps: tuple[int, ...], up: int, down: int, padding: Pads,
-        shape: tuple[int, int, int, int], dtype: torch.dtype, layout: torch.memory_format,
-    ) -> None:  # fmt: skip
-        with torch.device("meta"):
-            x, f = torch.empty(shape, dtype=dtype, memory_format=layout), torch.empty(taps)
-        ups, downs = (up, up), (down, down)
-        y = _upfirdn2d(x, f, ups, downs, padding, False, 1.0)
-        pads = adjoint_padding(shape[2:], y.shape[2:], f, ups, downs, padding)
-        _upfirdn2d(y, f, downs, ups, pads, True, 1.0)
-
-    kinds: dict[str, tuple[tuple[int, ...], int, int, Pads]] = {
-        "blur 4x4": ((4, 4), 1, 1, (2, 1, 2, 1)),
-        "up 2 4x4": ((4, 4), 2, 1, (2, 1, 2, 1)),
-        "down 2 4x4": ((4, 4), 1, 2, (1, 1, 1, 1)),
-        "blur 4+4": ((4,), 1, 1, (2, 1, 2, 1)),
-        "blur 8x8": ((8, 8), 1, 1, (4, 3, 4, 3)),
-        "up 2 8+8": ((8,), 2, 1, (4, 3, 4, 3)),
-        "up 4 8x8": ((8, 8), 4, 1, (5, 2, 5, 2)),
-        "up 2 12+12": ((12,), 2, 1, (10, 9, 10, 9)),  # StyleGAN3
-        "up 4 24+24": ((24,), 4, 1, (22, 21, 22, 21)),
-        "blur 32+32": ((32,), 1, 1, (16, 15, 16, 15)),
-    }
-    half, single, images, pixels = torch.float16, torch.float32, torch.contiguous_format, torch.channels_last
-    stages = {
-        "NHWC fp16": ((4, 64, 512, 512), half, pixels),
-        "NCHW fp16": ((4, 64, 512, 512), half, images),
-        "NHWC fp32": ((4, 512, 64, 64), single, pixels),
-        "NCHW fp32": ((4, 3, 512, 512), single, images),
-    }
-    return {
-        f"{kind} {stage}": partial(run, *kinds[kind], *stages[stage])
-        for kind in kinds
-        for stage in stages
-        if "4x4" in kind or stage in ("NHWC fp16", "NCHW fp32")
-    }

@@ -4,8 +4,6 @@ Bound by memory: features are read once, in their own dtype, and summed in float
 and writes their gradient w_i g; that of a weight is <g, f_i>.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -182,26 +180,3 @@ def _composite_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]
 
 
 composite = register(_composite, fake=_composite_fake, save=_save_features, backward=_composite_backward)
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """Features of the released models in both dtypes, colours, depths, packed rays."""
-
-    def run(samples: int | None, channels: int, weights_dtype: torch.dtype, dtype: torch.dtype) -> None:
-        with torch.device("meta"):
-            weights = torch.empty((4096, samples) if samples else (4096 * 28,), dtype=weights_dtype)
-            features = torch.empty(*weights.shape, channels, dtype=dtype)
-            out = torch.empty(4096, channels, dtype=weights_dtype)
-            offsets = None if samples else torch.empty(4097, dtype=torch.int64)
-        launch_composite(weights, features, out, accumulate=dtype != weights_dtype, offsets=offsets)
-        launch_composite_backward(out, weights, features, offsets)
-
-    single, half = torch.float32, torch.float16
-    wide = ((28, 128, single, single), (28, 128, single, half), (28, 128, half, half), (14, 256, single, half))
-    narrow = ((48, 3, single, single), (28, 1, single, single))
-    packed = ((None, 128, single, single), (None, 3, single, single))
-    cases: tuple[tuple[int | None, int, torch.dtype, torch.dtype], ...] = (*wide, *narrow, *packed)
-    return {
-        f"composite S{s or ' packed'} C{c} {w}, {f}".replace("torch.", ""): partial(run, s, c, w, f)
-        for s, c, w, f in cases
-    }

@@ -4,8 +4,6 @@ Forward: a program fills a block of rows and columns of the output, so that stor
 out its octave, its coordinate and which of the two it is. Backward: a program adds up the octaves of some coordinates.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -145,16 +143,3 @@ def _encode_positions_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | Non
 encode_positions = register(
     _encode_positions, fake=_encode_positions_fake, save=_save, backward=_encode_positions_backward
 )
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """Sample points of an FFHQ batch in every dtype, and of a background."""
-
-    def run(dims: int, include_input: bool, dtype: torch.dtype) -> None:
-        points = torch.empty(4096 * 28, dims, dtype=dtype, device="meta")
-        out = launch_encode_forward(points, 10, include_input)
-        launch_encode_backward(out, points, 10, include_input)
-
-    single, half, brain = torch.float32, torch.float16, torch.bfloat16
-    cases = [(3, False, single), (3, True, half), (3, False, brain), (4, False, single)]
-    return {f"encode D{d} {dt}".replace("torch.", ""): partial(run, d, i, dt) for d, i, dt in cases}

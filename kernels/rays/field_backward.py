@@ -8,8 +8,6 @@ of the samples; the shares are summed in a fixed order, so the result is the sam
 again rather than stored.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,7 +19,7 @@ from ..base.gate import scale_of
 from ..base.launch import launch
 from ..base.linear import shares
 from ..base.operands import OPERANDS, PI, dot, sin_cos_pi, to_operand
-from .field_triton import Operand, PackedField, Samples, along_rays, bend, coordinates, meta_field, octave_phase
+from .field_triton import Operand, PackedField, Samples, along_rays, bend, coordinates, octave_phase
 
 
 class HeadGradients(NamedTuple):
@@ -300,21 +298,3 @@ def _backward_first(
         **samples.arguments(),
     )
     return part.sum(0), part_bias.sum(0), points
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """A training step's backward, two images at a time."""
-
-    def run(width: int, precision: str, need_points: bool, dims: int) -> None:
-        field = Operand.of(meta_field(2, width, 8, dims, 10), 0.2, precision)
-        with torch.device("meta"):
-            rays, depths = torch.empty(2, 1280, 3), torch.empty(2, 1280, 28)
-            points = torch.empty(2, 1280 * 28, 4) if dims == 4 else None
-            every = torch.empty(8, 2, 1280 * 28, width, dtype=OPERANDS[precision].storage)
-            grads = HeadGradients(torch.empty(2, 1024, width), depths, depths, torch.empty(2, 256, 28, width))
-            samples = Samples(points, rays, rays, depths)
-            launch_trunk_backward(samples, every, field, grads, need_points=need_points)
-
-    cases = [(w, "fp16", p, 3) for w in (32, 64, 128) for p in (False, True)]
-    cases += [(64, "fp16", False, 4), (128, "bf16", False, 3), (64, "tf32", True, 3), (32, "fp32", True, 3)]
-    return {f"backward {w} {p} D{d}{' points' if q else ''}": partial(run, w, p, q, d) for w, p, q, d in cases}

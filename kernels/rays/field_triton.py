@@ -8,8 +8,7 @@ float32 accumulator and rounds it right before the product, which lets the compi
 the left operand in registers.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -429,40 +428,3 @@ def launch_field(
         **samples.arguments(),
         **field.arguments(),
     )
-
-
-def meta_field(batch: int, width: int, layers: int, dims: int, octaves: int) -> PackedField:
-    """A field without numbers, to see what would be launched."""
-    P = max(16, triton.next_power_of_2(octaves * dims))
-    with torch.device("meta"):
-        return PackedField(
-            torch.empty(batch, 2, width, P),
-            torch.empty(batch, layers - 1, width, width),
-            torch.empty(batch, layers, width),
-            torch.empty(batch, width),
-            torch.empty(1),
-        )
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """Density alone, hidden features and density, every layer with the dots of the backward."""
-
-    def run(width: int, precision: str, mode: str) -> None:
-        field = Operand.of(meta_field(2, width, 8, 3, 10), 0.2, precision)
-        with torch.device("meta"):
-            rays = torch.empty(2, 1280, 3)
-            samples = Samples(None, rays, rays, torch.empty(2, 1280, 28))
-            flat = torch.empty(2, 1280 * 28)
-            every = torch.empty(8, 2, 1280 * 28, width, dtype=OPERANDS[precision].storage)
-            grad = torch.empty(2, 1024, width)
-            if mode == "keep":
-                launch_field(samples, field, hidden=every, dots=flat, grad_hidden=grad)
-            elif mode == "hidden":
-                launch_field(samples, field, hidden=torch.empty(2, 1280 * 28, width), density=flat)
-            else:
-                launch_field(samples, field, density=flat)
-
-    cases = [(w, "fp16", m) for w in WIDTHS[:3] for m in ("density", "hidden", "keep")]
-    cases += [(128, "bf16", m) for m in ("hidden", "keep")]
-    cases += [(w, p, m) for w, p in ((64, "tf32"), (32, "fp32")) for m in ("hidden", "keep")]
-    return {f"field {w} {p} {m}": partial(run, w, p, m) for w, p, m in cases}

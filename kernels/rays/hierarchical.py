@@ -7,9 +7,6 @@ care for order, so the features stay where they are. The coarse features wait in
 go through the trunk.
 """
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 import triton
 import triton.language as tl
@@ -17,7 +14,7 @@ from torch import Tensor
 
 from ..base.launch import has_warp_group_products, launch
 from ..base.operands import OPERANDS
-from .field_triton import SPACES, Operand, Samples, Space, Tile, bend, chained, density, meta_field, trunk
+from .field_triton import SPACES, Operand, Space, Tile, bend, chained, density, trunk
 from .single_pass import Rendered, aggregate, ray_norm
 from .volume_triton import relu
 
@@ -273,23 +270,3 @@ def launch_hierarchical(
         num_stages=tile.stages,
         **field.arguments(),
     )
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """FFHQ rays, as in inference and as in training."""
-
-    def run(width: int, precision: str, train: bool) -> None:
-        field = Operand.of(meta_field(2, width, 8, 3, 10), 0.2, precision)
-        with torch.device("meta"):
-            rays, line = torch.empty(2, 1280, 3), torch.empty(2, 1280, 14)
-            samples = Samples(None, rays, rays, line)
-            out = Rendered.empty(samples, width, (1280, 28), 256 if train else 0)
-            noise = line if train else None
-            launch_hierarchical(
-                out, out.weights, torch.empty(2, 1280, 28, dtype=torch.int16), (rays, rays, line), (line, noise, noise),
-                field, span=(0.88, 1.12, "linear"), space=Space(), opaque=False, density_scale=1.0,
-            )  # fmt: skip
-
-    cases = [(w, "fp16", t) for w in (32, 64, 128) for t in (False, True)]
-    cases += [(128, "bf16", True), (64, "tf32", True), (32, "fp32", True)]
-    return {f"hierarchical {w} {p} {'train' if t else 'render'}": partial(run, w, p, t) for w, p, t in cases}

@@ -1,8 +1,5 @@
 """Inverse-CDF sampling: a program holds the running sums of a few rays on the chip and searches them for every draw."""
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 import triton
 import triton.language as tl
@@ -86,14 +83,3 @@ def _importance_sample_fake(edges: Tensor, weights: Tensor, u: Tensor) -> Tensor
 
 
 importance_sample = register(_importance_sample, fake=_importance_sample_fake)
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """Fine samples of an FFHQ batch at the released models' counts, and the most edges."""
-
-    def run(edges: int, count: int) -> None:
-        with torch.device("meta"):
-            line, u = torch.empty(4096, edges), torch.empty(4096, count)
-            launch_importance(line, torch.empty(4096, edges - 1), u)
-
-    return {f"importance E{e} N{n}": partial(run, e, n) for e, n in ((13, 14), (31, 32), (47, 48), (129, 128), (2, 5))}

@@ -6,8 +6,7 @@ launches each. Float16 gradients are brought into range by a power of two, which
 again in float32.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -143,31 +142,3 @@ def _like(parameter: Tensor, grad: Tensor | None) -> Tensor | None:
 
 
 modulated_mlp = register(_modulated_mlp, fake=_fake, save=_save, backward=_backward)
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """The trunk of the released fields and wide ones, all gradients, on the points of two images."""
-
-    def run(encoded: int, width: int, precision: str, dtype: torch.dtype) -> None:
-        with torch.device("meta"):
-            x = torch.empty(2, 1280 * 28, encoded, dtype=dtype)
-            weights = [torch.empty(2, width, i, dtype=dtype) for i in (encoded, width, width)]
-            biases = [torch.empty(2, width, dtype=dtype), *(torch.empty(1, width, dtype=dtype) for _ in range(2))]
-            out = torch.empty(2, 1280 * 28, width, dtype=dtype)
-        _modulated_mlp(x, weights, biases, 2.0**0.5, 0.2, precision)
-        launch_chain_backward(
-            x,
-            out,
-            out,
-            weights,
-            biases,
-            gain=2.0**0.5,
-            slope=0.2,
-            precision=precision,
-            need_x=True,
-            need_layers=[True] * 3,
-        )
-
-    cases = [(60, w, "fp16", torch.float32) for w in (64, 128, 256, 512)]
-    cases += [(60, 256, "bf16", torch.bfloat16), (60, 128, "tf32", torch.float32), (60, 64, "fp32", torch.float32)]
-    return {f"mlp {i} to {w} {p}": partial(run, i, w, p, d) for i, w, p, d in cases}

@@ -6,7 +6,6 @@ A ray reads 24 bytes and S depths and writes H features and 2 S + 1 numbers. The
 block-diagonal matrix of the weights, whose rounding error rides along in further columns.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from ..base.launch import has_warp_group_products, launch
 from ..base.operands import OPERANDS, dot, to_operand
-from .field_triton import Operand, Samples, Tile, along_rays, bend, coordinates, density, meta_field, trunk
+from .field_triton import Operand, Samples, Tile, along_rays, bend, coordinates, density, trunk
 from .volume_triton import relu
 
 MAX_SAMPLES = 128  # per ray, all passes together
@@ -193,20 +192,3 @@ def launch_rays(
         **{**samples.arguments(), "depths_ptr": depths},
         **field.arguments(),
     )
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """FFHQ rays at every sample count a tile is made for, with noise and emitted rays as in training; a background."""
-
-    def run(width: int, precision: str, count: int, dims: int) -> None:
-        field = Operand.of(meta_field(2, width, 8, dims, 10), 0.2, precision)
-        with torch.device("meta"):
-            rays, depths = torch.empty(2, 1280, 3), torch.empty(2, 1280, count)
-            points = torch.empty(2, 1280 * count, 4) if dims == 4 else None
-            samples = Samples(points, rays, rays, depths)
-            out = Rendered.empty(samples, width, (1280, count), 256)
-            launch_rays(out, samples, depths, field, noise=torch.empty_like(depths), opaque=dims == 4)
-
-    cases = [(w, "fp16", s, 3) for w in (32, 64, 128) for s in (14, 28, 48, 128)]
-    cases += [(64, "fp16", 4, 4), (128, "bf16", 28, 3), (64, "tf32", 28, 3), (32, "fp32", 28, 3)]
-    return {f"rays {w} {p} S{s} D{d}": partial(run, w, p, s, d) for w, p, s, d in cases}

@@ -6,8 +6,6 @@ A program takes a few rays and goes along them in chunks. Neighbouring samples a
 registers: then every sum that decays along the ray is a sum of its own terms, never a difference of two large ones.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -284,18 +282,3 @@ def _volume_weights_backward(
 volume_weights = register(
     _volume_weights, fake=_volume_weights_fake, save=_save_rays, backward=_volume_weights_backward
 )
-
-
-def shipped() -> dict[str, Callable[[], None]]:
-    """An FFHQ batch at the sample counts of the released models, a long ray, packed rays."""
-
-    def run(samples: int | None, opaque: bool, positions: bool) -> None:
-        with torch.device("meta"):
-            shape = (4096, samples) if samples else (4096 * 28,)
-            density, norm = torch.empty(shape), torch.empty(4096)
-            offsets = None if samples else torch.empty(4097, dtype=torch.int64)
-        launch_volume_forward(density, density, norm, opaque, offsets)
-        launch_volume_backward(density, density, norm, density, norm, opaque, positions, offsets)
-
-    lengths: tuple[int | None, ...] = (4, 14, 28, 48, 128, 192, 300, None)
-    return {f"weights S{s or ' packed'}": partial(run, s, s == 4, s != 14) for s in lengths}
