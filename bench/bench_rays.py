@@ -16,7 +16,7 @@ CASES = {
     "background 32x32 rays, 4 samples, 4x64, batch 16": RayCase(16, samples=4, points=True, width=64, depth=4, dims=4),
     "64x64 rays, 48 samples, batch 1": RayCase(1, rays=64 * 64, samples=48),
     "32x32 rays, 28 samples, width 256, batch 1": RayCase(1, samples=28, width=256),
-    "training 1024+256 rays, 14+14 samples, batch 4": RayCase(4, rays=1280, fine=14, emit=256, noise=True),
+    "training 1024+256 rays, 14+14 samples, batch 4": RayCase(4, rays=1280, fine=14, sample_rays=256, noise=True),
 }
 ON_CPU = {
     "FFHQ 32x32 rays, 14+14 samples, batch 1",
@@ -88,7 +88,7 @@ def _subject(shape: str, case: RayCase, precision: str | None) -> Subject:
 def _twin(case: RayCase) -> Subject:
     """The same pass, small, in float32: one kernel holds a field of width 32, layers of any width are apart anyway."""
     width = 32 if case.width <= 128 else case.width
-    small = replace(case, batch=1, rays=64, emit=min(case.emit, 16), width=width)
+    small = replace(case, batch=1, rays=64, sample_rays=min(case.sample_rays, 16), width=width)
     return _subject(f"the same in float32, width {width}", small, "fp32")
 
 

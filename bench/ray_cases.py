@@ -22,7 +22,7 @@ class RayCase:
     Attributes:
         batch, rays, samples: images, rays per image, samples of the (coarse) pass.
         fine: samples drawn where the coarse ones found density; 0 is a single pass.
-        emit: the last rays of each image give every sample's features instead of their sum.
+        sample_rays: the last rays of each image give every sample's features instead of their sum.
         noise: density noise, as in training.
         points: sample points are given, [B, R, S, dims]; nothing lies behind the last (a background).
         width, depth, dims, octaves: of the field. A background's weights are shared by the images.
@@ -32,7 +32,7 @@ class RayCase:
     rays: int = 32 * 32
     samples: int = 14
     fine: int = 0
-    emit: int = 0
+    sample_rays: int = 0
     noise: bool = False
     points: bool = False
     width: int = 128
@@ -51,7 +51,7 @@ class RayCase:
     def flops(self) -> tuple[float, float]:
         """Operations of a forward, and of a backward alone."""
         points = self.batch * self.rays * (self.samples + self.fine)
-        lit = self.batch * (self.rays - self.emit) * (self.samples + self.fine)
+        lit = self.batch * (self.rays - self.sample_rays) * (self.samples + self.fine)
         first = 2 * self.dims * self.octaves * self.width
         field = first + (self.depth - 1) * self.width**2 + self.width  # weights per point: trunk and density head
         # A product and a sum per weight and, for the aggregation, per hidden feature; sines, activations, weights
@@ -97,9 +97,9 @@ def make(device: torch.device, seed: int, *, case: RayCase) -> Args:
 
 
 def render(args: Args, *, impl: Any, case: RayCase, precision: Any = "fp16") -> tuple[Tensor, ...]:
-    """What carries a gradient in training: features, weights, transmittance, emitted samples; where samples fell."""
+    """What carries a gradient in training: features, weights, transmittance, features of samples; where they fell."""
     field, draws = args[-2:]
-    how: dict[str, Any] = {"emit": case.emit, "precision": precision, "impl": impl}
+    how: dict[str, Any] = {"sample_rays": case.sample_rays, "precision": precision, "impl": impl}
     if case.points:
         points, depths = args[:2]
         return _taken(render_points(points, depths, field, far_end="opaque", noise=draws.coarse_noise, **how))
@@ -111,13 +111,13 @@ def render_plain(args: Args, *, impl: Any, case: RayCase) -> tuple[Tensor, ...]:
     """The same by the plain form itself, for torch.compile: nothing that it would have to leave to Python."""
     field, draws = args[-2:]
     if case.points:
-        return _taken(render_points_ref(args[0], args[1], field, True, draws.coarse_noise, case.emit))
-    return _taken(render_rays_ref(args[0], args[1], args[2], field, SPAN, draws, case.emit))
+        return _taken(render_points_ref(args[0], args[1], field, True, draws.coarse_noise, case.sample_rays))
+    return _taken(render_rays_ref(args[0], args[1], args[2], field, SPAN, draws, case.sample_rays))
 
 
 def _taken(out: RayFeatures) -> tuple[Tensor, ...]:
-    emitted = () if out.emitted is None else (out.emitted,)
-    return out.hidden, out.weights, out.transmittance, out.fractions.detach(), *emitted
+    sample_hidden = () if out.sample_hidden is None else (out.sample_hidden,)
+    return out.hidden, out.weights, out.transmittance, out.fractions.detach(), *sample_hidden
 
 
 def placed(args: Args, merged: Tensor) -> Args:

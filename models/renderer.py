@@ -10,7 +10,7 @@ from ..kernels.rays.render import (
     RayDraws,
     RayFeatures,
     RaySpan,
-    bend,
+    contract,
     evaluate_density,
     evaluate_field,
     render_points,
@@ -136,8 +136,8 @@ class VolumeRenderer(nn.Module):
         if draws.coarse_jitter is not None and draws.coarse_jitter.shape[:2] != rays.directions.shape[:2]:
             wanted, got = list(rays.directions.shape[:2]), list(draws.coarse_jitter.shape[:2])
             raise ValueError(f"draws must be for B images of R rays {wanted}, got {got}: drawn with or without path?")
-        emit = 0 if indices is None else indices.shape[1]
-        fore, back = self._trace(ws, rays, z_bg, parts, samples, draws, emit, precision)
+        sample_rays = 0 if indices is None else indices.shape[1]
+        fore, back = self._trace(ws, rays, z_bg, parts, samples, draws, sample_rays, precision)
         return self._join(ws, fore, back, indices)
 
     def separate(
@@ -163,10 +163,10 @@ class VolumeRenderer(nn.Module):
         for field, traced in ((self.foreground, fore), (self.background, back)):
             if traced is None or field is None:
                 continue
-            assert traced.emitted is not None
+            assert traced.sample_hidden is not None
             weight = traced.weights * scale
             chosen = _seen(weight.flatten(1))  # [B, K]
-            hidden = traced.emitted.flatten(1, 2)
+            hidden = traced.sample_hidden.flatten(1, 2)
             hidden = hidden.gather(1, chosen[..., None].expand(-1, -1, hidden.shape[-1]))  # [B, K, H]
             one = hidden.new_ones(chosen.shape)
             each = field.features(hidden, one, ws)
@@ -196,7 +196,7 @@ class VolumeRenderer(nn.Module):
     def _bent(self, points: Tensor) -> Tensor:
         """Where the foreground sees world points."""
         cfg = self.cfg.field
-        return bend(points, RaySpan(cfg.near, cfg.far, space=cfg.space, centre=cfg.centre))
+        return contract(points, RaySpan(cfg.near, cfg.far, space=cfg.space, centre=cfg.centre))
 
     def _head(self, field: Field) -> ColourHead:
         """The colour head of ``field``, its own or the foreground's."""
@@ -212,19 +212,19 @@ class VolumeRenderer(nn.Module):
         parts: Parts,
         samples: int | None,
         draws: StepDraws,
-        emit: int,
+        sample_rays: int,
         precision: Precision,
     ) -> tuple[RayFeatures | None, RayFeatures | None]:
-        """Foreground and background along ``rays``, of which the last ``emit`` keep their samples apart."""
+        """Foreground and background along ``rays``, of which the last ``sample_rays`` keep their samples apart."""
         if parts == "foreground" and self.background is None:
             parts = "all"
         behind = self.background if parts != "foreground" else None
         fore = back = None
         if parts != "background":
             end: FarEnd = "opaque" if behind is None else "open"
-            fore = self._foreground(ws, rays.origins, rays.directions, samples, end, draws, emit, precision)
+            fore = self._foreground(ws, rays.origins, rays.directions, samples, end, draws, sample_rays, precision)
         if behind is not None:
-            back = self._background(behind, ws, z_bg, rays.origins, rays.directions, draws, emit, precision)
+            back = self._background(behind, ws, z_bg, rays.origins, rays.directions, draws, sample_rays, precision)
         elif fore is None:
             raise ValueError("parts='background' needs a generator with a background, this one has none")
         return fore, back
@@ -241,7 +241,7 @@ class VolumeRenderer(nn.Module):
         samples: int | None,
         end: FarEnd,
         draws: StepDraws,
-        emit: int,
+        sample_rays: int,
         precision: Precision,
     ) -> RayFeatures:
         cfg = self.cfg.field
@@ -259,7 +259,7 @@ class VolumeRenderer(nn.Module):
             self.foreground.trunk(ws),
             span,
             draws=RayDraws(fine_u, draws.coarse_noise, draws.fine_noise if cfg.hierarchical else None),
-            emit=emit,
+            sample_rays=sample_rays,
             precision=precision,
         )
 
@@ -271,7 +271,7 @@ class VolumeRenderer(nn.Module):
         origins: Tensor,
         directions: Tensor,
         draws: StepDraws,
-        emit: int,
+        sample_rays: int,
         precision: Precision,
     ) -> RayFeatures:
         cfg = self.cfg.background
@@ -282,7 +282,9 @@ class VolumeRenderer(nn.Module):
         points = inverted_sphere_points(origins, torch.nn.functional.normalize(directions, dim=-1), -depths)
         trunk = field.trunk(ws, z_bg)
         noise = draws.background_noise
-        return render_points(points, depths, trunk, far_end="opaque", noise=noise, emit=emit, precision=precision)
+        return render_points(
+            points, depths, trunk, far_end="opaque", noise=noise, sample_rays=sample_rays, precision=precision
+        )
 
     def _join(
         self, ws: Tensor, fore: RayFeatures | None, back: RayFeatures | None, indices: Tensor | None
@@ -323,10 +325,10 @@ class VolumeRenderer(nn.Module):
         for field, rays in ((self.foreground, fore), (self.background, back)):
             if rays is None or field is None:
                 continue
-            assert rays.emitted is not None and isinstance(field, StyledField | CodedField)
+            assert rays.sample_hidden is not None and isinstance(field, StyledField | CodedField)
             image = rays.hidden.shape[1]
             one = torch.ones_like(rays.weights[:, image:])
-            each = field.features(rays.emitted, one, ws)
+            each = field.features(rays.sample_hidden, one, ws)
             features.append(each)
             colours.append(self._head(field)(each, one))
             weights.append(rays.weights[:, image:] * scale)

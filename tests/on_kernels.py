@@ -46,11 +46,11 @@ def ops_as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """An interpreted program costs time by its operations, not by its numbers: few programs, each with many."""
-    ray = partial(field.Tile, 512, 8, 2)
+    ray = partial(field.RowTile, 512, 8, 2)
     monkeypatch.setattr(hierarchical, "hierarchical_tile", lambda *_: ray())
     monkeypatch.setattr(rays, "ray_tile", lambda *_: ray())
-    monkeypatch.setattr(linear, "rows_tile", lambda *_: linear.Tile(1024, 64, 64, 8, 2))
-    tile = upsample_block_forward.Tile(32, 32, 16, 32, 4)
+    monkeypatch.setattr(linear, "rows_tile", lambda *_: linear.ProductTile(1024, 64, 64, 8, 2))
+    tile = upsample_block_forward.PixelTile(32, 32, 16, 32, 4)
     monkeypatch.setattr(upsample_block_forward, "combine_tiling", lambda *_: tile)
     monkeypatch.setattr(upsample_block, "plan_whole", _one_program)
     monkeypatch.setattr(import_module("stylenerf.kernels.filters.bias_act_triton"), "BLOCK", 2**20)

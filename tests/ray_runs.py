@@ -24,7 +24,7 @@ SPANS = {
     "inverse": RaySpan(0.5, 3.0, "inverse", "opaque", 2.0, "contracted"),
     "log": RaySpan(0.5, 3.0, "log", "open", 0.5, "radial", (0.1, 0.2, 0.9)),
 }
-OUTPUTS = ("hidden", "weights", "depths", "fractions", "density", "transmittance", "emitted")
+OUTPUTS = ("hidden", "weights", "depths", "fractions", "density", "transmittance", "sample_hidden")
 # what an activation moves by that rounds the other way than in float64
 ULP = {"fp16": 2.0**-10, "bf16": 2.0**-7}
 # Such a step may be just enough to pass leaky ReLU's corner. Of the many activations of wide fields some always do, so
@@ -42,7 +42,7 @@ class RayRun:
     case: FieldCase = FIELD_CASES["odd"]
     kind: Kind = "single"
     span: RaySpan = SPANS["linear"]
-    emit: int = 0
+    sample_rays: int = 0
     noise: bool = True
 
     def inputs(self) -> dict[str, Tensor]:
@@ -67,7 +67,7 @@ class RayRun:
 
     def render(self, impl: str, precision: str, named: dict[str, Tensor], **changes: Any) -> RayFeatures:
         """The public function on tensors named as in :meth:`inputs`."""
-        how: dict[str, Any] = {"emit": self.emit, "impl": impl, "precision": precision, **changes}
+        how: dict[str, Any] = {"sample_rays": self.sample_rays, "impl": impl, "precision": precision, **changes}
         field, noise = field_of(self.case, named), named.get("coarse_noise")
         if self.kind == "points":
             return render_points(named["points"], named["depths"], field, far_end=self.span.far_end, noise=noise, **how)
@@ -168,7 +168,7 @@ def assert_rounded_pass_matches(run: RayRun, precision: str) -> Results:
 def assert_positions_follow(run: RayRun, precision: str, got: Results) -> None:
     """Fine samples are where importance sampling puts them for the kernel's own coarse weights."""
     named = {name: t for name, t in run.inputs().items() if name != "fine_noise"}
-    coarse = replace(run, kind="single", emit=0).render("triton", precision, named)
+    coarse = replace(run, kind="single", sample_rays=0).render("triton", precision, named)
     fractions, weights = coarse.fractions.double(), coarse.weights[..., 1:-1].double()
     edges = (fractions[..., 1:] + fractions[..., :-1]) / 2
     want = importance_sample_ref(edges, weights, run.fine_u().double())

@@ -22,7 +22,7 @@ HIERARCHICAL = RayCase(2, rays=4, samples=6, fine=5, width=32, depth=2, octaves=
 CASES = {
     "hierarchical": HIERARCHICAL,
     "single": replace(HIERARCHICAL, fine=0),
-    "training": replace(HIERARCHICAL, emit=1, noise=True),
+    "training": replace(HIERARCHICAL, sample_rays=1, noise=True),
     "background": replace(HIERARCHICAL, fine=0, points=True, dims=4),
 }
 interpreted = pytest.mark.skipif(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stylenerf.kernels.rays.render import RaySpan, depth_from_fraction
-from stylenerf.kernels.rays.render_ref import bend_ref
+from stylenerf.kernels.rays.span import contract_ref
 from stylenerf.models.camera import (
     Camera,
     CameraPrior,
@@ -185,8 +185,8 @@ def test_points_along_rays(case: str) -> None:
     points = rays.origins[:, :, None] + depth[..., None] * rays.directions[:, :, None]
     assert_relative("rays", rays.directions[:, :, None].expand_as(points), f[f"points/{case}/rays"])
     # the radial space is centred where the prior's middle camera stands: level, in front
-    bent = bend_ref(points, RaySpan(near, far, space=SPACES[case], centre=(1.0, 0.0, 0.0)))  # type: ignore[arg-type]
-    assert_relative("points", bent, f[f"points/{case}/points"])
+    contracted = contract_ref(points, RaySpan(near, far, space=SPACES[case], centre=(1.0, 0.0, 0.0)))  # type: ignore[arg-type]
+    assert_relative("points", contracted, f[f"points/{case}/points"])
 
 
 def test_projection_undoes_rays() -> None:

@@ -187,7 +187,7 @@ def test_heads_after_aggregation_equal_heads_before(end: Any, fine: bool) -> Non
 
     out = render_rays(*rays, trunk, span, draws=draws)
     late = shade(out.hidden, out.weights.sum(-1))
-    each = render_rays(*rays, trunk, span, draws=draws, emit=shape.rays).emitted
+    each = render_rays(*rays, trunk, span, draws=draws, sample_rays=shape.rays).sample_hidden
     assert each is not None
     early = composite(out.weights, shade(each, torch.ones_like(out.weights)))
     torch.testing.assert_close(late, early, atol=1e-12, rtol=1e-12)

@@ -8,7 +8,7 @@ import pytest
 import stylenerf.models.renderer
 from stylenerf.kernels.rays import hierarchical
 from stylenerf.kernels.rays import single_pass as rays
-from stylenerf.kernels.rays.field_triton import Tile
+from stylenerf.kernels.rays.field_triton import RowTile
 from stylenerf.kernels.rays.render import render_points, render_rays
 from stylenerf.models.generator import RenderOptions
 from tests import test_generator, test_train_phases
@@ -35,7 +35,7 @@ def fused_rays(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(stylenerf.models.renderer, "render_rays", fused(render_rays))
     monkeypatch.setattr(stylenerf.models.renderer, "render_points", fused(render_points))
     if DEVICE.type == "cpu":
-        large = partial(Tile, 512, 8, 2)
+        large = partial(RowTile, 512, 8, 2)
         monkeypatch.setattr(hierarchical, "hierarchical_tile", lambda *_: large())
         monkeypatch.setattr(rays, "ray_tile", lambda *_: large())
     test_generator.rendered.cache_clear()  # what the plain pass rendered

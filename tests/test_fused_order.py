@@ -127,8 +127,8 @@ def over(impl: Any, w: Tensor, f: Tensor) -> Tensor:
 
 RUNS = {
     "field_values": RayRun(CASE, "points", noise=False),
-    "hierarchical_pass": RayRun(CASE, "hierarchical", emit=1),
-    "single_pass": RayRun(CASE, emit=1),
+    "hierarchical_pass": RayRun(CASE, "hierarchical", sample_rays=1),
+    "single_pass": RayRun(CASE, sample_rays=1),
 }
 TABLE: dict[str, Way] = {
     "bias_act": of(activated, x=(2, 3, 4), b=(3,)),

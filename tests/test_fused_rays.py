@@ -27,23 +27,23 @@ SLOPES = {"relu": 0.0, "linear": 1.0}
 
 CASES: dict[str, RayRun] = {
     "one": RayRun(FieldCase(batch=1, rays=1, samples=1, hidden=1, depth=1, num_freqs=1)),
-    "odd": RayRun(emit=2),
-    "three images": RayRun(FieldCase(batch=3, rays=3), span=SPANS["log"], emit=1),
+    "odd": RayRun(sample_rays=2),
+    "three images": RayRun(FieldCase(batch=3, rays=3), span=SPANS["log"], sample_rays=1),
     "shared field": RayRun(FieldCase(per_image=False), span=SPANS["opaque"], noise=False),
     "shared field, width 40": RayRun(FieldCase(per_image=False, rays=2, hidden=40), "hierarchical"),
-    "one image of a batch of fields": RayRun(FieldCase(batch=1), span=SPANS["inverse"], emit=5),
-    "released": RayRun(replace(RELEASED, samples=28), emit=1),
-    "released, hierarchical": RayRun(RELEASED, "hierarchical", emit=1),
+    "one image of a batch of fields": RayRun(FieldCase(batch=1), span=SPANS["inverse"], sample_rays=5),
+    "released": RayRun(replace(RELEASED, samples=28), sample_rays=1),
+    "released, hierarchical": RayRun(RELEASED, "hierarchical", sample_rays=1),
     "released, no noise": RayRun(RELEASED, "hierarchical", noise=False),
     "ten layers": RayRun(replace(SMALL, depth=10), span=SPANS["log"]),
-    "ten layers, hierarchical": RayRun(replace(SMALL, depth=10), "hierarchical", SPANS["opaque"], emit=3),
-    "all emitted": RayRun(replace(SMALL, rays=3), "hierarchical", emit=3),
+    "ten layers, hierarchical": RayRun(replace(SMALL, depth=10), "hierarchical", SPANS["opaque"], sample_rays=3),
+    "all sample_hidden": RayRun(replace(SMALL, rays=3), "hierarchical", sample_rays=3),
     "twelve octaves": RayRun(replace(SMALL, num_freqs=12)),
-    "background": RayRun(BACKGROUND, "points", SPANS["opaque"], emit=2),
+    "background": RayRun(BACKGROUND, "points", SPANS["opaque"], sample_rays=2),
     "background, open": RayRun(replace(BACKGROUND, depth=1), "points", noise=False),
-    "background, twelve octaves": RayRun(replace(BACKGROUND, num_freqs=12, hidden=32), "points", emit=9),
+    "background, twelve octaves": RayRun(replace(BACKGROUND, num_freqs=12, hidden=32), "points", sample_rays=9),
     "background, all columns": RayRun(replace(BACKGROUND, num_freqs=16, depth=2), "points", SPANS["opaque"]),
-    "three-dimensional points": RayRun(FieldCase(rays=3), "points", SPANS["opaque"], emit=1),
+    "three-dimensional points": RayRun(FieldCase(rays=3), "points", SPANS["opaque"], sample_rays=1),
 }
 # 32 and narrower in one kernel, the others layer by layer
 WIDTHS: dict[int, Kind] = {
@@ -76,7 +76,7 @@ def test_matches_the_plain_form(name: str) -> None:
 @pytest.mark.parametrize("span", SPANS)
 @pytest.mark.parametrize("kind", KINDS[:2])
 def test_matches_along_every_span(kind: Kind, span: str) -> None:
-    run = RayRun(replace(SMALL, rays=3), kind, SPANS[span], emit=1)
+    run = RayRun(replace(SMALL, rays=3), kind, SPANS[span], sample_rays=1)
     got = assert_pass_matches(run)
     if kind == "hierarchical":
         assert_positions_follow(run, "fp32", got)
@@ -84,31 +84,35 @@ def test_matches_along_every_span(kind: Kind, span: str) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_matches_at_width(width: int) -> None:
-    assert_pass_matches(RayRun(FieldCase(rays=2, samples=4, hidden=width, depth=2), WIDTHS[width], emit=1))
+    assert_pass_matches(RayRun(FieldCase(rays=2, samples=4, hidden=width, depth=2), WIDTHS[width], sample_rays=1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("width", [100, 128, 200, 256])
 def test_matches_at_large_width(width: int, kind: Kind) -> None:
-    assert_pass_matches(RayRun(FieldCase(rays=2, samples=4, hidden=width, depth=2), kind, emit=1))
+    assert_pass_matches(RayRun(FieldCase(rays=2, samples=4, hidden=width, depth=2), kind, sample_rays=1))
 
 
 @pytest.mark.parametrize("name", SLOPES)
 def test_matches_with_slope(name: str) -> None:
-    assert_pass_matches(RayRun(replace(SMALL, gain=1.0, negative_slope=SLOPES[name]), span=SPANS["opaque"], emit=1))
+    assert_pass_matches(
+        RayRun(replace(SMALL, gain=1.0, negative_slope=SLOPES[name]), span=SPANS["opaque"], sample_rays=1)
+    )
 
 
 @pytest.mark.parametrize("samples", SINGLE)
 def test_matches_with_samples(samples: int) -> None:
-    run = RayRun(replace(SMALL, batch=1, rays=3, samples=samples), span=SPANS["opaque"], emit=1)
+    run = RayRun(replace(SMALL, batch=1, rays=3, samples=samples), span=SPANS["opaque"], sample_rays=1)
     assert_pass_matches(run)
 
 
 @pytest.mark.parametrize("samples", HIERARCHICAL)
 def test_matches_with_fine_samples(samples: tuple[int, int]) -> None:
     coarse, fine = samples
-    run = RayRun(replace(SMALL, batch=1, rays=3, samples=coarse, fine=fine), "hierarchical", SPANS["opaque"], emit=1)
+    run = RayRun(
+        replace(SMALL, batch=1, rays=3, samples=coarse, fine=fine), "hierarchical", SPANS["opaque"], sample_rays=1
+    )
     got = assert_pass_matches(run)
     assert_positions_follow(run, "fp32", got)
 
@@ -125,14 +129,14 @@ def tile_rays(kind: Kind, samples: int, precision: str = "fp32") -> int:
 def test_matches_at_the_edge_of_a_tile(kind: Kind, samples: int, over: int) -> None:
     tile = tile_rays(kind, samples)
     rays = 2 * tile + over
-    assert_pass_matches(RayRun(replace(SMALL, batch=1, rays=rays, samples=samples), kind, emit=rays - tile))
+    assert_pass_matches(RayRun(replace(SMALL, batch=1, rays=rays, samples=samples), kind, sample_rays=rays - tile))
 
 
 @pytest.mark.parametrize("over", [-1, 1])
 @pytest.mark.parametrize("kind", ["single", "hierarchical"])
 def test_matches_where_a_tile_is_partly_emitted(kind: Kind, over: int) -> None:
     tile = tile_rays(kind, 14)
-    run = RayRun(replace(SMALL, batch=1, rays=2 * tile, samples=14), kind, emit=tile + over)
+    run = RayRun(replace(SMALL, batch=1, rays=2 * tile, samples=14), kind, sample_rays=tile + over)
     assert_pass_matches(run)
 
 
@@ -141,7 +145,7 @@ def test_matches_where_a_tile_is_partly_emitted(kind: Kind, over: int) -> None:
     kind=st.sampled_from(KINDS),
     span=st.sampled_from(list(SPANS)),
     rays=st.integers(1, 4),
-    emitted=st.integers(0, 2),
+    sample_hidden=st.integers(0, 2),
     samples=st.integers(3, 20),
     fine=st.integers(1, 18),
     hidden=st.integers(1, 34),
@@ -150,16 +154,16 @@ def test_matches_where_a_tile_is_partly_emitted(kind: Kind, over: int) -> None:
     per_image=st.booleans(),
     noise=st.booleans(),
 )
-def test_matches_at_any_size(kind: Kind, span: str, emitted: int, noise: bool, **shape: Any) -> None:
+def test_matches_at_any_size(kind: Kind, span: str, sample_hidden: int, noise: bool, **shape: Any) -> None:
     case = FieldCase(dims=4 if kind == "points" else 3, **shape)
-    assert_pass_matches(RayRun(case, kind, SPANS[span], min(emitted, case.rays), noise))
+    assert_pass_matches(RayRun(case, kind, SPANS[span], min(sample_hidden, case.rays), noise))
 
 
 @pytest.mark.parametrize("batch, rays", [(0, 3), (2, 0), (0, 0)])
 @pytest.mark.parametrize("hidden", [7, 40])
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_in_nothing_out(kind: Kind, hidden: int, batch: int, rays: int) -> None:
-    run = RayRun(FieldCase(batch=batch, rays=rays, hidden=hidden, per_image=batch > 0), kind, emit=rays // 2)
+    run = RayRun(FieldCase(batch=batch, rays=rays, hidden=hidden, per_image=batch > 0), kind, sample_rays=rays // 2)
     got, want = run.results("triton"), run.results("ref")
     assert {name: t.shape for name, t in got.items()} == {name: t.shape for name, t in want.items()}
     # no ray, no gradient: zeros, not what stood in memory
@@ -169,7 +173,7 @@ def test_nothing_in_nothing_out(kind: Kind, hidden: int, batch: int, rays: int) 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_one_output_alone(output: str, kind: Kind) -> None:
-    run = RayRun(replace(SMALL, batch=1, rays=2, samples=3, fine=2), kind, SPANS["inverse"], emit=1)
+    run = RayRun(replace(SMALL, batch=1, rays=2, samples=3, fine=2), kind, SPANS["inverse"], sample_rays=1)
     if kind == "points" and output in ("depths", "fractions"):
         pytest.skip("an input, handed through")
 
@@ -186,7 +190,7 @@ def test_one_output_alone(output: str, kind: Kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("hidden", [7, 40])
 def test_gradients_of_some_inputs_alone(hidden: int, kind: Kind) -> None:
-    run = RayRun(FieldCase(batch=1, rays=2, samples=3, fine=2, hidden=hidden, depth=2), kind, emit=1)
+    run = RayRun(FieldCase(batch=1, rays=2, samples=3, fine=2, hidden=hidden, depth=2), kind, sample_rays=1)
     inputs = run.inputs()
     drawn = cotangents(list(run.op("ref")(*inputs.values())), torch.float32, 7)
 
@@ -204,7 +208,7 @@ def test_gradients_of_some_inputs_alone(hidden: int, kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind, hidden", [*((kind, 32) for kind in KINDS), ("single", 129)])
 def test_same_gradients_every_time(kind: Kind, hidden: int) -> None:
-    run = RayRun(FieldCase(rays=3, hidden=hidden, depth=2), kind, emit=1)
+    run = RayRun(FieldCase(rays=3, hidden=hidden, depth=2), kind, sample_rays=1)
     one, other = run.results("triton", "fp16"), run.results("triton", "fp16")
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -235,17 +239,17 @@ def test_fine_positions_hand_computed(fine: int) -> None:
     torch.testing.assert_close(out.fractions[0, 0].cpu(), want, rtol=0, atol=1e-3)  # 1e-5 / 1e-2 of a bin
 
 
-SWEPT = ((0, True, True), (1, False, False), (3, True, False))  # emitted rays, noise, a field per image
+SWEPT = ((0, True, True), (1, False, False), (3, True, False))  # sample_hidden rays, noise, a field per image
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("emit, noise, per_image", SWEPT)
+@pytest.mark.parametrize("sample_rays, noise, per_image", SWEPT)
 @pytest.mark.parametrize("span", SPANS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("width", [1, 7, 32, 64])
-def test_sweep_of_widths(width: int, kind: Kind, span: str, emit: int, noise: bool, per_image: bool) -> None:
+def test_sweep_of_widths(width: int, kind: Kind, span: str, sample_rays: int, noise: bool, per_image: bool) -> None:
     case = FieldCase(rays=3, samples=4, fine=3, hidden=width, depth=2, per_image=per_image)
-    assert_pass_matches(RayRun(case, kind, SPANS[span], emit, noise))
+    assert_pass_matches(RayRun(case, kind, SPANS[span], sample_rays, noise))
 
 
 @pytest.mark.slow
@@ -254,7 +258,7 @@ def test_sweep_of_widths(width: int, kind: Kind, span: str, emit: int, noise: bo
 @pytest.mark.parametrize("kind, dims", [("single", 3), ("points", 4)])
 def test_sweep_of_depths(kind: Kind, dims: int, depth: int, num_freqs: int) -> None:
     case = FieldCase(rays=3, hidden=32, depth=depth, dims=dims, num_freqs=num_freqs)
-    assert_pass_matches(RayRun(case, kind, SPANS["opaque"], emit=1))
+    assert_pass_matches(RayRun(case, kind, SPANS["opaque"], sample_rays=1))
 
 
 @pytest.mark.slow
@@ -264,7 +268,7 @@ def test_sweep_of_depths(kind: Kind, dims: int, depth: int, num_freqs: int) -> N
 def test_sweep_of_samples(kind: Kind, samples: int, over: int) -> None:
     rays = 2 * tile_rays(kind, samples) + over
     case = replace(SMALL, rays=rays, samples=samples)
-    assert_pass_matches(RayRun(case, kind, SPANS["opaque"], emit=rays // 2))
+    assert_pass_matches(RayRun(case, kind, SPANS["opaque"], sample_rays=rays // 2))
 
 
 @pytest.mark.slow
@@ -272,5 +276,5 @@ def test_sweep_of_samples(kind: Kind, samples: int, over: int) -> None:
 @pytest.mark.parametrize("samples", [*HIERARCHICAL, (128, 3)])
 def test_sweep_of_fine_samples(samples: tuple[int, int], rays: int) -> None:
     case = replace(SMALL, rays=rays, samples=samples[0], fine=samples[1])
-    run = RayRun(case, "hierarchical", SPANS["opaque"], emit=rays // 2)
+    run = RayRun(case, "hierarchical", SPANS["opaque"], sample_rays=rays // 2)
     assert_positions_follow(run, "fp32", assert_pass_matches(run))

@@ -135,7 +135,7 @@ def turned(t: Tensor) -> Tensor:
 @pytest.mark.parametrize("hidden", [7, 40])
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_strides(kind: Kind, hidden: int) -> None:
-    whole = RayRun(replace(CASE, hidden=hidden, rays=3), kind, emit=1)
+    whole = RayRun(replace(CASE, hidden=hidden, rays=3), kind, sample_rays=1)
     given_ = whole.inputs()
     strided = {name: turned(t) for name, t in given_.items()}
     assert all(t.numel() == 1 or not t.is_contiguous() for t in strided.values())
@@ -146,7 +146,7 @@ def test_any_strides(kind: Kind, hidden: int) -> None:
 
 @pytest.mark.parametrize("hidden", [7, 40])
 def test_fractions_out_of_order(hidden: int) -> None:
-    whole = RayRun(replace(CASE, hidden=hidden), span=replace(SPANS["opaque"], density_scale=0.3), emit=1)
+    whole = RayRun(replace(CASE, hidden=hidden), span=replace(SPANS["opaque"], density_scale=0.3), sample_rays=1)
     named = whole.inputs()
     named["fractions"] = named["fractions"][..., torch.tensor([3, 0, 4, 1, 2], device=DEVICE)]
     got = outputs_and_gradients(whole.op("triton"), named)
@@ -176,19 +176,23 @@ SPOILT = [
 @pytest.mark.parametrize("kind, name, size, precision, bad", SPOILT)
 def test_no_number_spoils_its_own_ray_alone(kind: Kind, name: str, size: str, precision: str, bad: float) -> None:
     hidden, samples = SIZES[size]
-    whole = RayRun(replace(CASE, batch=1, rays=3, hidden=hidden, depth=1, samples=samples), kind, emit=1)
+    whole = RayRun(replace(CASE, batch=1, rays=3, hidden=hidden, depth=1, samples=samples), kind, sample_rays=1)
     clean = whole.inputs() | ({"fine_u": whole.fine_u()} if kind == "hierarchical" else {})
     broken = {n: t.detach().clone().requires_grad_() for n, t in clean.items()}
     with torch.no_grad():
         broken[name][0, 1].view(-1)[1] = bad
     want, got = (whole.render("triton", precision, named) for named in (clean, broken))
     others = torch.tensor([0, 2], device=DEVICE)
-    image = {"hidden": others[:1], "emitted": others[:0]}  # the last ray is emitted
+    image = {"hidden": others[:1], "sample_hidden": others[:0]}  # the last ray is sample_hidden
     for output, w, g in zip(OUTPUTS, want, got):
         assert w is not None and g is not None
         at = image.get(output, others)
         assert torch.equal(g[:, at], w[:, at]), output
-    assert got.emitted is not None and want.emitted is not None and torch.equal(got.emitted, want.emitted)
+    assert (
+        got.sample_hidden is not None
+        and want.sample_hidden is not None
+        and torch.equal(got.sample_hidden, want.sample_hidden)
+    )
     assert got.hidden[0, 1].isnan().all() and got.transmittance[0, 1].isnan()
 
     # the backward gets through, and what is common to all rays shows it
@@ -224,8 +228,8 @@ def test_surfaces(kind: Kind, dense: float) -> None:
 @pytest.mark.parametrize("rays_at_a_time, precision", [(0.5, "fp32"), (2, "fp16"), (7, "fp32")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_portions_add_up(kind: Kind, rays_at_a_time: float, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several portions per image, the emitted rays in some of them, or several images per portion."""
-    whole = RayRun(replace(CASE, batch=3, rays=3), kind, SPANS["inverse"], emit=1)
+    """Several portions per image, the sample_hidden rays in some of them, or several images per portion."""
+    whole = RayRun(replace(CASE, batch=3, rays=3), kind, SPANS["inverse"], sample_rays=1)
     samples = CASE.samples + (CASE.fine if kind == "hierarchical" else 0)
     ray_bytes = CASE.depth * samples * padded_width(make_field(CASE)) * (4 if precision == "fp32" else 2)
     monkeypatch.setattr(passes_backward, "WORKSPACE_BYTES", int(rays_at_a_time * ray_bytes))
@@ -234,6 +238,6 @@ def test_portions_add_up(kind: Kind, rays_at_a_time: float, precision: str, monk
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_portions_layer_by_layer(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = RayRun(replace(CASE, rays=3, hidden=40, depth=1), kind, emit=1)
+    whole = RayRun(replace(CASE, rays=3, hidden=40, depth=1), kind, sample_rays=1)
     monkeypatch.setattr(passes_backward, "WORKSPACE_BYTES", 1)
     assert_pass_matches(whole)

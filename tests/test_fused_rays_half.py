@@ -26,19 +26,21 @@ SMALL = FieldCase(hidden=7, depth=2)
 
 CASES: dict[str, RayRun] = {
     "one": RayRun(FieldCase(batch=1, rays=1, samples=1, hidden=1, depth=1, num_freqs=1)),
-    "odd": RayRun(emit=2, span=SPANS["log"]),
-    "narrow": RayRun(CASE, emit=1),
-    "shared field": RayRun(replace(CASE, batch=2, per_image=False), span=SPANS["inverse"], emit=1, noise=False),
-    "64 wide, released": RayRun(replace(WIDE, hidden=64, depth=8, num_freqs=10), "hierarchical", emit=1),
-    "128 wide": RayRun(replace(WIDE, hidden=128), "hierarchical", SPANS["opaque"], emit=1),
-    "128 wide, single": RayRun(replace(WIDE, hidden=128, samples=28, rays=2), emit=1),
-    "100 wide": RayRun(replace(WIDE, hidden=100), "points", SPANS["opaque"], emit=2),
+    "odd": RayRun(sample_rays=2, span=SPANS["log"]),
+    "narrow": RayRun(CASE, sample_rays=1),
+    "shared field": RayRun(replace(CASE, batch=2, per_image=False), span=SPANS["inverse"], sample_rays=1, noise=False),
+    "64 wide, released": RayRun(replace(WIDE, hidden=64, depth=8, num_freqs=10), "hierarchical", sample_rays=1),
+    "128 wide": RayRun(replace(WIDE, hidden=128), "hierarchical", SPANS["opaque"], sample_rays=1),
+    "128 wide, single": RayRun(replace(WIDE, hidden=128, samples=28, rays=2), sample_rays=1),
+    "100 wide": RayRun(replace(WIDE, hidden=100), "points", SPANS["opaque"], sample_rays=2),
     "256 wide": RayRun(replace(WIDE, hidden=256, rays=1, samples=5, fine=3), "hierarchical", SPANS["log"]),
-    "256 wide, single": RayRun(replace(WIDE, hidden=256, rays=2, samples=3), emit=1),
+    "256 wide, single": RayRun(replace(WIDE, hidden=256, rays=2, samples=3), sample_rays=1),
     "129 wide": RayRun(replace(WIDE, hidden=129, rays=2, samples=3, dims=4), "points", SPANS["opaque"]),
-    "background": RayRun(replace(CASE, dims=4, samples=4, rays=5, num_freqs=10), "points", SPANS["opaque"], emit=2),
+    "background": RayRun(
+        replace(CASE, dims=4, samples=4, rays=5, num_freqs=10), "points", SPANS["opaque"], sample_rays=2
+    ),
     "ten layers": RayRun(replace(CASE, depth=10), span=SPANS["log"]),
-    "relu": RayRun(replace(SMALL, gain=1.0, negative_slope=0.0), "hierarchical", SPANS["opaque"], emit=2),
+    "relu": RayRun(replace(SMALL, gain=1.0, negative_slope=0.0), "hierarchical", SPANS["opaque"], sample_rays=2),
 }
 HIERARCHICAL = ((3, 1), (16, 16), (14, 7), (16, 17))
 SINGLE = (2, 32, 48, 128, 130)
@@ -57,13 +59,13 @@ def test_matches_a_rounded_field(name: str, precision: str) -> None:
 @pytest.mark.parametrize("samples", SINGLE)
 def test_matches_with_samples(samples: int) -> None:
     case = replace(SMALL, batch=1, rays=3, samples=samples)
-    assert_rounded_pass_matches(RayRun(case, span=SPANS["opaque"], emit=1), "fp16")
+    assert_rounded_pass_matches(RayRun(case, span=SPANS["opaque"], sample_rays=1), "fp16")
 
 
 @pytest.mark.parametrize("samples", HIERARCHICAL)
 def test_matches_with_fine_samples(samples: tuple[int, int]) -> None:
     case = replace(SMALL, batch=1, rays=3, samples=samples[0], fine=samples[1])
-    run = RayRun(case, "hierarchical", SPANS["opaque"], emit=1)
+    run = RayRun(case, "hierarchical", SPANS["opaque"], sample_rays=1)
     assert_positions_follow(run, "fp16", assert_rounded_pass_matches(run, "fp16"))
 
 
@@ -72,7 +74,7 @@ def test_matches_with_fine_samples(samples: tuple[int, int]) -> None:
 def test_matches_at_the_edge_of_a_tile(kind: Kind, samples: int, over: int) -> None:
     tile = tile_rays(kind, samples, "fp16")
     case = replace(SMALL, batch=1, rays=2 * tile + over, samples=samples, fine=3)
-    assert_rounded_pass_matches(RayRun(case, kind, emit=tile), "fp16")
+    assert_rounded_pass_matches(RayRun(case, kind, sample_rays=tile), "fp16")
 
 
 @pytest.mark.parametrize("precision, bound", [("fp16", 1e-4), ("bf16", 2e-3)])
@@ -101,7 +103,7 @@ SCALES = (2.0**-100, 2.0**-20, 2.0**20, 2.0**90)
     [(32, "single", s) for s in SCALES] + [(32, "hierarchical", SCALES[0]), (129, "points", SCALES[0])],
 )
 def test_gradients_of_any_magnitude(hidden: int, kind: Kind, scale: float) -> None:
-    run = RayRun(replace(CASE, hidden=hidden, depth=2, rays=2, samples=3, fine=2), kind, emit=1)
+    run = RayRun(replace(CASE, hidden=hidden, depth=2, rays=2, samples=3, fine=2), kind, sample_rays=1)
     want = scaled_gradients(run, "fp16", "triton", 1.0)
     got = scaled_gradients(run, "fp16", "triton", scale)
     # a power of two moves exponents and nothing else; what falls below float32 or float16 is small beside the rest
@@ -145,7 +147,7 @@ def test_density_and_sums_are_not_rounded(precision: str) -> None:
     "width, span", [*((w, s) for w in (7, 32, 64, 128) for s in SPANS), (200, "inverse"), (256, "log")]
 )
 def test_sweep(width: int, span: str, kind: Kind, precision: str) -> None:
-    run = RayRun(replace(WIDE if width > 32 else CASE, batch=2, hidden=width), kind, SPANS[span], emit=1)
+    run = RayRun(replace(WIDE if width > 32 else CASE, batch=2, hidden=width), kind, SPANS[span], sample_rays=1)
     got = assert_rounded_pass_matches(run, precision)
     if kind == "hierarchical":
         assert_positions_follow(run, precision, got)

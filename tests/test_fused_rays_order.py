@@ -20,10 +20,10 @@ from tests.roundings import several_roundings
 KINDS: tuple[Kind, ...] = ("single", "hierarchical", "points")
 CASE = FieldCase(batch=2, rays=3, samples=5, fine=4, hidden=7, depth=3)
 CASES: dict[str, RayRun] = {
-    **{kind: RayRun(CASE, kind, SPANS["opaque"], emit=1) for kind in KINDS},
+    **{kind: RayRun(CASE, kind, SPANS["opaque"], sample_rays=1) for kind in KINDS},
     "shared field": RayRun(replace(CASE, per_image=False), "hierarchical", SPANS["inverse"], noise=False),
     "layer by layer": RayRun(replace(CASE, hidden=40), "hierarchical", SPANS["log"]),
-    "two passes": RayRun(replace(CASE, samples=17), "hierarchical", emit=3),
+    "two passes": RayRun(replace(CASE, samples=17), "hierarchical", sample_rays=3),
     "many samples": RayRun(replace(CASE, samples=130), "single", SPANS["inverse"]),
     "no rays": RayRun(replace(CASE, rays=0), "hierarchical"),
     "no images": RayRun(replace(CASE, batch=0), "points"),
@@ -78,7 +78,7 @@ def test_path_length_penalty(kind: Kind, precision: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_first_order_is_the_same_with_a_graph(kind: Kind) -> None:
-    run = RayRun(CASE, kind, SPANS["inverse"], emit=1)
+    run = RayRun(CASE, kind, SPANS["inverse"], sample_rays=1)
 
     def gradients(impl: str, dtype: torch.dtype | None = None, create_graph: bool = False) -> dict[str, Tensor]:
         named = leaves(run.inputs(), dtype)

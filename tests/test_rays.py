@@ -22,7 +22,7 @@ from stylenerf.kernels.rays.render import (
     render_points,
     render_rays,
 )
-from stylenerf.kernels.rays.render_ref import bend_ref
+from stylenerf.kernels.rays.span import contract_ref
 from stylenerf.kernels.rays.volume import composite, volume_weights
 from tests.inputs import (
     FIELD_CASES,
@@ -136,8 +136,8 @@ def test_contraction_hand_computed() -> None:
     points = torch.tensor([[0.3, 0.4, 0], [0, 0.6, 0.8], [3, 4, 0], [0, 0, 0]], dtype=torch.float64)
     want = torch.tensor([[0.3, 0.4, 0], [0, 0.6, 0.8], [1.08, 1.44, 0], [0, 0, 0]], dtype=torch.float64)
     span = RaySpan(0.5, 6.0, space="contracted")
-    torch.testing.assert_close(bend_ref(points.requires_grad_(), span), want)
-    bend_ref(points, span).sum().backward()
+    torch.testing.assert_close(contract_ref(points.requires_grad_(), span), want)
+    contract_ref(points, span).sum().backward()
     assert points.grad is not None and torch.isfinite(points.grad).all()
 
 
@@ -146,8 +146,8 @@ def test_radial_space_hand_computed() -> None:
     span = RaySpan(0.5, 2.4, "log", space="radial", centre=(1.0, 0.0, 0.0))
     points = torch.tensor([[1.0, 0.36, 0.48], [1.0, 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
     want = torch.tensor([[0.0, 0.3, 0.4], [0.0, 0.0, 0.0]], dtype=torch.float64)
-    torch.testing.assert_close(bend_ref(points, span), want)
-    bend_ref(points, span).sum().backward()
+    torch.testing.assert_close(contract_ref(points, span), want)
+    contract_ref(points, span).sum().backward()
     assert points.grad is not None and torch.isfinite(points.grad).all()
 
 
@@ -179,7 +179,7 @@ def test_points_equal_single_ops(case: str, end: Any) -> None:
     weights, trans = volume_weights(density + noise, depths, far_end=end)
     want = RayFeatures(composite(weights, hidden), weights, depths, depths, density + noise, trans, None)
     torch.testing.assert_close(out[:6], want[:6], **CLOSE)
-    assert out.emitted is None
+    assert out.sample_hidden is None
 
 
 PASSES = ["single", "noisy", "hierarchical", "hierarchical, noisy"]
@@ -209,36 +209,36 @@ def test_rays_equal_single_ops(case: str, kind: str, span: RaySpan) -> None:
     hidden, *rest = rays_by_ops(*rays, field, span, draws)
     torch.testing.assert_close(out.hidden, composite(rest[0], hidden), **CLOSE)
     torch.testing.assert_close(list(out[1:6]), rest, **CLOSE)
-    assert out.emitted is None
+    assert out.sample_hidden is None
 
 
 @pytest.mark.parametrize("kind", PASSES)
-@pytest.mark.parametrize("emit", [1, 5])
-def test_emitted_samples_add_up(kind: str, emit: int) -> None:
+@pytest.mark.parametrize("sample_rays", [1, 5])
+def test_emitted_samples_add_up(kind: str, sample_rays: int) -> None:
     shape = FIELD_CASES["odd"]
     rays, field, draws = make_rays(shape), make_field(shape), drawn(shape, kind)
     whole = render_rays(*rays, field, SPAN, draws=draws)
-    out = render_rays(*rays, field, SPAN, draws=draws, emit=emit)
-    image = shape.rays - emit
-    assert out.emitted is not None and out.hidden.shape[1] == image
+    out = render_rays(*rays, field, SPAN, draws=draws, sample_rays=sample_rays)
+    image = shape.rays - sample_rays
+    assert out.sample_hidden is not None and out.hidden.shape[1] == image
     torch.testing.assert_close(out.hidden, whole.hidden[:, :image], **CLOSE)
-    torch.testing.assert_close(composite(out.weights[:, image:], out.emitted), whole.hidden[:, image:], **CLOSE)
+    torch.testing.assert_close(composite(out.weights[:, image:], out.sample_hidden), whole.hidden[:, image:], **CLOSE)
     torch.testing.assert_close(out[1:6], whole[1:6], **CLOSE)
     # one by one and in depth order, not only in sum
     hidden = rays_by_ops(*rays, field, SPAN, draws)[0]
-    torch.testing.assert_close(out.emitted, hidden[:, image:], **CLOSE)
+    torch.testing.assert_close(out.sample_hidden, hidden[:, image:], **CLOSE)
 
 
-@pytest.mark.parametrize("emit", [1, 5])
-def test_emitted_points_add_up(emit: int) -> None:
+@pytest.mark.parametrize("sample_rays", [1, 5])
+def test_emitted_points_add_up(sample_rays: int) -> None:
     shape = replace(FIELD_CASES["odd"], dims=4)
     points, depths, field = make_points(shape), make_fractions(shape), make_field(shape)
     whole = render_points(points, depths, field)
-    out = render_points(points, depths, field, emit=emit)
-    image = shape.rays - emit
-    assert out.emitted is not None
+    out = render_points(points, depths, field, sample_rays=sample_rays)
+    image = shape.rays - sample_rays
+    assert out.sample_hidden is not None
     torch.testing.assert_close(out.hidden, whole.hidden[:, :image], **CLOSE)
-    torch.testing.assert_close(composite(out.weights[:, image:], out.emitted), whole.hidden[:, image:], **CLOSE)
+    torch.testing.assert_close(composite(out.weights[:, image:], out.sample_hidden), whole.hidden[:, image:], **CLOSE)
 
 
 def test_shared_weights_equal_repeated_ones() -> None:
@@ -291,25 +291,29 @@ def test_field_derivatives_of_any_order(skips: tuple[int, ...]) -> None:
     assert_derivatives(lambda p, *t: evaluate_field(p, rebuild(*t)), [points, *parts])
 
 
-@pytest.mark.parametrize("emit", [0, 1])
-def test_points_derivatives_of_any_order(emit: int) -> None:
+@pytest.mark.parametrize("sample_rays", [0, 1])
+def test_points_derivatives_of_any_order(sample_rays: int) -> None:
     parts, rebuild = leaves(GRADIENT_CASE)
     inputs = [make_points(GRADIENT_CASE), make_fractions(GRADIENT_CASE), make_draws(GRADIENT_CASE).coarse_noise]
 
     def run(points: Tensor, depths: Tensor, noise: Tensor, *t: Tensor) -> tuple[Tensor, ...]:
-        return differentiable(render_points(points, depths, rebuild(*t), noise=noise, emit=emit))
+        return differentiable(render_points(points, depths, rebuild(*t), noise=noise, sample_rays=sample_rays))
 
     assert_derivatives(run, [*(x.requires_grad_() for x in inputs), *parts])
 
 
-@pytest.mark.parametrize("kind, emit", [("single", 0), ("noisy", 1), ("hierarchical", 0), ("hierarchical, noisy", 1)])
-def test_rays_derivatives_of_any_order(kind: str, emit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "kind, sample_rays", [("single", 0), ("noisy", 1), ("hierarchical", 0), ("hierarchical, noisy", 1)]
+)
+def test_rays_derivatives_of_any_order(kind: str, sample_rays: int, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, rebuild = leaves(GRADIENT_CASE)
     rays, draws = make_rays(GRADIENT_CASE), drawn(GRADIENT_CASE, kind)
     field = rebuild(*parts)
 
     def run(origins: Tensor, directions: Tensor, fractions: Tensor, *t: Tensor) -> tuple[Tensor, ...]:
-        return differentiable(render_rays(origins, directions, fractions, rebuild(*t), SPAN, draws=draws, emit=emit))
+        return differentiable(
+            render_rays(origins, directions, fractions, rebuild(*t), SPAN, draws=draws, sample_rays=sample_rays)
+        )
 
     inputs = [*(x.requires_grad_() for x in rays), *parts]
     if draws.fine_u is not None:
@@ -349,8 +353,12 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
     ),
     "noise dtype": (TypeError, "noise must be", lambda: render_points(POINTS, F, FIELD, noise=F.float())),
     "end": (ValueError, r"far_end must be one of", lambda: render_points(POINTS, F, FIELD, far_end="shut")),
-    "emit": (ValueError, "emit must be between 0 and R=5, got 6", lambda: render_points(POINTS, F, FIELD, emit=6)),
-    "emit rays": (ValueError, "emit must be between 0 and R=5, got -1", lambda: render(emit=-1)),
+    "sample_rays": (
+        ValueError,
+        "sample_rays must be between 0 and R=5, got 6",
+        lambda: render_points(POINTS, F, FIELD, sample_rays=6),
+    ),
+    "sample_rays rays": (ValueError, "sample_rays must be between 0 and R=5, got -1", lambda: render(sample_rays=-1)),
     "origins": (ValueError, r"origins must be \[B, R, 3\]", lambda: render(origins=ORIGINS[..., :2])),
     "directions": (
         ValueError,

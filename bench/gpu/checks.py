@@ -21,7 +21,7 @@ from bench.ray_cases import RayCase, make, render
 CASES = {
     "FFHQ, batch 4": RayCase(4, fine=14),
     "28 samples, batch 4": RayCase(4, samples=28),
-    "training, batch 4": RayCase(4, rays=1280, fine=14, emit=256, noise=True),
+    "training, batch 4": RayCase(4, rays=1280, fine=14, sample_rays=256, noise=True),
     "width 256, batch 1": RayCase(1, samples=28, width=256),
 }
 FORWARDS, BACKWARDS = 20, 4

@@ -38,7 +38,7 @@ TILES: dict[str, list[Tile]] = {
 HOOKS = {"rays": ("single_pass", "ray_tile"), "hierarchical": ("hierarchical", "hierarchical_tile"),
          "field": ("field_triton", "field_tile")}  # fmt: skip
 SWEPT = {"rays": RayCase(16, samples=28), "hierarchical": RayCase(16, fine=14)}
-TRAINING = RayCase(4, rays=1280, fine=14, emit=256, noise=True)
+TRAINING = RayCase(4, rays=1280, fine=14, sample_rays=256, noise=True)
 COMPILERS = 6
 
 
@@ -48,10 +48,10 @@ def tile_of(kind: str, tile: Tile | None) -> Iterator[None]:
     if tile is None:
         yield
         return
-    from stylenerf.kernels.rays.field_triton import Tile as Chosen
+    from stylenerf.kernels.rays.field_triton import RowTile
 
     module, function = HOOKS[kind]
-    with patch(f"stylenerf.kernels.rays.{module}.{function}", lambda *args, **kwargs: Chosen(*tile)):
+    with patch(f"stylenerf.kernels.rays.{module}.{function}", lambda *args, **kwargs: RowTile(*tile)):
         yield
 
 
@@ -171,12 +171,12 @@ def trunk_backward(path: Path) -> None:
         samples = Samples(None, origins, directions, depths)
         every = torch.empty(operand.layers, B, R * S, operand.width, dtype=torch.float16, device=CUDA)
         launch_field(samples, operand, hidden=every)
-        image = R - case.emit
+        image = R - case.sample_rays
         grads = HeadGradients(
             hidden=torch.randn(B, image, operand.width, device=CUDA),
             weights=torch.rand(B, R, S, device=CUDA),
             density=torch.randn(B, R, S, device=CUDA),
-            emitted=torch.randn(B, case.emit, S, operand.width, device=CUDA),
+            sample_hidden=torch.randn(B, case.sample_rays, S, operand.width, device=CUDA),
         )
         grad_z = torch.randn_like(every[0])
 
@@ -268,8 +268,8 @@ def _profiled() -> dict[str, Callable[[], object]]:
 def odd_shapes(path: Path) -> None:
     """Forwards and backwards that leave tiles half empty: what compute-sanitizer watches. Values are not looked at."""
     cases = [
-        RayCase(1, rays=5, samples=5, fine=3, emit=1, noise=True, width=32, depth=2, octaves=3),
-        RayCase(2, rays=9, samples=14, fine=14, emit=2, width=128),
+        RayCase(1, rays=5, samples=5, fine=3, sample_rays=1, noise=True, width=32, depth=2, octaves=3),
+        RayCase(2, rays=9, samples=14, fine=14, sample_rays=2, width=128),
         RayCase(1, rays=7, samples=28, width=128),
         RayCase(2, rays=33, samples=4, points=True, width=64, depth=4, dims=4),
         RayCase(1, rays=3, samples=20, fine=17, width=128),

@@ -21,7 +21,7 @@ from .operands import OPERANDS, dot, leaky_relu, to_operand
 PROGRAMS = 132  # that a weight gradient is spread over; fixed, so that results do not depend on the device
 
 
-class Tile(NamedTuple):
+class ProductTile(NamedTuple):
     """Rows and columns of the result, and terms of the sum, that a program holds at a time."""
 
     rows: int
@@ -141,21 +141,21 @@ def _align(size: int) -> int:
     return max(min(size & -size, 16), 1)
 
 
-def rows_tile(rows: int, terms: int, columns: int, x: torch.dtype, precision: str) -> Tile:
+def rows_tile(rows: int, terms: int, columns: int, x: torch.dtype, precision: str) -> ProductTile:
     """Tile of a product that keeps the rows; bytes per stage and registers fit every architecture from sm_80 on."""
     if precision == "fp32":  # no tensor cores: many registers
-        return Tile(_side(rows, 64), _side(columns, 64), 16, 8, 2)
+        return ProductTile(_side(rows, 64), _side(columns, 64), 16, 8, 2)
     wide = torch.float32 in (x, OPERANDS[precision].storage)
     block = _side(rows, 128)
-    return Tile(block, _side(columns, 128), _side(terms, 32 if wide else 64), 8 if block == 128 else 4, 3)
+    return ProductTile(block, _side(columns, 128), _side(terms, 32 if wide else 64), 8 if block == 128 else 4, 3)
 
 
-def weight_tile(out_width: int, in_width: int, wide: bool, precision: str) -> Tile:
+def weight_tile(out_width: int, in_width: int, wide: bool, precision: str) -> ProductTile:
     """Tile of a product that sums over the rows; ``wide`` if what it reads takes four bytes a number."""
     if precision == "fp32":
-        return Tile(_side(out_width, 64), _side(in_width, 64), 32, 8, 2)
+        return ProductTile(_side(out_width, 64), _side(in_width, 64), 32, 8, 2)
     block_o, block_i = _side(out_width, 128), _side(in_width, 128)
-    return Tile(block_o, block_i, 32 if wide else 64, 8 if block_o * block_i > 8192 else 4, 3)
+    return ProductTile(block_o, block_i, 32 if wide else 64, 8 if block_o * block_i > 8192 else 4, 3)
 
 
 def shares(batch: int, rows: int, tiles: int, block: int) -> tuple[int, int]:

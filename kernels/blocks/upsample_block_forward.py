@@ -404,7 +404,7 @@ class PackedAdapter(NamedTuple):
         return PackedAdapter(weight.to(OPERANDS[how.precision].storage).contiguous(), bias0.float(), bias)
 
 
-class Tile(NamedTuple):
+class PixelTile(NamedTuple):
     """Pixels of the map, hidden and output channels that a program holds at a time."""
 
     height: int
@@ -414,17 +414,17 @@ class Tile(NamedTuple):
     num_warps: int
 
 
-def combine_tiling(C: int, D: int, how: Combine, noise: bool) -> Tile:
+def combine_tiling(C: int, D: int, how: Combine, noise: bool) -> PixelTile:
     block_c, block_d = max(triton.next_power_of_2(C), 16), max(triton.next_power_of_2(D), 8)
     if how.precision == "fp32":  # no tensor cores: many registers
-        return Tile(4, 8, 16, min(block_c, 32), 8 if how.shuffle else 4)
+        return PixelTile(4, 8, 16, min(block_c, 32), 8 if how.shuffle else 4)
     if how.shuffle:
-        return Tile(8, 8, 16, 32, 4) if D <= 8 else Tile(4, 8, min(block_d, 32), min(block_c, 64), 8)
+        return PixelTile(8, 8, 16, 32, 4) if D <= 8 else PixelTile(4, 8, min(block_d, 32), min(block_c, 64), 8)
     if C <= 32 and D <= 8:
-        return Tile(4 if noise else 8, 8, block_d, block_c, 4)  # with noise, 8 x 8 pixels may spill
+        return PixelTile(4 if noise else 8, 8, block_d, block_c, 4)  # with noise, 8 x 8 pixels may spill
     if D <= 16:
-        return Tile(4, 8, block_d, min(block_c, 64), 4)
-    return Tile(4, 8, min(block_d, 32), min(block_c, 128), 8)
+        return PixelTile(4, 8, block_d, min(block_c, 64), 4)
+    return PixelTile(4, 8, min(block_d, 32), min(block_c, 128), 8)
 
 
 def launch_combine(map: Tensor, adapter: PackedAdapter, bias: Tensor, noise: Tensor | None, how: Combine) -> Tensor:

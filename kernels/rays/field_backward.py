@@ -2,7 +2,7 @@
 
     dz_{L-1} = (w g + dsigma v + e) lrelu'(a_{L-1}),   dW_l = dz_l^T a_{l-1},   dz_{l-1} = (dz_l W_l) lrelu'(a_{l-1})
 
-with g the gradient of the ray's aggregated features, e that of an emitted sample. One kernel per layer reads every
+with g the gradient of the ray's aggregated features, e that of a sample kept apart. One kernel per layer reads every
 activation once, for the gate and for dW, rewrites dz in place, and keeps dW in registers while it walks down its share
 of the samples; the shares are summed in a fixed order, so the result is the same every time. The encoding is computed
 again rather than stored.
@@ -19,31 +19,31 @@ from ..base.gate import scale_of
 from ..base.launch import launch
 from ..base.linear import shares
 from ..base.operands import OPERANDS, PI, dot, sin_cos_pi, to_operand
-from .field_triton import Operand, PackedField, Samples, along_rays, bend, coordinates, octave_phase
+from .field_triton import Operand, PackedField, Samples, along_rays, contract, coordinates, octave_phase
 
 
 class HeadGradients(NamedTuple):
-    """What flows into the trunk from behind: R rays with S samples each, the last E of them emitted."""
+    """Gradients that reach the trunk: R rays with S samples each, the last E of which keep their samples apart."""
 
     hidden: Tensor | None  # [B, R - E, H] of the aggregated features
     weights: Tensor | None  # [B, R, S] by which they were aggregated
     density: Tensor | None  # [B, R, S]
-    emitted: Tensor | None  # [B, E, S, H]
+    sample_hidden: Tensor | None  # [B, E, S, H]
 
     def rays(self, images: slice, rays: slice, image_rays: int) -> "HeadGradients":
         """Those of some images and rays, contiguous."""
-        lit = slice(min(rays.start, image_rays), min(rays.stop, image_rays))
-        dark = slice(max(rays.start - image_rays, 0), max(rays.stop - image_rays, 0))
-        parts = (self.hidden, lit), (self.weights, rays), (self.density, rays), (self.emitted, dark)
+        aggregated = slice(min(rays.start, image_rays), min(rays.stop, image_rays))
+        kept = slice(max(rays.start - image_rays, 0), max(rays.stop - image_rays, 0))
+        parts = (self.hidden, aggregated), (self.weights, rays), (self.density, rays), (self.sample_hidden, kept)
         return HeadGradients(*(None if t is None else t[images, part].contiguous() for t, part in parts))
 
 
 @triton.jit
 def _head_kernel(
     grad_z_ptr, grad_head_ptr, grad_head_bias_ptr,
-    hidden_ptr, weights_ptr, grad_hidden_ptr, grad_density_ptr, grad_emitted_ptr, head_ptr, scale_ptr,
-    stride_head_b, N, S, R_image, R_emitted, slope, tiles,
-    H: tl.constexpr, AGGREGATED: tl.constexpr, DENSITY: tl.constexpr, EMITTED: tl.constexpr,
+    hidden_ptr, weights_ptr, grad_hidden_ptr, grad_density_ptr, grad_sample_hidden_ptr, head_ptr, scale_ptr,
+    stride_head_b, N, S, R_image, R_kept, slope, tiles,
+    H: tl.constexpr, AGGREGATED: tl.constexpr, DENSITY: tl.constexpr, SAMPLE_RAYS: tl.constexpr,
     DT: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     share, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -60,14 +60,16 @@ def _head_kernel(
         a = tl.load(hidden_ptr + b * N * H + offs, mask=mask_m[:, None], other=0.0).to(tl.float32)
         grad = tl.zeros([BLOCK_M, H], tl.float32)
         if AGGREGATED:
-            lit = mask_m & (ray < R_image)
-            weight = tl.load(weights_ptr + b * N + offs_m, mask=lit, other=0.0)
+            aggregated = mask_m & (ray < R_image)
+            weight = tl.load(weights_ptr + b * N + offs_m, mask=aggregated, other=0.0)
             offs_g = ray[:, None] * H + offs_h[None, :]
-            grad += weight[:, None] * tl.load(grad_hidden_ptr + b * R_image * H + offs_g, mask=lit[:, None], other=0.0)
-        if EMITTED:
-            dark = mask_m & (ray >= R_image)
-            offs_e = ((ray - R_image) * S + sample)[:, None] * H + offs_h[None, :]
-            grad += tl.load(grad_emitted_ptr + b * R_emitted * S * H + offs_e, mask=dark[:, None], other=0.0)
+            grad += weight[:, None] * tl.load(
+                grad_hidden_ptr + b * R_image * H + offs_g, mask=aggregated[:, None], other=0.0
+            )
+        if SAMPLE_RAYS:
+            kept = mask_m & (ray >= R_image)
+            offs_kept = ((ray - R_image) * S + sample)[:, None] * H + offs_h[None, :]
+            grad += tl.load(grad_sample_hidden_ptr + b * R_kept * S * H + offs_kept, mask=kept[:, None], other=0.0)
         if DENSITY:
             sigma = tl.load(grad_density_ptr + b * N + offs_m, mask=mask_m, other=0.0)
             grad += sigma[:, None] * head[None, :]
@@ -132,7 +134,7 @@ def _first_kernel(
             x0, x1, x2, x3 = along_rays(
                 origins_ptr + b * R * 3, directions_ptr + b * R * 3, depths_ptr + b * N, offs_m // S, offs_m, mask_m
             )
-            x0, x1, x2 = bend(x0, x1, x2, far, centre_x, centre_y, centre_z, SPACE)
+            x0, x1, x2 = contract(x0, x1, x2, far, centre_x, centre_y, centre_z, SPACE)
         else:
             x0, x1, x2, x3 = coordinates(points_ptr + b * N * D, offs_m, mask_m, D)
         sin, cos = sin_cos_pi(octave_phase(x0, x1, x2, x3, D, P))
@@ -163,7 +165,7 @@ def gradient_scale(grads: HeadGradients, field: Operand) -> Tensor:
     largest = field.head.new_zeros(())
     if field.precision != "fp16":
         return torch.ones_like(largest)
-    for grad, factor in ((grads.hidden, None), (grads.emitted, None), (grads.density, field.head)):
+    for grad, factor in ((grads.hidden, None), (grads.sample_hidden, None), (grads.density, field.head)):
         if grad is not None and grad.numel():
             peak = grad.abs().amax()
             largest = torch.maximum(largest, peak if factor is None else peak * factor.abs().amax())
@@ -178,7 +180,7 @@ def launch_trunk_backward(
     Args:
         activations: [L, B, N, H] in the operand type, as ``launch_field`` keeps them.
         grads: of all R S = N samples, contiguous.
-    Returns: float32 gradients per image, leading dim B; those of the (bent) points [B, N, D] if asked for.
+    Returns: float32 gradients per image, leading dim B; those of the (contracted) points [B, N, D] if asked for.
     """
     L, B, N, H = activations.shape
     device = activations.device
@@ -229,7 +231,7 @@ def backward_head(
     part = torch.empty(programs, B, H, device=hidden.device)
     part_bias = torch.empty(programs, B, device=hidden.device)
     rays = 0 if grads.hidden is None else grads.hidden.shape[1]
-    emitted = 0 if grads.emitted is None else grads.emitted.shape[1]
+    sample_rays = 0 if grads.sample_hidden is None else grads.sample_hidden.shape[1]
     shape = next((t.shape for t in (grads.density, grads.weights) if t is not None), None)
     launch(
         _head_kernel,
@@ -241,20 +243,20 @@ def backward_head(
         weights_ptr=grads.weights,
         grad_hidden_ptr=grads.hidden,
         grad_density_ptr=grads.density,
-        grad_emitted_ptr=grads.emitted,
+        grad_sample_hidden_ptr=grads.sample_hidden,
         head_ptr=field.head,
         scale_ptr=scale,
         stride_head_b=0 if field.head.shape[0] == 1 else field.head.stride(0),
         N=N,
         S=shape[2] if shape is not None else 1,
-        R_image=rays if grads.hidden is not None else (shape[1] if shape is not None else N) - emitted,
-        R_emitted=emitted,
+        R_image=rays if grads.hidden is not None else (shape[1] if shape is not None else N) - sample_rays,
+        R_kept=sample_rays,
         slope=field.slope,
         tiles=tiles,
         H=H,
         AGGREGATED=rays > 0,
         DENSITY=grads.density is not None,
-        EMITTED=emitted > 0,
+        SAMPLE_RAYS=sample_rays > 0,
         DT=OPERANDS[field.precision].triton,
         BLOCK_M=block,
         num_warps=4 if H <= 128 else 8,

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..base.launch import MOST_IN_SECOND, has_warp_group_products, launch
 from ..base.operands import OPERANDS, dot, leaky_relu, sin_cos_pi, to_operand
-from .render_ref import FieldWeights, RaySpan
+from .span import RaySpan
+from .types import FieldWeights
 
 WIDTHS = (32, 64, 128, 256)  # others are padded with zeros, which changes nothing
 MAX_ENCODED = 64  # octaves times coordinates
@@ -36,18 +37,6 @@ class PackedField(NamedTuple):
     bias: Tensor  # [B, L, H]
     head: Tensor  # [B, H] density
     head_bias: Tensor  # [1]
-
-
-class Space(NamedTuple):
-    """How points are bent before the field sees them; ``kind`` as in ``SPACES``."""
-
-    kind: str = "plain"
-    far: float = 1.0
-    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-    def span(self) -> RaySpan:
-        """For ``bend_ref``; no more than the bending is in it."""
-        return RaySpan(0.0, self.far, space=self.kind, centre=self.centre)  # type: ignore[arg-type]
 
 
 def unsupported(field: FieldWeights, dims: int, dtype: torch.dtype, count: int, batch: int = 1) -> str | None:
@@ -126,7 +115,7 @@ def batch_stride(t: Tensor) -> int:
 
 
 @triton.jit
-def bend(x, y, z, far, centre_x, centre_y, centre_z, SPACE: tl.constexpr):
+def contract(x, y, z, far, centre_x, centre_y, centre_z, SPACE: tl.constexpr):
     """Where the field sees a point, see ``RaySpan.space``."""
     if SPACE == 1:
         norm = tl.maximum(tl.sqrt(x * x + y * y + z * z), 1.0)
@@ -240,7 +229,7 @@ def _field_kernel(
         x0, x1, x2, x3 = along_rays(
             origins_ptr + b * R * 3, directions_ptr + b * R * 3, depths_ptr + b * N, offs_m // S, offs_m, mask_m
         )
-        x0, x1, x2 = bend(x0, x1, x2, far, centre_x, centre_y, centre_z, SPACE)
+        x0, x1, x2 = contract(x0, x1, x2, far, centre_x, centre_y, centre_z, SPACE)
     else:
         x0, x1, x2, x3 = coordinates(points_ptr + b * N * D, offs_m, mask_m, D)
     if HIDDEN > 0:
@@ -273,7 +262,7 @@ class Samples(NamedTuple):
     origins: Tensor | None = None
     directions: Tensor | None = None
     depths: Tensor | None = None
-    space: Space = Space()
+    span: RaySpan = RaySpan(0.0, 1.0)
 
     @property
     def batch(self) -> int:
@@ -309,9 +298,9 @@ class Samples(NamedTuple):
             "depths_ptr": self.depths if rays else None,
             "FROM_RAYS": rays,
             "D": self.dims,
-            "SPACE": SPACES[self.space.kind] if rays else 0,
-            "far": self.space.far,
-            **dict(zip(("centre_x", "centre_y", "centre_z"), self.space.centre)),
+            "SPACE": SPACES[self.span.space] if rays else 0,
+            "far": self.span.far,
+            **dict(zip(("centre_x", "centre_y", "centre_z"), self.span.centre)),
         }
 
 
@@ -365,7 +354,7 @@ class Operand(NamedTuple):
         }
 
 
-class Tile(NamedTuple):
+class RowTile(NamedTuple):
     rows: int
     num_warps: int
     stages: int
@@ -376,14 +365,14 @@ def chained(width: int, precision: str) -> bool:
     return width <= {"fp16": 128, "bf16": 128, "tf32": 64, "fp32": 32}[precision]
 
 
-def field_tile(width: int, precision: str, device: torch.device, *, keep: bool) -> Tile:
+def field_tile(width: int, precision: str, device: torch.device, *, keep: bool) -> RowTile:
     """Points per program; ``keep`` for the form that stores every layer."""
     if OPERANDS[precision].storage == torch.float32:
-        return Tile(32 if precision == "fp32" else 64, 4 if width == 32 else 8, 2)
+        return RowTile(32 if precision == "fp32" else 64, 4 if width == 32 else 8, 2)
     if keep:
-        return Tile(64, 8 if width == 128 else 4, 2)
+        return RowTile(64, 8 if width == 128 else 4, 2)
     # where each warp multiplies by itself, four that share 128 rows of 64 or more have no registers to spare
-    return Tile(128, 4 if has_warp_group_products(device) or width == 32 else 8, 2)
+    return RowTile(128, 4 if has_warp_group_products(device) or width == 32 else 8, 2)
 
 
 def launch_field(

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..base.launch import has_warp_group_products, launch
 from ..base.operands import OPERANDS
-from .field_triton import SPACES, Operand, Space, Tile, bend, chained, density, trunk
-from .single_pass import Rendered, aggregate, ray_norm
+from .field_triton import SPACES, Operand, RowTile, chained, contract, density, trunk
+from .single_pass import RayOutputs, aggregate, ray_norm
+from .span import RaySpan
 from .volume_triton import relu
 
 SLOTS = 16  # samples per pass
@@ -59,13 +60,13 @@ def resample(fractions, following, weights, u, inside, S, R: tl.constexpr, N: tl
 
 @triton.jit
 def _hierarchical_kernel(
-    hidden_ptr, weights_ptr, density_ptr, transmittance_ptr, emitted_ptr, merged_ptr, order_ptr, scratch_ptr,
+    hidden_ptr, weights_ptr, density_ptr, transmittance_ptr, sample_hidden_ptr, merged_ptr, order_ptr, scratch_ptr,
     origins_ptr, directions_ptr, fractions_ptr, fine_u_ptr, coarse_noise_ptr, fine_noise_ptr,
     first_ptr, rest_ptr, bias_ptr, head_ptr, head_bias_ptr,
     stride_first_b, stride_rest_b, stride_bias_b, stride_head_b,
     R, R_image, S, F, L, slope, density_scale, near, far, centre_x, centre_y, centre_z,
     P: tl.constexpr, H: tl.constexpr, SPACE: tl.constexpr, WARP: tl.constexpr,
-    COARSE_NOISE: tl.constexpr, FINE_NOISE: tl.constexpr, EMIT: tl.constexpr, OPAQUE: tl.constexpr,
+    COARSE_NOISE: tl.constexpr, FINE_NOISE: tl.constexpr, SAMPLE_RAYS: tl.constexpr, OPAQUE: tl.constexpr,
     DT: tl.constexpr, INPUT_PRECISION: tl.constexpr, STAGES: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
@@ -163,18 +164,18 @@ def _hierarchical_kernel(
     weights_coarse, weights_fine = tl.split(tl.reshape(weights, [BLOCK_R, BLOCK_S, 2]))
     hidden = aggregate(a, tl.reshape(weights_fine, [M]), M, BLOCK_S, H, DT)
     rank_coarse, rank_fine = tl.split(tl.reshape(rank, [BLOCK_R, BLOCK_S, 2]))
-    if EMIT:
-        emitted_ptr += b * (R - R_image) * (S + F) * H
+    if SAMPLE_RAYS:
+        sample_hidden_ptr += b * (R - R_image) * (S + F) * H
         first = (ray[:, None] - R_image) * (S + F)
         emits = (ray >= R_image)[:, None]
         to = tl.reshape(first + rank_fine, [M])[:, None] * H + offs_h[None, :]
-        tl.store(emitted_ptr + to, a.to(tl.float32), mask=tl.reshape(emits & fine_in, [M])[:, None])
+        tl.store(sample_hidden_ptr + to, a.to(tl.float32), mask=tl.reshape(emits & fine_in, [M])[:, None])
     tl.debug_barrier()  # the scratch was written by other threads of this program
     a = tl.load(scratch_ptr + offs_scratch)
     hidden += aggregate(a, tl.reshape(weights_coarse, [M]), M, BLOCK_S, H, DT)
-    if EMIT:
+    if SAMPLE_RAYS:
         to = tl.reshape(first + rank_coarse, [M])[:, None] * H + offs_h[None, :]
-        tl.store(emitted_ptr + to, a.to(tl.float32), mask=tl.reshape(emits & coarse_in, [M])[:, None])
+        tl.store(sample_hidden_ptr + to, a.to(tl.float32), mask=tl.reshape(emits & coarse_in, [M])[:, None])
     offs_out = ray[:, None] * H + offs_h[None, :]
     tl.store(hidden_ptr + b * R_image * H + offs_out, hidden, mask=(ray < R_image)[:, None])
 
@@ -191,7 +192,7 @@ def _points(
     x0 = tl.reshape(o0[:, None] + t * d0[:, None], [M])
     x1 = tl.reshape(o1[:, None] + t * d1[:, None], [M])
     x2 = tl.reshape(o2[:, None] + t * d2[:, None], [M])
-    return bend(x0, x1, x2, far, centre_x, centre_y, centre_z, SPACE)
+    return contract(x0, x1, x2, far, centre_x, centre_y, centre_z, SPACE)
 
 
 def fits(width: int, coarse: int, fine: int, precision: str) -> bool:
@@ -199,27 +200,24 @@ def fits(width: int, coarse: int, fine: int, precision: str) -> bool:
     return max(coarse, fine) <= SLOTS and chained(width, precision)
 
 
-def hierarchical_tile(width: int, precision: str, device: torch.device) -> Tile:
+def hierarchical_tile(width: int, precision: str, device: torch.device) -> RowTile:
     older = not has_warp_group_products(device)
     if OPERANDS[precision].storage == torch.float32:
-        return Tile(32 if older or precision == "fp32" else 64, 8, 2)
+        return RowTile(32 if older or precision == "fp32" else 64, 8, 2)
     if width == 128 and older:
-        return Tile(32, 4, 2)
-    return Tile(128, 8, 2)
+        return RowTile(32, 4, 2)
+    return RowTile(128, 8, 2)
 
 
 def launch_hierarchical(
-    out: Rendered,
+    out: RayOutputs,
     merged: Tensor,
     order: Tensor,
     rays: tuple[Tensor, Tensor, Tensor],
     draws: tuple[Tensor, Tensor | None, Tensor | None],
     field: Operand,
     *,
-    span: tuple[float, float, str],
-    space: Space,
-    opaque: bool,
-    density_scale: float,
+    span: RaySpan,
 ) -> None:
     """Render rays (origins, directions, fractions [B, R, S]) with draws (u [B, R, F], coarse noise, fine noise).
 
@@ -239,7 +237,7 @@ def launch_hierarchical(
         weights_ptr=out.weights,
         density_ptr=out.density,
         transmittance_ptr=out.transmittance,
-        emitted_ptr=out.emitted,
+        sample_hidden_ptr=out.sample_hidden,
         merged_ptr=merged,
         order_ptr=order,
         scratch_ptr=torch.empty(B * blocks * tile.rows, field.width, dtype=storage, device=fractions.device),
@@ -253,16 +251,16 @@ def launch_hierarchical(
         R_image=out.hidden.shape[1],
         S=S,
         F=fine_u.shape[2],
-        density_scale=density_scale,
-        near=span[0],
-        far=span[1],
-        WARP=WARPS[span[2]],
-        SPACE=SPACES[space.kind],
-        **dict(zip(("centre_x", "centre_y", "centre_z"), space.centre)),
+        density_scale=span.density_scale,
+        near=span.near,
+        far=span.far,
+        WARP=WARPS[span.warp],
+        SPACE=SPACES[span.space],
+        **dict(zip(("centre_x", "centre_y", "centre_z"), span.centre)),
         COARSE_NOISE=coarse_noise is not None,
         FINE_NOISE=fine_noise is not None,
-        EMIT=out.emitted.shape[1] > 0,
-        OPAQUE=opaque,
+        SAMPLE_RAYS=out.sample_hidden.shape[1] > 0,
+        OPAQUE=span.opaque,
         STAGES=tile.stages,
         BLOCK_R=block,
         BLOCK_S=SLOTS,

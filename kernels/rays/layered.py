@@ -11,7 +11,7 @@ from ..base.operands import OPERANDS
 from .encode_triton import launch_encode_backward, launch_encode_forward
 from .field_backward import HeadGradients, backward_head, gradient_scale
 from .field_triton import Operand, PackedField, Samples
-from .render_ref import bend_ref
+from .span import contract_ref
 
 
 def _points(samples: Samples) -> Tensor:
@@ -20,7 +20,7 @@ def _points(samples: Samples) -> Tensor:
         return samples.points
     assert samples.origins is not None and samples.directions is not None and samples.depths is not None
     points = samples.origins[:, :, None] + samples.depths[..., None] * samples.directions[:, :, None]
-    return bend_ref(points, samples.space.span()).flatten(1, 2)
+    return contract_ref(points, samples.span).flatten(1, 2)
 
 
 def _octaves(field: Operand, dims: int) -> int:

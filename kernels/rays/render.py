@@ -6,6 +6,8 @@ biases then carry the factor sum_i w_i. Fused, a ray costs 3 + 3 + S numbers in 
 writes and reads every sample's encoding and every layer's activations.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,24 +15,16 @@ from ..base.autocast import under_autocast
 from ..base.checks import check_choice, check_dtypes, check_shapes
 from ..base.dispatch import PRECISIONS, Impl, Precision, may_launch, resolve
 from .mlp import check_layers
-from .render_ref import (
-    FieldWeights,
-    RayDraws,
-    RayFeatures,
-    RaySpan,
-    bend_ref,
-    depth_from_fraction,
-    evaluate_field_ref,
-    render_points_ref,
-    render_rays_ref,
-)
+from .render_ref import evaluate_field_ref, render_points_ref, render_rays_ref
+from .span import RaySpan, contract_ref, depth_from_fraction
+from .types import FieldWeights, RayDraws, RayFeatures
 
 __all__ = [
     "FieldWeights",
     "RayDraws",
     "RayFeatures",
     "RaySpan",
-    "bend",
+    "contract",
     "depth_from_fraction",
     "evaluate_density",
     "evaluate_field",
@@ -41,9 +35,9 @@ __all__ = [
 DTYPES = (torch.float32, torch.float64)
 
 
-def bend(points: Tensor, span: RaySpan) -> Tensor:
+def contract(points: Tensor, span: RaySpan) -> Tensor:
     """Where a field sees world ``points`` [..., 3], by ``span.space``; differentiable to any order."""
-    return bend_ref(points, span)
+    return contract_ref(points, span)
 
 
 @under_autocast("all")
@@ -116,7 +110,7 @@ def render_points(
     *,
     far_end: str = "opaque",
     noise: Tensor | None = None,
-    emit: int = 0,
+    sample_rays: int = 0,
     precision: Precision = "fp16",
     impl: Impl = "auto",
 ) -> RayFeatures:
@@ -130,7 +124,7 @@ def render_points(
         depths: [B, R, S] ascending, in the unit of the density's intervals.
         far_end: "opaque" or "open", see :func:`kernels.volume_weights`.
         noise: [B, R, S] added to the raw density, or None.
-        emit: the last ``emit`` rays return each sample's hidden features instead of their sum.
+        sample_rays: the last ``sample_rays`` rays return each sample's hidden features instead of their sum.
         precision: of the matrix operands, see :func:`render_rays`.
     Returns: :class:`RayFeatures`; ``fractions`` are the depths.
     Differentiable: any order.
@@ -143,25 +137,21 @@ def render_points(
         points=(points, "B R S D"), depths=(depths, "B R S"), **{name: (t, "B R S") for name, t in drawn.items()}
     )
     check_choice("far_end", far_end, ("open", "opaque"))
-    _check_emit(emit, points.shape[1])
+    _check_sample_rays(sample_rays, points.shape[1])
     _check_field(points.shape[0], points.shape[-1], field, points=points, depths=depths, **drawn)
     check_choice("precision", precision, PRECISIONS)
     _, R, S, D = points.shape
     if resolve("render_points", impl, points, unsupported=_unsupported(impl, field, points, D, R * S)) == "ref":
-        return render_points_ref(points, depths, field, far_end == "opaque", noise, emit)
-    from . import field_triton
+        return render_points_ref(points, depths, field, far_end == "opaque", noise, sample_rays)
+    from . import field_triton, render_triton
 
-    packed = field_triton.pack(field, points.shape[-1])
-    from . import render_triton
-
-    hidden, weights, density, trans, emitted = render_triton.single_pass(
-        points.contiguous(), None, None, depths.contiguous(), _contiguous(noise), *packed,
-        field.num_freqs, field.negative_slope, precision, emit, far_end == "opaque", 1.0, "plain", 1.0, [0.0, 0.0, 0.0],
+    span = RaySpan(0.0, 1.0, far_end=far_end)  # type: ignore[arg-type]
+    setting = render_triton.Setting(field.num_freqs, field.negative_slope, precision, sample_rays, span)
+    out = render_triton.single_pass(
+        points.contiguous(), None, None, depths.contiguous(), _contiguous(noise), *field_triton.pack(field, D),
+        *setting.flat(),
     )  # fmt: skip
-    H = field.width
-    return RayFeatures(
-        hidden[..., :H], weights, depths, depths, density, trans, emitted[..., :H] if emit else None
-    )  # fmt: skip
+    return _features(out, depths, depths, field.width)
 
 
 @under_autocast("all")
@@ -173,13 +163,13 @@ def render_rays(
     span: RaySpan,
     *,
     draws: RayDraws | None = None,
-    emit: int = 0,
+    sample_rays: int = 0,
     precision: Precision = "fp16",
     impl: Impl = "auto",
 ) -> RayFeatures:
     """Sample a field along rays and aggregate its hidden features.
 
-    Points are o + t d with t from ``fractions`` by ``span``, bent if it says so. With ``draws.fine_u`` the pass
+    Points are o + t d with t from ``fractions`` by ``span``, contracted if it says so. With ``draws.fine_u`` the pass
     is hierarchical: the coarse weights become a distribution over the mid-points, fine positions are drawn from it,
     both sets are merged in depth order and weighted anew; all samples take part in the sum.
 
@@ -189,7 +179,7 @@ def render_rays(
         field: modulated weights of the same dtype.
         span: near, far, warp and far end.
         draws: fine positions and density noise, all optional.
-        emit: the last ``emit`` rays return each sample's hidden features instead of their sum.
+        sample_rays: the last ``sample_rays`` rays return each sample's hidden features instead of their sum.
         precision: of the matrix operands of the kernels: "fp16" (default; as accurate as "tf32"), "bf16", "tf32" or
             "fp32". Everything else is float32. The plain form ignores it.
     Returns: :class:`RayFeatures`.
@@ -219,53 +209,47 @@ def render_rays(
     check_choice("span.warp", span.warp, ("linear", "inverse", "log"))
     check_choice("span.space", span.space, ("plain", "contracted", "radial"))
     check_choice("span.far_end", span.far_end, ("open", "opaque"))
-    _check_emit(emit, origins.shape[1])
+    _check_sample_rays(sample_rays, origins.shape[1])
     _check_field(origins.shape[0], 3, field, origins=origins, directions=directions, fractions=fractions, **drawn)
     check_choice("precision", precision, PRECISIONS)
     samples = fractions.shape[2] + (0 if draws.fine_u is None else draws.fine_u.shape[2])
     reason = _unsupported(impl, field, origins, 3, origins.shape[1] * samples)
     if resolve("render_rays", impl, origins, unsupported=reason) == "ref":
-        return render_rays_ref(origins, directions, fractions, field, span, draws, emit)
-    return _fused_rays(origins, directions, fractions, field, span, draws, emit, precision)
+        return render_rays_ref(origins, directions, fractions, field, span, draws, sample_rays)
+    return _rays_by_kernels(origins, directions, fractions, field, span, draws, sample_rays, precision)
 
 
-def _fused_rays(
+def _rays_by_kernels(
     origins: Tensor,
     directions: Tensor,
     fractions: Tensor,
     field: FieldWeights,
     span: RaySpan,
     draws: RayDraws,
-    emit: int,
+    sample_rays: int,
     precision: Precision,
 ) -> RayFeatures:
-    from . import field_triton
+    from . import field_triton, render_triton
 
     packed = field_triton.pack(field, 3)
-    rays = origins.contiguous(), directions.contiguous()
-    setting = (
-        field.num_freqs, field.negative_slope, precision, emit, span.far_end == "opaque", span.density_scale,
-        span.space, span.far, list(span.centre),
-    )  # fmt: skip
-    noise = _contiguous(draws.coarse_noise)
+    setting = render_triton.Setting(field.num_freqs, field.negative_slope, precision, sample_rays, span)
+    origins, directions, noise = origins.contiguous(), directions.contiguous(), _contiguous(draws.coarse_noise)
     if draws.fine_u is None:
         depths = depth_from_fraction(fractions, span).contiguous()
-        from . import render_triton
-
-        out = render_triton.single_pass(None, *rays, depths, noise, *packed, *setting)
-    else:
-        from . import render_triton
-
-        *out, fractions, _ = render_triton.hierarchical_pass(
-            *rays, fractions.contiguous(), draws.fine_u.contiguous(), noise, _contiguous(draws.fine_noise),
-            *packed, *setting, span.near, span.warp,
-        )  # fmt: skip
-        depths = depth_from_fraction(fractions, span)
-    hidden, weights, density, trans, emitted = out
-    H = field.width
-    return RayFeatures(
-        hidden[..., :H], weights, depths, fractions, density, trans, emitted[..., :H] if emit else None
+        out = render_triton.single_pass(None, origins, directions, depths, noise, *packed, *setting.flat())
+        return _features(out, depths, fractions, field.width)
+    *out, merged, _order = render_triton.hierarchical_pass(
+        origins, directions, fractions.contiguous(), draws.fine_u.contiguous(), noise, _contiguous(draws.fine_noise),
+        *packed, *setting.flat(),
     )  # fmt: skip
+    return _features(out, depth_from_fraction(merged, span), merged, field.width)
+
+
+def _features(out: Sequence[Tensor], depths: Tensor, fractions: Tensor, width: int) -> RayFeatures:
+    """The outputs of an op, without the columns that pad the field's width."""
+    hidden, weights, density, transmittance, sample_hidden = out
+    kept = sample_hidden[..., :width] if sample_hidden.shape[1] else None
+    return RayFeatures(hidden[..., :width], weights, depths, fractions, density, transmittance, kept)
 
 
 def _contiguous(t: Tensor | None) -> Tensor | None:
@@ -276,9 +260,9 @@ def _tensors(**args: Tensor | None) -> dict[str, Tensor]:
     return {name: t for name, t in args.items() if t is not None}
 
 
-def _check_emit(emit: int, rays: int) -> None:
-    if not 0 <= emit <= rays:
-        raise ValueError(f"emit must be between 0 and R={rays}, got {emit}")
+def _check_sample_rays(sample_rays: int, rays: int) -> None:
+    if not 0 <= sample_rays <= rays:
+        raise ValueError(f"sample_rays must be between 0 and R={rays}, got {sample_rays}")
 
 
 def _check_field(batch: int, dims: int, field: FieldWeights, **inputs: Tensor) -> None:

@@ -14,7 +14,8 @@ from .field_backward import HeadGradients, launch_trunk_backward
 from .field_triton import Operand, PackedField, Samples, chained, launch_field, unpack
 from .layered import evaluate_layered, layered_backward
 from .render_forward import Setting, norms
-from .render_ref import bend_ref, evaluate_field_ref
+from .render_ref import evaluate_field_ref
+from .span import contract_ref
 from .volume_ref import composite_ref, volume_weights_ref
 from .volume_triton import launch_volume_backward
 
@@ -48,28 +49,28 @@ def trunk_backward(
     stands in ``grads`` already where there is no such function.
     """
     B, N, H = samples.batch, samples.total, field.width
-    lit = grads.hidden is not None and grads.hidden.shape[1] > 0
+    aggregated = grads.hidden is not None and grads.hidden.shape[1] > 0
     dots = None
     if not chained(H, field.precision):
         activations, _ = evaluate_layered(samples, field)
-        if lit:
+        if aggregated:
             dots = _dots(activations[-1], grads)
         if weigh is not None:
             grads = grads._replace(density=weigh(dots))
         return layered_backward(samples, activations, field, grads, need_points)
     storage = OPERANDS[field.precision].storage
     every = torch.empty(field.layers, B, N, H, dtype=storage, device=samples.device)
-    if lit:
+    if aggregated:
         assert grads.weights is not None
         dots = torch.empty_like(grads.weights)
-    launch_field(samples, field, hidden=every, dots=dots, grad_hidden=grads.hidden if lit else None)
+    launch_field(samples, field, hidden=every, dots=dots, grad_hidden=grads.hidden if aggregated else None)
     if weigh is not None:
         grads = grads._replace(density=weigh(dots))
     return launch_trunk_backward(samples, every, field, grads, need_points=need_points)
 
 
 def _dots(hidden: Tensor, grads: HeadGradients) -> Tensor:
-    """<grads.hidden of the ray, hidden features of the sample>, zero for emitted rays."""
+    """<grads.hidden of the ray, hidden features of the sample>, zero for sample_hidden rays."""
     assert grads.hidden is not None and grads.weights is not None
     dots = torch.zeros_like(grads.weights)
     B, R, S = dots.shape
@@ -107,14 +108,14 @@ def pass_backward(
     Returns: the gradient of the density; those of the packed field; of (origins, directions, depths) or, where points
     were given, of (None, None, depths); of the points.
     """
-    grad_hidden, grad_weights, grad_density, grad_trans, grad_emitted = grads
+    grad_hidden, grad_weights, grad_density, grad_trans, grad_sample_hidden = grads
     depths = samples.depths
     assert depths is not None
     B, R, S = depths.shape
     field = Operand.of(packed, setting.slope, setting.precision)
-    image = R - setting.emit
-    lengths = norms(samples.directions, depths, setting.density_scale)
-    total = HeadGradients(grad_hidden, weights, density, grad_emitted)
+    image = R - setting.sample_rays
+    lengths = norms(samples.directions, depths, setting.span.density_scale)
+    total = HeadGradients(grad_hidden, weights, density, grad_sample_hidden)
     sums = FieldSums(packed, B)
     grad_sigma, grad_depths = torch.empty_like(density), torch.empty_like(density) if need_positions else None
     grad_norms = torch.zeros_like(lengths) if need_positions else None
@@ -132,7 +133,7 @@ def pass_backward(
             light = None if grad_trans is None else grad_trans[at].reshape(b * r)
             sigma, step, norm = launch_volume_backward(
                 density[at].reshape(b * r, S), depths[at].reshape(b * r, S), lengths[at].reshape(b * r),
-                None if flow is None else flow.view(b * r, S), light, setting.opaque, need_positions,
+                None if flow is None else flow.view(b * r, S), light, setting.span.opaque, need_positions,
             )  # fmt: skip
             sigma = sigma.view(b, r, S)
             if grad_density is not None:
@@ -147,7 +148,7 @@ def pass_backward(
             samples.origins[at].contiguous() if rays_only and samples.origins is not None else None,
             samples.directions[at].contiguous() if rays_only and samples.directions is not None else None,
             depths[at].contiguous(),
-            samples.space,
+            samples.span,
         )
         cut = field.image(images.start, images.stop)
         found, points = trunk_backward(part, cut, total.rays(images, rays, image), weigh, need_points)
@@ -162,14 +163,14 @@ def pass_backward(
 
 
 def _ray_gradients(samples: Samples, grad_points: Tensor | None, grad_norms: Tensor | None, setting: Setting) -> Grads:
-    """Of (origins, directions, depths), from those of the bent points and of the norms."""
+    """Of (origins, directions, depths), from those of the contracted points and of the norms."""
     inputs = [
         t.detach().requires_grad_() for t in (samples.origins, samples.directions, samples.depths) if t is not None
     ]
     with torch.enable_grad():
         origins, directions, depths = inputs
-        points = bend_ref(origins[:, :, None] + depths[..., None] * directions[:, :, None], setting.span)
-        lengths = norms(directions, depths, setting.density_scale)
+        points = contract_ref(origins[:, :, None] + depths[..., None] * directions[:, :, None], setting.span)
+        lengths = norms(directions, depths, setting.span.density_scale)
     return torch.autograd.grad([points, lengths], inputs, [grad_points, grad_norms])
 
 
@@ -181,13 +182,13 @@ def plain_pass(
     B, R, S = depths.shape
     if points is None:
         assert origins is not None and directions is not None
-        points = bend_ref(origins[:, :, None] + depths[..., None] * directions[:, :, None], setting.span)
+        points = contract_ref(origins[:, :, None] + depths[..., None] * directions[:, :, None], setting.span)
     field = unpack(PackedField(*packed), setting.num_freqs, points.shape[-1], setting.slope)
     hidden, density = evaluate_field_ref(points.reshape(B, R * S, points.shape[-1]), field)
     hidden, density = hidden.view(B, R, S, hidden.shape[-1]), density.view(B, R, S)
     if noise is not None:
         density = density + noise
-    norm = None if directions is None else norms(directions, depths, setting.density_scale)
-    weights, trans = volume_weights_ref(density, depths, norm, setting.opaque)
-    image = R - setting.emit
+    norm = None if directions is None else norms(directions, depths, setting.span.density_scale)
+    weights, trans = volume_weights_ref(density, depths, norm, setting.span.opaque)
+    image = R - setting.sample_rays
     return composite_ref(weights[:, :image], hidden[:, :image]), weights, density, trans, hidden[:, image:]

@@ -4,55 +4,53 @@ Where no single kernel holds the trunk (see ``chained``) or a ray has too many s
 memory and composited from there; the result is the same.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import astuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..base.dispatch import Precision
 from ..base.operands import OPERANDS
 from . import hierarchical
 from .composite_triton import launch_composite
-from .field_triton import Operand, Samples, Space, chained, launch_field
+from .field_triton import Operand, Samples, chained, launch_field
 from .importance_ref import importance_sample_ref
 from .importance_triton import MAX_EDGES, launch_importance
 from .layered import evaluate_layered
-from .render_ref import RaySpan, depth_from_fraction
-from .single_pass import MAX_SAMPLES, Rendered, launch_rays
+from .single_pass import MAX_SAMPLES, RayOutputs, launch_rays
+from .span import RaySpan, depth_from_fraction
 from .volume_triton import launch_volume_forward
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """What is not a tensor, shared by the three ops."""
 
     num_freqs: int
     slope: float
-    precision: str
-    emit: int = 0
-    opaque: bool = False
-    density_scale: float = 1.0
-    space: str = "plain"
-    far: float = 1.0
-    centre: Sequence[float] = (0.0, 0.0, 0.0)
+    precision: Precision
+    sample_rays: int = 0
+    span: RaySpan = RaySpan(0.0, 1.0)
 
-    @property
-    def bending(self) -> Space:
-        x, y, z = self.centre
-        return Space(self.space, self.far, (x, y, z))
+    def flat(self) -> tuple[Any, ...]:
+        """As an op's schema can hold it: the last arguments of ``single_pass`` and ``hierarchical_pass``."""
+        near, far, warp, far_end, density_scale, space, centre = astuple(self.span)
+        return (*self[:4], near, far, warp, far_end, density_scale, space, list(centre))
 
-    @property
-    def span(self) -> RaySpan:
-        """As far as bending needs it."""
-        return self.bending.span()
+    @classmethod
+    def of(cls, *flat: Any) -> "Setting":
+        """What ``flat`` was made from."""
+        num_freqs, slope, precision, sample_rays, near, far, warp, far_end, density_scale, space, centre = flat
+        span = RaySpan(near, far, warp, far_end, density_scale, space, tuple(centre))
+        return cls(num_freqs, slope, precision, sample_rays, span)
 
 
 def locate(
-    points: Tensor | None, origins: Tensor | None, directions: Tensor | None, depths: Tensor | None, setting: Setting
+    points: Tensor | None, origins: Tensor | None, directions: Tensor | None, depths: Tensor, span: RaySpan
 ) -> Samples:
+    """The samples of rays, or of points [B, R, S, D] where those are given."""
     flat = None if points is None else points.flatten(1, -2)
-    return Samples(flat, origins, directions, depths, setting.bending)
+    return Samples(flat, origins, directions, depths, span)
 
 
 def evaluate(samples: Samples, field: Operand, hidden: bool = True) -> tuple[Tensor | None, Tensor]:
@@ -81,23 +79,23 @@ def weigh(density: Tensor, depths: Tensor, norm: Tensor, opaque: bool) -> tuple[
     return weights.view(B, R, S), trans.view(B, R)
 
 
-def render_single(samples: Samples, depths: Tensor, noise: Tensor | None, field: Operand, setting: Setting) -> Rendered:
+def render_single(
+    samples: Samples, depths: Tensor, noise: Tensor | None, field: Operand, setting: Setting
+) -> RayOutputs:
     """A single pass at given depths [B, R, S]."""
     B, R, S = depths.shape
     if chained(field.width, field.precision) and S <= MAX_SAMPLES:
-        out = Rendered.empty(samples, field.width, (R, S), setting.emit)
-        launch_rays(
-            out, samples, depths, field, noise=noise, opaque=setting.opaque, density_scale=setting.density_scale
-        )
+        out = RayOutputs.empty(samples, field.width, (R, S), setting.sample_rays)
+        launch_rays(out, samples, depths, field, noise=noise)
         return out
     hidden, density = evaluate(samples, field)
     assert hidden is not None
     density = density.view(B, R, S) if noise is None else density.view(B, R, S) + noise
-    norm = norms(samples.directions, depths, setting.density_scale)
-    weights, trans = weigh(density, depths, norm, setting.opaque)
-    hidden, image = hidden.view(B, R, S, field.width), R - setting.emit
+    norm = norms(samples.directions, depths, samples.span.density_scale)
+    weights, trans = weigh(density, depths, norm, samples.span.opaque)
+    hidden, image = hidden.view(B, R, S, field.width), R - setting.sample_rays
     aggregated = launch_composite(weights[:, :image].contiguous(), hidden[:, :image].contiguous())
-    return Rendered(aggregated, weights, density, trans, hidden[:, image:].float().contiguous())
+    return RayOutputs(aggregated, weights, density, trans, hidden[:, image:].float().contiguous())
 
 
 class Draws(NamedTuple):
@@ -109,47 +107,42 @@ class Draws(NamedTuple):
 
 
 def render_hierarchical(
-    rays: tuple[Tensor, Tensor, Tensor], draws: Draws, field: Operand, setting: Setting, span: RaySpan
-) -> tuple[Rendered, Tensor, Tensor]:
+    rays: tuple[Tensor, Tensor, Tensor], draws: Draws, field: Operand, setting: Setting
+) -> tuple[RayOutputs, Tensor, Tensor]:
     """Both passes of rays (origins, directions, fractions).
 
     Returns: what was rendered, the fractions [B, R, S + F] in depth order, and where each stood in (fine, coarse).
     """
     origins, directions, fractions = rays
+    span = setting.span
     B, R, S = fractions.shape
     F = draws.fine_u.shape[2]
     if hierarchical.fits(field.width, S, F, field.precision):
-        out = Rendered.empty(Samples(None, *rays), field.width, (R, S + F), setting.emit)
+        out = RayOutputs.empty(Samples(None, *rays), field.width, (R, S + F), setting.sample_rays)
         merged = torch.empty(B, R, S + F, device=origins.device)
         order = torch.empty(B, R, S + F, dtype=torch.int16, device=origins.device)
-        hierarchical.launch_hierarchical(
-            out, merged, order, rays, draws, field,
-            span=(span.near, span.far, span.warp), space=setting.bending, opaque=setting.opaque,
-            density_scale=setting.density_scale,
-        )  # fmt: skip
+        hierarchical.launch_hierarchical(out, merged, order, rays, draws, field, span=span)
         return out, merged, order
-    norm = norms(directions, fractions, setting.density_scale)
+    norm = norms(directions, fractions, span.density_scale)
     depths = depth_from_fraction(fractions, span)
-    coarse, coarse_density = _noisy(
-        Samples(None, origins, directions, depths, setting.bending), field, draws.coarse_noise
-    )
-    weights, _ = weigh(coarse_density, depths, norm, setting.opaque)
+    coarse, coarse_density = _noisy(Samples(None, origins, directions, depths, span), field, draws.coarse_noise)
+    weights, _ = weigh(coarse_density, depths, norm, span.opaque)
     edges = (fractions[..., 1:] + fractions[..., :-1]) / 2
     draw = launch_importance if edges.shape[2] <= MAX_EDGES else importance_sample_ref
     finer = draw(edges, weights[..., 1:-1].contiguous(), draws.fine_u)
     depths = depth_from_fraction(finer, span)
-    fine, fine_density = _noisy(Samples(None, origins, directions, depths, setting.bending), field, draws.fine_noise)
+    fine, fine_density = _noisy(Samples(None, origins, directions, depths, span), field, draws.fine_noise)
     merged, order = torch.sort(torch.cat([finer, fractions], dim=-1), dim=-1)
     density = torch.cat([fine_density, coarse_density], dim=-1).gather(-1, order)
-    weights, trans = weigh(density, depth_from_fraction(merged, span), norm, setting.opaque)
+    weights, trans = weigh(density, depth_from_fraction(merged, span), norm, span.opaque)
     # the weighted sum does not care for order: the weights go back to the samples, not the features to the weights
-    image = R - setting.emit
+    image = R - setting.sample_rays
     scattered = torch.empty_like(weights).scatter_(-1, order, weights)[:, :image]
     hidden = launch_composite(scattered[..., :F].contiguous(), fine[:, :image].contiguous())
     launch_composite(scattered[..., F:].contiguous(), coarse[:, :image].contiguous(), out=hidden, accumulate=True)
     both = torch.cat([fine[:, image:], coarse[:, image:]], dim=2)
-    emitted = both.gather(2, order[:, image:, :, None].expand(-1, -1, -1, field.width)).float()
-    return Rendered(hidden, weights, density, trans, emitted), merged, order.to(torch.int16)
+    sample_hidden = both.gather(2, order[:, image:, :, None].expand(-1, -1, -1, field.width)).float()
+    return RayOutputs(hidden, weights, density, trans, sample_hidden), merged, order.to(torch.int16)
 
 
 def _noisy(samples: Samples, field: Operand, noise: Tensor | None) -> tuple[Tensor, Tensor]:

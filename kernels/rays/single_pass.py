@@ -16,26 +16,26 @@ from torch import Tensor
 
 from ..base.launch import has_warp_group_products, launch
 from ..base.operands import OPERANDS, dot, to_operand
-from .field_triton import Operand, Samples, Tile, along_rays, bend, coordinates, density, trunk
+from .field_triton import Operand, RowTile, Samples, along_rays, contract, coordinates, density, trunk
 from .volume_triton import relu
 
 MAX_SAMPLES = 128  # per ray, all passes together
 
 
-class Rendered(NamedTuple):
-    """What a pass along rays fills; E rays at the end are emitted sample by sample."""
+class RayOutputs(NamedTuple):
+    """What a pass along rays fills; E rays at the end are sample_hidden sample by sample."""
 
     hidden: Tensor  # [B, R - E, H]
     weights: Tensor  # [B, R, S]
     density: Tensor  # [B, R, S] raw, noise included
     transmittance: Tensor  # [B, R]
-    emitted: Tensor  # [B, E, S, H]
+    sample_hidden: Tensor  # [B, E, S, H]
 
     @classmethod
-    def empty(cls, samples: Samples, width: int, rays: tuple[int, int], emit: int) -> "Rendered":
+    def empty(cls, samples: Samples, width: int, rays: tuple[int, int], sample_rays: int) -> "RayOutputs":
         R, S = rays
         B, new = samples.batch, partial(torch.empty, dtype=torch.float32, device=samples.device)
-        return cls(new(B, R - emit, width), new(B, R, S), new(B, R, S), new(B, R), new(B, emit, S, width))
+        return cls(new(B, R - sample_rays, width), new(B, R, S), new(B, R, S), new(B, R), new(B, sample_rays, S, width))
 
 
 @triton.jit
@@ -78,13 +78,13 @@ def aggregate(a, weights, M: tl.constexpr, S: tl.constexpr, H: tl.constexpr, DT:
 
 @triton.jit
 def _ray_kernel(
-    hidden_ptr, weights_ptr, density_ptr, transmittance_ptr, emitted_ptr,
+    hidden_ptr, weights_ptr, density_ptr, transmittance_ptr, sample_hidden_ptr,
     points_ptr, origins_ptr, directions_ptr, depths_ptr, noise_ptr,
     first_ptr, rest_ptr, bias_ptr, head_ptr, head_bias_ptr,
     stride_first_b, stride_rest_b, stride_bias_b, stride_head_b,
     R, R_image, S, L, slope, density_scale, far, centre_x, centre_y, centre_z,
     D: tl.constexpr, P: tl.constexpr, H: tl.constexpr, SPACE: tl.constexpr, FROM_RAYS: tl.constexpr,
-    NOISE: tl.constexpr, EMIT: tl.constexpr, OPAQUE: tl.constexpr,
+    NOISE: tl.constexpr, SAMPLE_RAYS: tl.constexpr, OPAQUE: tl.constexpr,
     DT: tl.constexpr, INPUT_PRECISION: tl.constexpr, STAGES: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
@@ -100,7 +100,7 @@ def _ray_kernel(
     if FROM_RAYS:
         directions_ptr += b * R * 3
         x0, x1, x2, x3 = along_rays(origins_ptr + b * R * 3, directions_ptr, depths_ptr, ray_m, row_m, mask_m)
-        x0, x1, x2 = bend(x0, x1, x2, far, centre_x, centre_y, centre_z, SPACE)
+        x0, x1, x2 = contract(x0, x1, x2, far, centre_x, centre_y, centre_z, SPACE)
     else:
         x0, x1, x2, x3 = coordinates(points_ptr + b * R * S * D, row_m, mask_m, D)
     a = trunk(
@@ -110,10 +110,12 @@ def _ray_kernel(
         D, P, H, False, DT, INPUT_PRECISION, STAGES,
     )  # fmt: skip
     sigma_m = density(a, head_ptr + b * stride_head_b, head_bias_ptr, H, DT)
-    if EMIT:
-        emit = mask_m & (ray_m >= R_image)
-        offs_e = (row_m - R_image * S)[:, None] * H + offs_h[None, :]
-        tl.store(emitted_ptr + b * (R - R_image) * S * H + offs_e, a.to(tl.float32), mask=emit[:, None])
+    if SAMPLE_RAYS:
+        of_sample_ray = mask_m & (ray_m >= R_image)
+        offs_kept = (row_m - R_image * S)[:, None] * H + offs_h[None, :]
+        tl.store(
+            sample_hidden_ptr + b * (R - R_image) * S * H + offs_kept, a.to(tl.float32), mask=of_sample_ray[:, None]
+        )
 
     ray = first_ray + tl.arange(0, BLOCK_R)
     s = tl.arange(0, BLOCK_S)[None, :]
@@ -143,26 +145,24 @@ def _ray_kernel(
     tl.store(hidden_ptr + b * R_image * H + offs_out, hidden, mask=(ray < R_image)[:, None])
 
 
-def ray_tile(width: int, samples: int, precision: str, device: torch.device) -> Tile:
+def ray_tile(width: int, samples: int, precision: str, device: torch.device) -> RowTile:
     """Rows per program, a power of two that holds whole rays."""
     slots = max(4, triton.next_power_of_2(samples))
     if OPERANDS[precision].storage == torch.float32:
-        return Tile(max(64 if precision == "tf32" else 32, slots), 8, 2)
+        return RowTile(max(64 if precision == "tf32" else 32, slots), 8, 2)
     rows = max(128 if slots > 4 else 64, slots)
     if width < 128:
-        return Tile(rows, 4, 2)
-    return Tile(rows, 4 if has_warp_group_products(device) and slots < 64 else 8, 2)
+        return RowTile(rows, 4, 2)
+    return RowTile(rows, 4 if has_warp_group_products(device) and slots < 64 else 8, 2)
 
 
 def launch_rays(
-    out: Rendered,
+    out: RayOutputs,
     samples: Samples,
     depths: Tensor,
     field: Operand,
     *,
     noise: Tensor | None,
-    opaque: bool,
-    density_scale: float = 1.0,
 ) -> None:
     """Render samples of a ``chained`` field; depths [B, R, S] give the intervals, noise is added to the density."""
     B, R, S = depths.shape
@@ -175,15 +175,15 @@ def launch_rays(
         weights_ptr=out.weights,
         density_ptr=out.density,
         transmittance_ptr=out.transmittance,
-        emitted_ptr=out.emitted,
+        sample_hidden_ptr=out.sample_hidden,
         noise_ptr=noise,
         R=R,
         R_image=out.hidden.shape[1],
         S=S,
-        density_scale=density_scale,
+        density_scale=samples.span.density_scale,
         NOISE=noise is not None,
-        EMIT=out.emitted.shape[1] > 0,
-        OPAQUE=opaque,
+        SAMPLE_RAYS=out.sample_hidden.shape[1] > 0,
+        OPAQUE=samples.span.opaque,
         STAGES=tile.stages,
         BLOCK_R=tile.rows // slots,
         BLOCK_S=slots,

@@ -10,11 +10,12 @@ from stylenerf.kernels.base.operands import OPERANDS
 from stylenerf.kernels.rays.composite_triton import launch_composite, launch_composite_backward
 from stylenerf.kernels.rays.encode_triton import launch_encode_backward, launch_encode_forward
 from stylenerf.kernels.rays.field_backward import HeadGradients, launch_trunk_backward
-from stylenerf.kernels.rays.field_triton import WIDTHS, Operand, PackedField, Samples, Space, launch_field
+from stylenerf.kernels.rays.field_triton import WIDTHS, Operand, PackedField, Samples, launch_field
 from stylenerf.kernels.rays.hierarchical import launch_hierarchical
 from stylenerf.kernels.rays.importance_triton import launch_importance
 from stylenerf.kernels.rays.mlp_triton import _modulated_mlp, launch_chain_backward
-from stylenerf.kernels.rays.single_pass import Rendered, launch_rays
+from stylenerf.kernels.rays.single_pass import RayOutputs, launch_rays
+from stylenerf.kernels.rays.span import RaySpan
 from stylenerf.kernels.rays.volume_triton import launch_volume_backward, launch_volume_forward
 
 
@@ -117,11 +118,11 @@ def hierarchical() -> dict[str, Callable[[], None]]:
         with torch.device("meta"):
             rays, line = torch.empty(2, 1280, 3), torch.empty(2, 1280, 14)
             samples = Samples(None, rays, rays, line)
-            out = Rendered.empty(samples, width, (1280, 28), 256 if train else 0)
+            out = RayOutputs.empty(samples, width, (1280, 28), 256 if train else 0)
             noise = line if train else None
             launch_hierarchical(
                 out, out.weights, torch.empty(2, 1280, 28, dtype=torch.int16), (rays, rays, line), (line, noise, noise),
-                field, span=(0.88, 1.12, "linear"), space=Space(), opaque=False, density_scale=1.0,
+                field, span=RaySpan(0.88, 1.12),
             )  # fmt: skip
 
     cases = [(w, "fp16", t) for w in (32, 64, 128) for t in (False, True)]
@@ -169,16 +170,17 @@ def mlp() -> dict[str, Callable[[], None]]:
 
 
 def single_pass() -> dict[str, Callable[[], None]]:
-    """FFHQ rays at every sample count a tile is made for, with noise and emitted rays as in training; a background."""
+    """FFHQ rays at every sample count a tile is made for, with noise and rays that keep their samples; a background."""
 
     def run(width: int, precision: str, count: int, dims: int) -> None:
         field = Operand.of(meta_field(2, width, 8, dims, 10), 0.2, precision)
         with torch.device("meta"):
             rays, depths = torch.empty(2, 1280, 3), torch.empty(2, 1280, count)
             points = torch.empty(2, 1280 * count, 4) if dims == 4 else None
-            samples = Samples(points, rays, rays, depths)
-            out = Rendered.empty(samples, width, (1280, count), 256)
-            launch_rays(out, samples, depths, field, noise=torch.empty_like(depths), opaque=dims == 4)
+            span = RaySpan(0.88, 1.12, far_end="opaque" if dims == 4 else "open")
+            samples = Samples(points, rays, rays, depths, span)
+            out = RayOutputs.empty(samples, width, (1280, count), 256)
+            launch_rays(out, samples, depths, field, noise=torch.empty_like(depths))
 
     cases = [(w, "fp16", s, 3) for w in (32, 64, 128) for s in (14, 28, 48, 128)]
     cases += [(64, "fp16", 4, 4), (128, "bf16", 28, 3), (64, "tf32", 28, 3), (32, "fp32", 28, 3)]

@@ -1,0 +1,56 @@
+"""The stretch of a ray that is sampled: depths of fractions, and contraction of space beyond it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+DepthWarp = Literal["linear", "inverse", "log"]
+Space = Literal["plain", "contracted", "radial"]
+
+
+@dataclass(frozen=True)
+class RaySpan:
+    """Which stretch of a ray is sampled. Fractions 0..1 map to depths near..far: linearly, in 1/t or in log t.
+
+    ``far_end``: "open" if something lies behind (the last interval is 0), "opaque" if nothing does.
+    ``density_scale``: unit of the density, alpha = 1 - exp(-relu(sigma) density_scale delta).
+    ``space``: where the field sees a point x; intervals are those of the ray itself. "plain": at x. "contracted":
+    outside the unit sphere at x / |x| (2 - 1 / |x|), so that all space fits into a ball of radius 2 (mip-NeRF 360,
+    eq. 10). "radial": at (x - centre) / sqrt(far |x - centre|), denser with distance (DONeRF, section 4).
+    """
+
+    near: float
+    far: float
+    warp: DepthWarp = "linear"
+    far_end: Literal["open", "opaque"] = "open"
+    density_scale: float = 1.0
+    space: Space = "plain"
+    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @property
+    def opaque(self) -> bool:
+        """Whether the last sample takes all light that reaches it."""
+        return self.far_end == "opaque"
+
+
+def depth_from_fraction(fractions: Tensor, span: RaySpan) -> Tensor:
+    """Depths of fractions 0..1 of the span, see ``RaySpan.warp``."""
+    if span.warp == "inverse":
+        return 1 / ((1 - fractions) / span.near + fractions / span.far)
+    if span.warp == "log":
+        low, high = torch.log(torch.tensor([span.near, span.far], dtype=torch.float64)).tolist()
+        return torch.exp(low * (1 - fractions) + high * fractions)
+    return span.near * (1 - fractions) + span.far * fractions
+
+
+def contract_ref(points: Tensor, span: RaySpan) -> Tensor:
+    """Where the field sees the points [..., 3], see ``RaySpan.space``."""
+    if span.space == "contracted":
+        norm = points.norm(dim=-1, keepdim=True).clamp_min(1)
+        return points * ((2 - 1 / norm) / norm)
+    if span.space == "radial":
+        points = points - points.new_tensor(span.centre)
+        return points / (span.far * points.norm(dim=-1, keepdim=True).clamp_min(1e-12)).sqrt()
+    return points
