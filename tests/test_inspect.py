@@ -357,24 +357,6 @@ def test_core_is_the_first_and_the_largest() -> None:
     assert [job.configurations for job in inspect._core(jobs)] == [["m/3"], ["m/8"]]
 
 
-PAGES = {
-    "first": ("", "## Triton 2\n\nnew\n"),
-    "after text": ("# Title\n\nText.\n", "# Title\n\nText.\n\n## Triton 2\n\nnew\n"),
-    "after another": ("# T\n\n## Triton 1\n\nold\n", "# T\n\n## Triton 1\n\nold\n\n## Triton 2\n\nnew\n"),
-    "in place": (
-        "# T\n\n## Triton 2\n\nold\n\n### sm_90\n\n| a |\n\n## Triton 3\n\nkept\n",
-        "# T\n\n## Triton 2\n\nnew\n\n## Triton 3\n\nkept\n",
-    ),
-    "in place, last": ("## Triton 20\n\nkept\n\n## Triton 2\n\nold\n", "## Triton 20\n\nkept\n\n## Triton 2\n\nnew\n"),
-}
-
-
-@pytest.mark.parametrize(("before", "after"), PAGES.values(), ids=PAGES)
-def test_section_is_replaced_or_appended(before: str, after: str) -> None:
-    assert inspect.replace_section(before, "Triton 2", "new") == after
-    assert inspect.replace_section(after, "Triton 2", "new") == after
-
-
 REFUSED = {
     "target": (["--target", "75"], "invalid choice: 75"),
     "jobs": (["--jobs", "0"], "must be a positive integer, got '0'"),

@@ -37,12 +37,21 @@ the budget, by kernel and target:
   LDGSTS or UTMALDG where a loop with num_stages > 1 multiplies what it loads
   more than 40 registers in a kernel of more than 3000 instructions: with fewer, ptxas gave up
 
+columns:
+  configuration, tile        kernel module and name; the constants BLOCK_*, without that prefix
+  warps, stages              warps of 32 threads in a block; rounds of a loop in flight
+  registers                  of 32 bits per thread; an SM has 65536, so 128 with 4 warps leave room for 4 blocks
+  stack, LDL/STL             bytes of local memory per thread; instructions that load from it and store to it
+  shared, of limit           bytes per block, and their share of what a block may use on the target
+  tensor cores, asynchronous matrix instructions, and copies from global to shared memory that nobody waits for
+  instructions, barriers     in the code, each counted once however often a loop runs it; BAR halts the whole block
+  seconds                    to compile; "cached" if Triton had compiled it before
+
 examples:
-  python -m bench.compiler.inspect                                        sm_80, 86, 89 and 90, every configuration
-  python -m bench.compiler.inspect --target 90 --only 'mlp/.*_bwd'        some kernels on one target
-  python -m bench.compiler.inspect --core --target 80 --target 90         what the tests run: every kernel once or twice
-  python -m bench.compiler.inspect --target 90 --json out.json            with compile-time constants and expectations
-  python -m bench.compiler.inspect --fresh --markdown docs/resources.md   this Triton's section of that page, anew
+  python -m bench.compiler.inspect                                  sm_80, 86, 89 and 90, every configuration
+  python -m bench.compiler.inspect --target 90 --only 'mlp/.*_weight'  some kernels on one target
+  python -m bench.compiler.inspect --core --target 80 --target 90   what the tests run: every kernel once or twice
+  python -m bench.compiler.inspect --target 90 --json out.json      with compile-time constants and expectations
 
 Compiled kernels stay in Triton's cache, so that the next run reads them from there; --fresh compiles again.
 """
@@ -137,9 +146,6 @@ def _parser(targets: list[int]) -> argparse.ArgumentParser:
         "--core", action="store_true", help="of each kernel, only the first configuration and the largest"
     )
     parser.add_argument("--fresh", action="store_true", help="compile even what Triton's cache holds, and time it")
-    parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="put the tables into FILE, in place of those of the same Triton"
-    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything found to FILE")
     return parser
 
@@ -330,7 +336,7 @@ def _counted(**counts: int) -> str:
     return ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "-"
 
 
-def tables(jobs: Sequence[Job], *, markdown: bool) -> str:
+def tables(jobs: Sequence[Job]) -> str:
     """A table per target of what compiled, ordered by configuration."""
     from bench.compiler import aot
 
@@ -341,42 +347,22 @@ def tables(jobs: Sequence[Job], *, markdown: bool) -> str:
             (j for j in jobs if j.target == target and j.report), key=lambda j: (j.configurations[0], j.kernel)
         )
         title = f"sm_{target}, {len(built)} kernels, {limit} bytes of shared memory"
-        lines = _lines([HEADER, *(_row(job, limit) for job in built)], markdown)
-        parts.append("\n".join([f"### {title}" if markdown else title, "", *lines]))
+        lines = _lines([HEADER, *(_row(job, limit) for job in built)])
+        parts.append("\n".join([title, "", *lines]))
     return "\n\n".join(parts)
 
 
-def _lines(rows: Sequence[tuple[str, ...]], markdown: bool) -> list[str]:
-    if markdown:
-        ruler = ["---"] * 3 + ["---:"] * (len(HEADER) - 3)
-        return [f"| {' | '.join(row)} |" for row in (rows[0], ruler, *rows[1:])]
+def _lines(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows)]
     aligned = [[c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))] for row in rows]
     return ["  ".join(row).rstrip() for row in aligned]
-
-
-def replace_section(page: str, heading: str, body: str) -> str:
-    """``page`` with ``body`` under ``## heading``: in place of what stood there, or at the end."""
-    section = f"## {heading}\n\n{body}\n"
-    pattern = rf"^## {re.escape(heading)}\n.*?(?=^## |\Z)"
-    found = re.search(pattern, page, flags=re.MULTILINE | re.DOTALL)
-    if found:
-        rest = page[found.end() :]
-        return page[: found.start()] + section + ("\n" + rest if rest else "")
-    return (page.rstrip("\n") + "\n\n" if page else "") + section
 
 
 def _write(jobs: Sequence[Job], problems: Sequence[str], options: argparse.Namespace, versions: str) -> None:
     """Tables, then what is wrong, then the sum of it."""
     if options.json:
         options.json.write_text(json.dumps(_record(jobs, problems, versions), indent=1) + "\n")
-    if options.markdown:
-        page = options.markdown.read_text() if options.markdown.exists() else ""
-        heading, _, assembler = versions.partition(", ")
-        body = f"{assembler}.\n\n{tables(jobs, markdown=True)}"
-        options.markdown.write_text(replace_section(page, heading, body))
-    else:
-        print(tables(jobs, markdown=False), end="\n\n")
+    print(tables(jobs), end="\n\n")
     for problem in problems:
         print(problem)
     verdict = f"{len(problems)} outside the budget" if problems else "all within the budget"
