@@ -1,16 +1,19 @@
-"""What every test shares: poisoned allocation and the fixtures folder."""
+"""What every test shares: poisoned allocation and recorded numbers."""
 
 import inspect
 import os
 import pathlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+
+from tests.recorded.small_set import load_small_set
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated
@@ -84,20 +87,20 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 class Fixture:
-    """One npz of numbers: ``f["name"]`` is a tensor, ``f.keys(prefix)`` lists, ``f.state(prefix)`` a state dict."""
+    """Recorded numbers: ``f["name"]`` is a tensor, ``f.keys(prefix)`` lists, ``f.state(prefix)`` a state dict."""
 
-    def __init__(self, path: pathlib.Path) -> None:
-        self._npz = np.load(path)
-        self.names: list[str] = list(self._npz.files)
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._arrays = arrays
+        self.names: list[str] = list(arrays)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._npz
+        return name in self._arrays
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return torch.from_numpy(self._npz[name])
+        return torch.from_numpy(self._arrays[name].copy())
 
     def text(self, name: str) -> str:
-        return str(self._npz[name])
+        return str(self._arrays[name])
 
     def keys(self, prefix: str) -> list[str]:
         return [n[len(prefix) :] for n in self.names if n.startswith(prefix)]
@@ -115,15 +118,21 @@ def rounded_to_the_nearest() -> Iterator[None]:
         yield
 
 
-def fixtures_dir() -> pathlib.Path:
-    return pathlib.Path(os.environ.get("STYLENERF_FIXTURES", ROOT.parent / "shared" / "fixtures"))
+FULL_SET = pathlib.Path(os.environ.get("STYLENERF_FIXTURES", ROOT.parent / "shared" / "fixtures"))
 
 
+@cache
 def load_fixture(file: str) -> Fixture:
-    """Open ``file`` of the fixtures folder, or skip the calling test or module, saying why."""
-    path = fixtures_dir() / file
-    if not path.is_file():
-        pytest.skip(
-            f"fixture {file} is absent: looked in {path.parent} (set STYLENERF_FIXTURES)", allow_module_level=True
-        )
-    return Fixture(path)
+    """``file`` of the full set of recorded numbers where there is one, else what the small set holds of it."""
+    if (FULL_SET / file).is_file():
+        return Fixture(np.load(FULL_SET / file))
+    return Fixture(load_small_set()[file])
+
+
+def at_hand(file: str, cases: Iterable[str], field: str) -> list[Any]:
+    """The ``cases`` whose ``field`` is recorded in the set at hand, and one skipped case that names the others."""
+    f, cases = load_fixture(file), list(cases)
+    absent = [case for case in cases if f"{case}/{field}" not in f]
+    reason = f"only the full set of recorded numbers (tests/recorded/README.md) has {field} of {', '.join(absent)}"
+    skipped = [pytest.param(absent[0], id="others", marks=pytest.mark.skip(reason=reason))] if absent else []
+    return [*(case for case in cases if case not in absent), *skipped]

@@ -75,7 +75,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("run", ["a1_c", "a05_o"])
+@pytest.mark.parametrize("run", ["a1_c", "a025_c"])
 def test_reference_images(form: str, run: str, tmp_path: Path) -> None:
     f = load_fixture("gen_ffhq_tiny.npz")
     file = snapshot(tmp_path / "x.pkl", json.loads(f.text("meta/config_json")), f.state("sd/"), form=FORMS[form])

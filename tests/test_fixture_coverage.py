@@ -18,7 +18,8 @@ from tests import (
     test_upsampler,
     test_volume,
 )
-from tests.conftest import ROOT, load_fixture
+from tests.conftest import FULL_SET, ROOT, load_fixture
+from tests.recorded.small_set import SMALL_SET, load_small_set, subset
 
 MODULES = (test_camera, test_discriminator, test_encode, test_field, test_generator, test_importance, test_layers,
            test_mapping, test_sampling, test_upsampler, test_volume)  # fmt: skip
@@ -44,6 +45,8 @@ EXCUSED = {
     "meta/jitter_1ulp_img_err": "a guide to the tolerance, not a result",
 }
 
+full_set = pytest.mark.skipif(not FULL_SET.is_dir(), reason="needs the full set of recorded numbers")
+
 
 def declared(file: str) -> list[str]:
     return [pattern for module in MODULES for pattern in module.COMPARED.get(file, [])]
@@ -60,7 +63,21 @@ def test_every_array_is_accounted_for(file: str) -> None:
     assert not left
 
 
-@pytest.mark.parametrize("file", ["units.npz", "disc_tiny.npz"])
+@full_set
+def test_the_small_set_is_part_of_the_full_set() -> None:
+    small, part = load_small_set(), subset(FULL_SET)
+    assert {file: [*arrays] for file, arrays in small.items()} == {file: [*arrays] for file, arrays in part.items()}
+    for file, arrays in part.items():
+        for name, want in arrays.items():
+            got = small[file][name]
+            assert (got.dtype, got.shape, got.tobytes()) == (want.dtype, want.shape, want.tobytes()), f"{file} {name}"
+
+
+def test_the_small_set_is_small() -> None:
+    assert sum(path.stat().st_size for path in SMALL_SET.parent.iterdir() if path.is_file()) <= 2_000_000
+
+
+@pytest.mark.parametrize("file", ["units.npz", pytest.param("disc_tiny.npz", marks=full_set)])
 def test_nothing_is_declared_that_is_not_there(file: str) -> None:
     names = load_fixture(file).names
     assert not [pattern for pattern in declared(file) if not any(fnmatchcase(n, pattern) for n in names)]

@@ -15,7 +15,7 @@ from stylenerf.models.growth import Growth
 from stylenerf.models.official import discriminator_from_official, discriminator_name
 from tests import test_discriminator, test_train_phases
 from tests.closeness import assert_relative
-from tests.conftest import Fixture, load_fixture
+from tests.conftest import Fixture, at_hand, load_fixture
 from tests.gradients import DEVICE
 from tests.inputs import make_image, seeded, tiny_discriminator_config
 from tests.on_kernels import ops_as_on_a_device
@@ -127,7 +127,7 @@ def test_reference_logits(case: str, reference: tuple[Fixture, Discriminator]) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", test_discriminator.TAPPED)
+@pytest.mark.parametrize("case", at_hand(test_discriminator.FIXTURE, test_discriminator.TAPPED, "b8_img"))
 def test_reference_blocks(case: str, reference: tuple[Fixture, Discriminator]) -> None:
     f, d = reference
     taps: dict[str, tuple[Tensor, Tensor]] = {}

@@ -12,6 +12,7 @@ from stylenerf.kernels.rays.field_triton import RowTile
 from stylenerf.kernels.rays.render import render_points, render_rays
 from stylenerf.models.generator import RenderOptions
 from tests import test_generator, test_train_phases
+from tests.conftest import at_hand
 from tests.gradients import DEVICE
 
 RUNS = [run for run in test_generator.RUNS if run != "a0_c"]
@@ -54,7 +55,7 @@ def test_reference_numbers(fused_rays: list[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", at_hand(test_generator.FIXTURE, RUNS, "img"))
 def test_every_run_of_the_reference_numbers(run: str) -> None:
     test_generator.test_reference_numbers(run)
 
@@ -75,13 +76,14 @@ def test_half_precision() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["gmain_a0", "gmain_a1"])
+@pytest.mark.parametrize("case", at_hand(test_train_phases.FIXTURE, ["gmain_a0", "gmain_a1"], "img"))
 def test_generator_step(case: str, fused_rays: list[str]) -> None:
     test_train_phases.test_generator_step(case)
     assert fused_rays == ["render_rays", "render_points"]
 
 
 @pytest.mark.slow
-def test_path_length_step(fused_rays: list[str]) -> None:
-    test_train_phases.test_path_length_step()
+@pytest.mark.parametrize("case", at_hand(test_train_phases.FIXTURE, ["greg_a1"], "img"))
+def test_path_length_step(case: str, fused_rays: list[str]) -> None:
+    test_train_phases.test_path_length_step(case)
     assert fused_rays == ["render_rays", "render_points"]

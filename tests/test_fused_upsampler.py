@@ -10,6 +10,7 @@ from stylenerf.kernels.blocks.refine_to_rgb import refine_to_rgb
 from stylenerf.models.generator import RenderOptions
 from tests import test_fused_generator, test_generator, test_recompute, test_train_phases, test_upsampler
 from tests.closeness import assert_image_close
+from tests.conftest import at_hand
 from tests.on_kernels import numbers_on_the_device, ops_as_on_a_device
 
 FEW_LAYERS = ("nn_cat_k1_up2", "default_k3_up2")
@@ -73,7 +74,7 @@ def test_every_other_block(case: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", test_generator.RUNS)
+@pytest.mark.parametrize("run", at_hand(test_generator.FIXTURE, test_generator.RUNS, "img"))
 def test_generator_run(run: str, ran: set[str]) -> None:
     test_generator.test_reference_numbers(run)
     wanted = set() if run == "onlybg_c" else {"render_rays"}
@@ -97,14 +98,15 @@ def test_half_precision() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", test_train_phases.G_CASES)
+@pytest.mark.parametrize("case", at_hand(test_train_phases.FIXTURE, test_train_phases.G_CASES, "img"))
 def test_generator_step(case: str) -> None:
     test_train_phases.test_generator_step(case)
 
 
 @pytest.mark.slow
-def test_path_length_step() -> None:
-    test_train_phases.test_path_length_step()
+@pytest.mark.parametrize("case", at_hand(test_train_phases.FIXTURE, ["greg_a1"], "img"))
+def test_path_length_step(case: str) -> None:
+    test_train_phases.test_path_length_step(case)
 
 
 @pytest.mark.slow

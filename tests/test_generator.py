@@ -21,7 +21,7 @@ from stylenerf.models.growth import growth_at
 from stylenerf.models.official import camera_prior_from_official, generator_from_official
 from stylenerf.models.sampling import inverted_sphere_points
 from tests.closeness import assert_image_close, assert_relative
-from tests.conftest import Fixture, load_fixture
+from tests.conftest import Fixture, at_hand, load_fixture
 from tests.inputs import cameras, seeded, source, tiny_generator_config
 
 FIXTURE = "gen_ffhq_tiny.npz"
@@ -97,7 +97,7 @@ def rendered(run: str) -> tuple[Rendered, dict[str, Tensor]]:
     return out, taps
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", at_hand(FIXTURE, RUNS, "img"))
 def test_reference_numbers(run: str) -> None:
     f = reference()[0]
     out, taps = rendered(run)
@@ -112,12 +112,13 @@ def test_reference_numbers(run: str) -> None:
         assert_image_close(name, got, f[f"{run}/{name}"])
 
 
-def test_reference_densities() -> None:
+@pytest.mark.parametrize("run", at_hand(FIXTURE, ["a1_c"], "sigma_raw_fine"))
+def test_reference_densities(run: str) -> None:
     f, g = reference()
-    out, ws = rendered("a1_c")[0], f["ws"][:, : g.synthesis.volume.num_ws]
+    out, ws = rendered(run)[0], f["ws"][:, : g.synthesis.volume.num_ws]
     fore, volume = out.volume.foreground, g.synthesis.volume
     assert fore is not None and volume.background is not None
-    rays = camera_of(f, "a1_c").rays(pixel_grid(16))
+    rays = camera_of(f, run).rays(pixel_grid(16))
 
     def density(depths: Tensor) -> Tensor:
         points = rays.origins[:, :, None] + depths[..., None] * rays.directions[:, :, None]
@@ -130,8 +131,8 @@ def test_reference_densities() -> None:
     edges = (line[..., 1:] + line[..., :-1]) / 2
     fine = depth_from_fraction(importance_sample(edges, weights[..., 1:-1], line), span)
     # densities have a standard deviation of 14, and a fine position may move by 1e-4 where the ray is all but empty
-    assert_image_close("coarse", found, f["a1_c/sigma_raw_coarse"])
-    assert_image_close("fine", density(fine), f["a1_c/sigma_raw_fine"], mean_tol=1e-3, max_tol=0.3)
+    assert_image_close("coarse", found, f[f"{run}/sigma_raw_coarse"])
+    assert_image_close("fine", density(fine), f[f"{run}/sigma_raw_fine"], mean_tol=1e-3, max_tol=0.3)
     both = torch.cat([density(fine), found], dim=-1)
     assert_image_close("used in the run", fore.density.sort(-1).values, both.sort(-1).values)
 
@@ -139,7 +140,7 @@ def test_reference_densities() -> None:
     depths = torch.linspace(-0.5, 0, 4).expand(2, 256, 4)
     points = inverted_sphere_points(rays.origins, unit, -depths).flatten(1, 2)
     behind = evaluate_field(points, volume.background.trunk(ws, f["z_shape_bg"]))[1].view_as(depths)
-    assert_image_close("background", behind, f["a1_c/sigma_raw_bg"])
+    assert_image_close("background", behind, f[f"{run}/sigma_raw_bg"])
 
 
 def test_reference_rays() -> None:
@@ -175,7 +176,7 @@ def test_reference_styles(name: str) -> None:
     assert_relative(name, g.mapping(f["z"], **STYLES[name]), f[name])
 
 
-@pytest.mark.parametrize("run", HALF)
+@pytest.mark.parametrize("run", at_hand(FIXTURE, HALF, "img"))
 def test_half_precision(run: str) -> None:
     f, g = reference()
     size = 1 if run == "fp16_b1_c" else 2

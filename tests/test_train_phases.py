@@ -25,10 +25,11 @@ from stylenerf.models.official import (
 )
 from stylenerf.models.sampling import StepDraws
 from tests.closeness import assert_image_close, assert_relative
-from tests.conftest import Fixture, load_fixture
+from tests.conftest import Fixture, at_hand, load_fixture
 
 LOSS_TOL = 2e-4  # absolute, as the fixtures' notes ask
-PHASES = load_fixture("train_phases.npz")
+FIXTURE = "train_phases.npz"
+PHASES = load_fixture(FIXTURE)
 GENERATOR = load_fixture("gen_ffhq_tiny.npz")
 CRITIC = load_fixture("disc_tiny.npz")
 
@@ -110,7 +111,7 @@ def check_rendering(out: Rendered, case: str) -> None:
         assert_image_close("rand_img_samples", out.path.samples, tiled)
 
 
-@pytest.mark.parametrize("case", G_CASES)
+@pytest.mark.parametrize("case", at_hand(FIXTURE, G_CASES, "img"))
 def test_generator_step(case: str) -> None:
     f, g, d = PHASES, build_generator(), build_discriminator()
     alpha = float(f[f"{case}/alpha"])
@@ -137,8 +138,9 @@ def test_generator_step(case: str) -> None:
     check_buffers(g, case)
 
 
-def test_path_length_step() -> None:
-    f, g, case = PHASES, build_generator(), "greg_a1"
+@pytest.mark.parametrize("case", at_hand(FIXTURE, ["greg_a1"], "img"))
+def test_path_length_step(case: str) -> None:
+    f, g = PHASES, build_generator()
     ws = g.mapping(f[f"{case}/z"][:2])
     assert_relative("ws", ws, f[f"{case}/ws"])
     out = render(g, case, ws)
@@ -156,7 +158,7 @@ def test_path_length_step() -> None:
 
 
 @pytest.mark.usefixtures("rounded_to_the_nearest")
-@pytest.mark.parametrize("case", ["dmain_a1", "dmain_a075"])
+@pytest.mark.parametrize("case", at_hand(FIXTURE, ["dmain_a1", "dmain_a075"], "D0_img"))
 def test_discriminator_step(case: str) -> None:
     f, g, d = PHASES, build_generator(), build_discriminator()
     options = critic_options(g, float(f[f"{case}/alpha"]))
@@ -203,7 +205,7 @@ def test_softplus_losses() -> None:
     assert_relative("D_real", discriminator_real_loss(logits), CRITIC["softplus/D_real"])
 
 
-@pytest.mark.parametrize("case", [*G_CASES, "greg_a1", "dmain_a1", "dmain_a075"])
+@pytest.mark.parametrize("case", at_hand(FIXTURE, [*G_CASES, "greg_a1", "dmain_a1", "dmain_a075"], "world_mat"))
 def test_recorded_cameras(case: str) -> None:
     prior: CameraPrior = camera_prior_from_official(json.loads(GENERATOR.text("meta/config_json")))
     uvr = PHASES[f"{case}/camera_uvr"]
