@@ -1,4 +1,4 @@
-"""The house: floors import downwards, subjects of ``kernels/`` do not know each other, no module imports in a circle."""
+"""Imports go down the floors, the subjects of ``kernels/`` do not import each other, and there is no circle."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every subject shares: launching, registering, choosing and checking; formats of operands; linear layers."""
+"""Shared by all subjects: launch, registration, dispatch and checks; operand formats; linear layers."""

@@ -1,4 +1,4 @@
-"""What stands between a gradient and its products: the gate of activation and clamp, and the range of float16."""
+"""Gradients before their matrix products: the gate of activation and clamp, and scaling into the range of float16."""
 
 import torch
 import triton

@@ -1,4 +1,4 @@
-"""mean(x^2) over a whole tensor, one number in float32: what a layer's running magnitude follows. Reads x once."""
+"""mean(x^2) over a whole tensor, one number in float32: tracked by a layer's running magnitude. Reads x once."""
 
 import torch
 from torch import Tensor

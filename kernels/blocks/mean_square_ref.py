@@ -1,4 +1,4 @@
-"""Plain torch form of mean_square."""
+"""Definition of mean_square in plain torch."""
 
 from torch import Tensor
 

@@ -144,7 +144,7 @@ def image_weights(
 def check_modulation(
     N: int, weight: Tensor, styles: Tensor, bias: Tensor | None, input_gain: Tensor | float | None
 ) -> int:
-    """Check what a modulated layer of N images is made of; return the number of style rows."""
+    """Check the operands of a modulated layer of N images; return the number of style rows."""
     B = _check_weights(weight, styles)
     if (N % B if B else N) != 0:
         raise ValueError(f"styles must be [B, I] with B dividing the batch N={N}, got {list(styles.shape)}")

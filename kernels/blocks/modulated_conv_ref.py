@@ -1,4 +1,4 @@
-"""Plain torch form of modulated_conv: a convolution whose input channels are scaled per image."""
+"""Definition of modulated_conv in plain torch: a convolution whose input channels are scaled per image."""
 
 from collections.abc import Callable
 

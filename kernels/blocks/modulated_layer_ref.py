@@ -1,4 +1,4 @@
-"""Plain torch form of modulated_layer: a modulated 1x1 layer with everything that follows it."""
+"""Definition of modulated_layer in plain torch: a modulated 1x1 layer with everything that follows it."""
 
 from torch import Tensor
 

@@ -107,7 +107,7 @@ def _check(
     enlarge: str | None,
     noise: Tensor | None,
 ) -> None:
-    """Refuse what does not fit together."""
+    """Check that the arguments fit each other."""
     sizes = check_shapes(x=(x, "N I H W"), weight=(layer.weight, "C I 1 1"), rgb=(rgb.weight, "O C 1 1"))
     N, C, O, H, W = (sizes[name] for name in "NCOHW")  # noqa: E741
     check_dtypes(FLOATS, x=x)
@@ -127,7 +127,7 @@ def _check(
 
 
 def _in_parts(x: Tensor, layer: ModulatedWeights, rgb: ModulatedWeights, noise: Tensor | None) -> bool:
-    """Whether one kernel does not cover this call, and several have to."""
+    """Whether this call needs several kernels."""
     (C, I), O = layer.weight.shape[:2], rgb.weight.shape[0]  # noqa: E741
     empty = 0 in (*x.shape[1:], C)
     from . import refine_to_rgb_forward
@@ -146,7 +146,7 @@ def _by_parts(
     clamp: float | None,
     impl: Impl,
 ) -> tuple[Tensor, Tensor]:
-    """Features and image by the ops for either half, and the sum by torch."""
+    """Features by ``modulated_layer``, colours by another, the sum by torch."""
     y = modulated_layer(
         x, layer.weight, layer.styles, input_gain=layer.input_gain, bias=layer.bias, noise=noise, slope=SLOPE,
         gain=gain, clamp=clamp, impl=impl,

@@ -3,7 +3,7 @@
     dr = d image' where |v y + b'| < clamp,   dy = d y + v^T dr,   dz = dy lrelu'(y) where |y| < clamp
     dx = w^T dz,   dw = sum dz x^T,   db = sum dz,   dv = sum dr y^T,   db' = sum dr
 
-y is made again from x, which costs a product and no more bytes than reading it would. A program of the narrow form
+y is recomputed from x, which costs a product and no more bytes than reading it would. A program of the narrow form
 walks over its share of an image with all weights and their gradients at hand: x and the incoming gradients are read
 once, dx is written once. The wide form writes dz, and leaves dx and dw to the kernels of ``linear``. Shares of the
 weights' gradients are added in a fixed order.
@@ -171,7 +171,7 @@ def _narrow_kernel(
 
 
 class Gradients(NamedTuple):
-    """What ``launch_backward`` finds; all but the first in float32."""
+    """Results of ``launch_backward``; all but the first in float32."""
 
     x: Tensor | None  # [N, H, W, I], dtype of x
     weight: Tensor | None  # [B, C, I]

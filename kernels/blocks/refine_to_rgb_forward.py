@@ -181,7 +181,7 @@ class Packed(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """What a launch is told beside tensors."""
+    """Options of a launch that are not tensors."""
 
     gain: float
     clamp: float | None

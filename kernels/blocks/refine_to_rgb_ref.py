@@ -1,4 +1,4 @@
-"""Plain torch form of refine_to_rgb: the ops that it joins, one after the other, and its products by themselves."""
+"""Definition of refine_to_rgb in plain torch: the ops that it fuses, in sequence, and its products alone."""
 
 import torch
 import torch.nn.functional as F

@@ -5,7 +5,7 @@
 A 1x1 layer before one of StyleNeRF's upsamplers is two launches: one product at low resolution for the layer and for
 the adapter's first layer, which commutes with the enlargement; then one kernel that makes the output of it. Read: x,
 and 1.5 numbers per channel and pixel of it between the launches (written too); written: y. A narrow layer of 16 bit is
-one launch, which keeps what lies between in the cache and makes a part of it again in the backward. Larger layers are
+one launch, which keeps the map in the cache and recomputes a part of it in the backward. Larger layers are
 torch's own convolution, and so is StyleGAN2's upsampler, with a kernel for the filter and one for the rest.
 """
 

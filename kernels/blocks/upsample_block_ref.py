@@ -1,4 +1,4 @@
-"""Plain torch form of upsample_block: the ops that it joins, one after the other, and its second half by itself."""
+"""Definition of upsample_block in plain torch: the ops that it fuses, in sequence, and its second half alone."""
 
 import torch
 import torch.nn.functional as F

@@ -209,7 +209,7 @@ def _whole_plain(x: Tensor, weight: Tensor, *adapter: Any, **how: Any) -> Tensor
 
 
 def _whole_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    """The part of the map that the adapter's products need is made again: an eighth of the output's size."""
+    """Recomputes the part of the map that the adapter's products need: an eighth of the output's size."""
     *inputs, out = ctx.saved_tensors
     how = _how(out, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32)
     if torch.is_grad_enabled():

@@ -1,4 +1,4 @@
-"""Plain torch form of upsample_features, as defined ("plain") and in a cheaper order ("commuted").
+"""Definition of upsample_features in plain torch, as defined ("plain") and in a cheaper order ("commuted").
 
 What the commuted form rests on: nearest, corner average and blur act per channel, so they commute with 1x1 layers;
 each is a zero insertion followed by a small filter, so that blur(nearest(x)) is one such filter too; and a constant

@@ -1,4 +1,4 @@
-"""Plain torch form of bias_act: clamp(gain * act(x + b))."""
+"""Definition of bias_act in plain torch: clamp(gain * act(x + b))."""
 
 import torch
 import torch.nn.functional as F

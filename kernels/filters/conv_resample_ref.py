@@ -1,4 +1,4 @@
-"""Plain torch form of conv2d_resample: a convolution with an up- or downsampling filter before or after it."""
+"""Definition of conv2d_resample in plain torch: a convolution with an up- or downsampling filter before or after it."""
 
 from collections.abc import Callable
 

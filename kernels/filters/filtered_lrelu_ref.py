@@ -1,4 +1,4 @@
-"""Plain torch form of filtered_lrelu: a leaky ReLU at a higher resolution, between two filters."""
+"""Definition of filtered_lrelu in plain torch: a leaky ReLU at a higher resolution, between two filters."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Plain torch form of upfirdn2d: insert zeros, pad or crop, filter, keep every down-th pixel.
+"""Definition of upfirdn2d in plain torch: insert zeros, pad or crop, filter, keep every down-th pixel.
 
 All of it is one depthwise convolution, strided to shrink and transposed to enlarge, so that the inserted zeros are
 never formed. Uneven padding becomes zero taps of the filter, which is cheaper than a padded copy of the image.

@@ -1,4 +1,4 @@
-"""Executable specification of kernels.encode_positions. Imports torch and nothing else."""
+"""Definition of encode_positions in plain torch."""
 
 import math
 

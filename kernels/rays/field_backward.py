@@ -4,8 +4,8 @@
 
 with g the gradient of the ray's aggregated features, e that of a sample kept apart. One kernel per layer reads every
 activation once, for the gate and for dW, rewrites dz in place, and keeps dW in registers while it walks down its share
-of the samples; the shares are summed in a fixed order, so the result is the same every time. The encoding is computed
-again rather than stored.
+of the samples; the shares are summed in a fixed order, so the result is the same every time. The encoding is
+recomputed rather than stored.
 """
 
 from typing import NamedTuple

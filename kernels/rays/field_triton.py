@@ -116,7 +116,7 @@ def batch_stride(t: Tensor) -> int:
 
 @triton.jit
 def contract(x, y, z, far, centre_x, centre_y, centre_z, SPACE: tl.constexpr):
-    """Where the field sees a point, see ``RaySpan.space``."""
+    """Contract a point as ``RaySpan.space`` says."""
     if SPACE == 1:
         norm = tl.maximum(tl.sqrt(x * x + y * y + z * z), 1.0)
         scale = (2.0 - 1.0 / norm) / norm

@@ -108,7 +108,7 @@ def _hierarchical_kernel(
     if COARSE_NOISE:
         sigma_coarse += tl.load(coarse_noise_ptr + b * R * S + row_c, mask=coarse_in, other=0.0)
 
-    # where its weights are, the fine samples fall
+    # its weights are the distribution of the fine samples
     step = depth_at(following, near, far, WARP) - t_coarse
     x = tl.where(s + 1 < end_c, relu(sigma_coarse) * step * norm, 0.0)
     x = tl.where(x > OPAQUE_DEPTH, OPAQUE_DEPTH, x)  # so that taking it from the sum again costs no digits
@@ -128,7 +128,7 @@ def _hierarchical_kernel(
     if FINE_NOISE:
         sigma_fine += tl.load(fine_noise_ptr + b * R * F + row_f, mask=fine_in, other=0.0)
 
-    # what is cheap to have again is not held in registers through the fine pass
+    # cheap to recompute: not held in registers through the fine pass
     fractions = tl.load(fractions_ptr + row_c, mask=coarse_in, other=0.0)
     t_coarse, t_fine = depth_at(fractions, near, far, WARP), depth_at(finer, near, far, WARP)
     norm = (ray_norm(directions_ptr, ray, mask_r) * density_scale)[:, None]

@@ -1,4 +1,4 @@
-"""Executable specification of kernels.importance_sample. Imports torch and nothing else."""
+"""Definition of importance_sample in plain torch."""
 
 import torch
 from torch import Tensor

@@ -15,7 +15,7 @@ from .span import contract_ref
 
 
 def _points(samples: Samples) -> Tensor:
-    """Where the field sees the samples, [B, N, D]."""
+    """Contracted points of the samples, [B, N, D]."""
     if samples.points is not None:
         return samples.points
     assert samples.origins is not None and samples.directions is not None and samples.depths is not None

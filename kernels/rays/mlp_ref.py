@@ -1,4 +1,4 @@
-"""Executable specification of kernels.modulated_mlp. Imports torch and nothing else."""
+"""Definition of modulated_mlp in plain torch."""
 
 from collections.abc import Sequence
 

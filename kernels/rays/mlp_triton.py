@@ -1,7 +1,7 @@
 """A chain of modulated layers of any width: h <- lrelu(gain (W h + b)), one launch per layer in each direction.
 
 Activations between layers are held in the operand type, half the bytes of float32; without gradients two buffers take
-turns. The backward computes them again from the input, then goes through the layers from the last to the first with two
+turns. The backward recomputes them from the input, then goes through the layers from the last to the first with two
 launches each. Float16 gradients are brought into range by a power of two, which the last product of each kind takes out
 again in float32.
 """

@@ -36,7 +36,7 @@ DTYPES = (torch.float32, torch.float64)
 
 
 def contract(points: Tensor, span: RaySpan) -> Tensor:
-    """Where a field sees world ``points`` [..., 3], by ``span.space``; differentiable to any order."""
+    """World ``points`` [..., 3] contracted as ``span.space`` says; differentiable to any order."""
     return contract_ref(points, span)
 
 

@@ -1,7 +1,7 @@
-"""The ray pass backward: activations are computed again, a portion at a time, then the layers run in reverse.
+"""The ray pass backward: activations are recomputed a portion at a time, then the layers run in reverse.
 
-A hierarchical pass goes back as a single one at its merged depths: where fine samples fall carries no gradient, and
-samples that share a ray need no order to go through the trunk.
+The backward of a hierarchical pass is that of a single pass at the merged depths: the positions of fine samples carry
+no gradient, and the trunk does not depend on the order of samples.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def trunk_backward(
     weigh: Callable[[Tensor | None], Tensor] | None,
     need_points: bool,
 ) -> tuple[PackedField, Tensor | None]:
-    """Compute one portion's activations again and go back through them.
+    """Recompute one portion's activations and backpropagate through them.
 
     ``weigh`` turns <gradient of the ray's features, hidden features> [B, R, S] into the gradient of the density, which
     stands in ``grads`` already where there is no such function.
@@ -70,7 +70,7 @@ def trunk_backward(
 
 
 def _dots(hidden: Tensor, grads: HeadGradients) -> Tensor:
-    """<grads.hidden of the ray, hidden features of the sample>, zero for sample_hidden rays."""
+    """<grads.hidden of the ray, hidden features of the sample>, zero for rays that keep their samples."""
     assert grads.hidden is not None and grads.weights is not None
     dots = torch.zeros_like(grads.weights)
     B, R, S = dots.shape
@@ -94,7 +94,7 @@ class FieldSums:
         self.sums.head_bias.add_(grads.head_bias)
 
     def result(self) -> Grads:
-        """In the shapes of the packed tensors: summed over the images that share one."""
+        """Gradients in the shapes of the packed tensors, summed over the images that share one."""
         pairs = zip(self.sums, self.like)
         return tuple(g if g.shape == t.shape else g.sum(0, keepdim=True) for g, t in pairs)
 
@@ -103,7 +103,7 @@ def pass_backward(
     samples: Samples, weights: Tensor, density: Tensor, packed: PackedField, grads: Grads, setting: Setting,
     need_points: bool, need_positions: bool,
 ) -> tuple[Tensor, Grads, Grads, Tensor | None]:  # fmt: skip
-    """Back through a pass at known depths.
+    """Backward of a pass at known depths.
 
     Returns: the gradient of the density; those of the packed field; of (origins, directions, depths) or, where points
     were given, of (None, None, depths); of the points.
@@ -163,7 +163,7 @@ def pass_backward(
 
 
 def _ray_gradients(samples: Samples, grad_points: Tensor | None, grad_norms: Tensor | None, setting: Setting) -> Grads:
-    """Of (origins, directions, depths), from those of the contracted points and of the norms."""
+    """Gradients of (origins, directions, depths) from those of the contracted points and of the norms."""
     inputs = [
         t.detach().requires_grad_() for t in (samples.origins, samples.directions, samples.depths) if t is not None
     ]

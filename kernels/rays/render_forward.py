@@ -24,7 +24,7 @@ from .volume_triton import launch_volume_forward
 
 
 class Setting(NamedTuple):
-    """What is not a tensor, shared by the three ops."""
+    """Options of the ray ops that are not tensors."""
 
     num_freqs: int
     slope: float
@@ -39,7 +39,7 @@ class Setting(NamedTuple):
 
     @classmethod
     def of(cls, *flat: Any) -> "Setting":
-        """What ``flat`` was made from."""
+        """Inverse of ``flat``."""
         num_freqs, slope, precision, sample_rays, near, far, warp, far_end, density_scale, space, centre = flat
         span = RaySpan(near, far, warp, far_end, density_scale, space, tuple(centre))
         return cls(num_freqs, slope, precision, sample_rays, span)

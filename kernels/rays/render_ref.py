@@ -1,4 +1,4 @@
-"""Executable specification of kernels.render_rays and kernels.render_points. Imports torch and its neighbours only."""
+"""Definition of render_rays and render_points in plain torch."""
 
 import torch
 from torch import Tensor

@@ -23,7 +23,7 @@ MAX_SAMPLES = 128  # per ray, all passes together
 
 
 class RayOutputs(NamedTuple):
-    """What a pass along rays fills; E rays at the end are sample_hidden sample by sample."""
+    """Outputs of a pass along rays; the last E rays keep their samples apart."""
 
     hidden: Tensor  # [B, R - E, H]
     weights: Tensor  # [B, R, S]

@@ -46,7 +46,7 @@ def depth_from_fraction(fractions: Tensor, span: RaySpan) -> Tensor:
 
 
 def contract_ref(points: Tensor, span: RaySpan) -> Tensor:
-    """Where the field sees the points [..., 3], see ``RaySpan.space``."""
+    """Contract points [..., 3] as ``span.space`` says."""
     if span.space == "contracted":
         norm = points.norm(dim=-1, keepdim=True).clamp_min(1)
         return points * ((2 - 1 / norm) / norm)

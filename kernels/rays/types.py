@@ -46,7 +46,7 @@ class RayDraws:
 
 
 class RayFeatures(NamedTuple):
-    """What a pass along rays yields; S' samples per ray in ascending depth (coarse and fine merged)."""
+    """Result of a pass along rays; S' samples per ray in ascending depth (coarse and fine merged)."""
 
     hidden: Tensor  # [B, R - E, H] sum_i w_i h_i
     weights: Tensor  # [B, R, S']

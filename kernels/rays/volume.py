@@ -40,7 +40,7 @@ def volume_weights(
     offsets: Tensor | None = None,
     impl: Impl = "auto",
 ) -> VolumeWeights:
-    """How much every sample of a ray adds to its pixel.
+    """Weight of every sample of a ray in its pixel.
 
     delta_i = (t_{i+1} - t_i) |ray|; alpha_i = 1 - exp(-relu(sigma_i) delta_i); T_i = prod_{j<i} (1 - alpha_j + 1e-10);
     w_i = alpha_i T_i. The last sample has no interval: with ``far_end="open"`` its alpha is 0 (something lies behind

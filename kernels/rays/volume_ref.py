@@ -1,4 +1,4 @@
-"""Executable specification of kernels.volume_weights and kernels.composite. Imports torch and nothing else."""
+"""Definition of volume_weights and composite in plain torch."""
 
 import torch
 import torch.nn.functional as F
