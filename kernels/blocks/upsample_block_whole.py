@@ -1,9 +1,9 @@
 """An upsampling block in one launch. For a backward x and the output are kept, not the map.
 
-A program computes the map of a tile of low-resolution pixels and of its halo, which neighbours recompute, into a scratch
-slot, and from there the output, as ``upsample_block_forward`` does. As many programs are launched as run at a time; each
-takes one tile after the other, and together their slots take at most half of the L2 cache: they should be overwritten
-before L2 writes them back, so that memory sees only x and the output.
+A program computes the map of a tile of low-resolution pixels and of its halo, which neighbours recompute, into a
+scratch slot, and from there the output, as ``upsample_block_forward`` does. As many programs are launched as run at a
+time; each takes one tile after the other, and together their slots take at most half of the L2 cache: they should be
+overwritten before L2 writes them back, so that memory sees only x and the output.
 
 Elements per output pixel and channel, with I = 2 C: x 0.5, the output 1, of a minimum of 1.5. With the halo of 2 (1 for
 pixelshuffle) x counts 1.6 times for a tile of 16 x 16, 1.9 times for one of 8 x 16: 1.19 or 1.29 times the minimum.
