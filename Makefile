@@ -31,8 +31,9 @@ lint: $(READY)
 	ln -sfn $(CURDIR)/bench .mypy_cache/seen/
 	cd .mypy_cache/seen && $(abspath $(RUN)) -m mypy --config-file ../../pyproject.toml
 
+# A process a core; a file's tests stay in one, since they share what they prepare.
 test: lint
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto --dist loadfile
 
 slow: $(READY)
 	$(RUN) -m pytest -q -m slow

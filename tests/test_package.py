@@ -52,7 +52,7 @@ def test_importing_the_package_imports_no_torch() -> None:
 
 @pytest.mark.slow
 def test_a_wheel_has_one_name(tmp_path: Path) -> None:
-    """Built from the source distribution, as an installer without a wheel does; needs setuptools from an index."""
+    """Built from the sources; pip fetches setuptools from an index for it."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
