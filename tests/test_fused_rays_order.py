@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stylenerf.kernels import RaySpan
 from stylenerf.kernels.rays import render_triton as render
 from stylenerf.kernels.rays.field_triton import pack
 from stylenerf.kernels.rays.render import evaluate_density, evaluate_field
@@ -143,7 +144,8 @@ def op_arguments(kind: str) -> tuple[Any, tuple[Any, ...]]:
     run = RayRun(CASE, "hierarchical" if kind == "hierarchical" else "single" if kind == "single" else "points")
     named = {name: t.requires_grad_() for name, t in run.inputs().items()}
     packed = tuple(t.detach().requires_grad_() for t in pack(field_of(CASE, named), 3))
-    setting = (CASE.num_freqs, CASE.negative_slope, "fp16", 1, True, 1.0, "contracted", 1.2, [0.0, 0.0, 0.0])
+    span = RaySpan(0.8, 1.2, "inverse", "opaque", space="contracted")
+    setting = render.Setting(CASE.num_freqs, CASE.negative_slope, "fp16", 1, span).flat()
     if kind == "field":
         return render.field_values, (named["points"].detach().flatten(1, 2), *packed, *setting[:3], True)
     if kind == "density":
@@ -155,7 +157,7 @@ def op_arguments(kind: str) -> tuple[Any, tuple[Any, ...]]:
     if kind == "single":
         return render.single_pass, (None, *rays, named["coarse_noise"], *packed, *setting)
     draws = run.fine_u(), named["coarse_noise"], None
-    return render.hierarchical_pass, (*rays, *draws, *packed, *setting, 0.8, "inverse")
+    return render.hierarchical_pass, (*rays, *draws, *packed, *setting)
 
 
 @pytest.mark.parametrize("kind", ["field", "density", "points", "single", "hierarchical"])
