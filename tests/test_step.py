@@ -25,7 +25,7 @@ from tests.picture_files import encoded, picture, write_zip
 from tests.test_checkpoint import assert_state_equal
 from tests.tiny import CPU, build, tiny_config
 
-PHASES = {"_generator_main": "G", "_path_length": "P", "_discriminator_main": "D", "_r1": "R", "_follow": "E"}
+PHASES = {"_generator_main": "G", "_path_length": "P", "_discriminator_main": "D", "_r1": "R", "update_ema": "E"}
 BLENDING = 20  # images shown at which the tiny configuration is in the midst of growth
 
 
@@ -205,7 +205,7 @@ def test_moving_average(ema_kimg: str, rampup: str, shown: int, beta: float) -> 
         mean.fill_(3.0)
     for buffer in state.generator.buffers():
         buffer.fill_(7.0)
-    stepper._follow()
+    stepper.update_ema()
     means = torch.cat([p.flatten() for p in state.average.parameters()])
     torch.testing.assert_close(means, torch.full_like(means, 1 + 2 * beta))
     assert {b for buffer in state.average.buffers() for b in buffer.flatten().tolist()} == {7.0}
@@ -350,22 +350,22 @@ def options_seen(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Seen:
     return seen
 
 
-@pytest.mark.parametrize("slips", [False, True])
-def test_public_slips_switch_what_they_say(slips: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = options_seen(monkeypatch, f"train.public_slips={str(slips).lower()}", "train.precision=bf16")
+@pytest.mark.parametrize("public", [False, True])
+def test_match_public_code_switches_what_it_says(public: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = options_seen(monkeypatch, f"train.match_public_code={str(public).lower()}", "train.precision=bf16")
     judged = [options for pairs in seen.values() for _, options in pairs if options is not None]
     assert len(judged) == 1 + 2 + 1  # generator, fake and real, R1
-    assert {(o.fade, o.entry_rgb_twice, o.precision) for o in judged} == {(not slips, slips, "bf16")}
+    assert {(o.fade, o.entry_rgb_twice, o.precision) for o in judged} == {(not public, public, "bf16")}
     assert [o.growth.blend for o in judged if o.growth] == pytest.approx([16 / 24] * 4)
     path = {name: {o.path for o, _ in pairs} for name, pairs in seen.items() if name != "_r1"}
-    assert path == {"_generator_main": {True}, "_path_length": {slips}, "_discriminator_main": {slips}}
+    assert path == {"_generator_main": {True}, "_path_length": {public}, "_discriminator_main": {public}}
     rendered = [o for name, pairs in seen.items() for o, _ in pairs if name != "_r1"]
-    assert {(o.blend_path, o.precision, o.noise) for o in rendered} == {(not slips, "bf16", "random")}
+    assert {(o.blend_path, o.precision, o.noise) for o in rendered} == {(not public, "bf16", "random")}
     assert [o.alpha for o in rendered] == pytest.approx([16 / 24] * len(rendered))
 
 
 def test_no_path_is_rendered_without_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = options_seen(monkeypatch, "train.public_slips=true", "loss.nerf_path_weight=0")
+    seen = options_seen(monkeypatch, "train.match_public_code=true", "loss.nerf_path_weight=0")
     assert {o.path for name, pairs in seen.items() for o, _ in pairs if name != "_r1"} == {False}
 
 

@@ -218,7 +218,8 @@ def test_kill_9_at_a_chosen_moment(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("place", "at_least"), [("os:fsync", 30), ("os:replace", 15), ("stylenerf.engine.training.step:Stepper._follow", 8)]
+    ("place", "at_least"),
+    [("os:fsync", 30), ("os:replace", 15), ("stylenerf.engine.training.step:Stepper.update_ema", 8)],
 )
 def test_kill_9_at_every_moment(place: str, at_least: int, tmp_path: Path, reference: Path) -> None:
     """Before the first checkpoint there is nothing to resume; from then on, every kill is made good."""

@@ -137,7 +137,7 @@ class TrainConfig:
     total_kimg thousands of images; batch images per step in rounds of micro_batch; ema_kimg is the half-life of G_ema,
     shortened early to ema_rampup times the images shown; a row of statistics every tick_kimg, checkpoint and pictures
     every snapshot_kimg; after max_nonfinite_steps steps in a row with a loss or gradient that is not finite, training
-    stops (null: never); ``public_slips`` trains as the public code does: no fade-in of the discriminator, fromRGB
+    stops (null: never); ``match_public_code`` trains as the public code does: no fade-in of the discriminator, fromRGB
     counted twice at its entry, the NeRF path not blended during growth but run in every generator pass.
     """
 
@@ -151,7 +151,7 @@ class TrainConfig:
     tick_kimg: float = 4.0
     snapshot_kimg: float = 200.0
     max_nonfinite_steps: int | None = 64
-    public_slips: bool = False
+    match_public_code: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch", "micro_batch"):

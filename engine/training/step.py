@@ -6,7 +6,7 @@ Every random number comes from (seed, images shown, phase, round); nothing else 
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +136,7 @@ class Stepper:
             self._undo = None
         state.images_shown += self.cfg.train.batch
         state.step += 1
-        self._follow()
+        self.update_ema()
 
     def _phases(self) -> None:
         cfg, state = self.cfg, self.state
@@ -152,22 +152,14 @@ class Stepper:
         if cfg.loss.path_length_weight > 0:  # a mean that is not finite spoils every path-length step to come
             self._note("Loss/path_length", ~torch.isfinite(state.path_length_mean))
 
-    def _rounds(self, phase: str) -> Iterator[int]:
-        for number in range(self.rounds):
-            if self._undo is not None:
-                self.before_round(phase, number)
-            yield number
-
     def _rng(self, phase: str, number: int) -> torch.Generator:
         place = (self.cfg.train.seed, RANK, self.state.images_shown, phase, number)
         return generator_for(*place, device=self.device)
 
     def _judge_options(self) -> DiscriminatorOptions:
-        slips = self.cfg.train.public_slips
-        growth = self.state.generator.synthesis.growth(self.alpha)
-        return DiscriminatorOptions(
-            growth=growth, fade=not slips, entry_rgb_twice=slips, precision=self.cfg.train.precision
-        )
+        cfg, growth = self.cfg.train, self.state.generator.synthesis.growth(self.alpha)
+        public = cfg.match_public_code
+        return DiscriminatorOptions(growth=growth, fade=not public, entry_rgb_twice=public, precision=cfg.precision)
 
     def _fake(self, rng: torch.Generator, n: int, *, path: bool) -> tuple[Rendered, Tensor, Tensor | None]:
         """Render ``n`` images from fresh latents and cameras; also their styles and labels.
@@ -197,7 +189,7 @@ class Stepper:
             precision=cfg.train.precision,
             noise="random",
             path=path,
-            blend_path=not cfg.train.public_slips,
+            blend_path=not cfg.train.match_public_code,
         )
         rendered = g.synthesis(ws, camera, z_bg=z_bg, options=options, draws=draws, generator=rng)
         return rendered, ws, label
@@ -218,12 +210,12 @@ class Stepper:
         return images, batch.labels.to(self.device) if self.data.label_dim else None
 
     def _generator_main(self) -> None:
-        weight = self.cfg.loss.nerf_path_weight
-        module = self.state.generator.requires_grad_(True)
-        for number in self._rounds("generator"):
+        state, weight = self.state, self.cfg.loss.nerf_path_weight
+
+        def loss_of_round(number: int) -> Tensor:
             rng = self._rng("generator", number)
             rendered, _, label = self._fake(rng, self.cfg.train.micro_batch, path=weight > 0)
-            logits = self.state.discriminator(rendered.image, label, options=self._judge_options())
+            logits = state.discriminator(rendered.image, label, options=self._judge_options())
             loss = generator_loss(logits).mean()
             self._add_loss("Loss/generator", loss)
             self.stats.add("Score/fake", logits.mean())
@@ -231,51 +223,77 @@ class Stepper:
                 nerf_path = weight * nerf_path_loss(rendered).mean()
                 self._add_loss("Loss/nerf_path", nerf_path)
                 loss = loss + nerf_path
-            (loss / self.rounds).backward()
-        self._update("generator", module, self.state.generator_optimiser)
+            return loss
+
+        self._phase("generator", state.generator, state.generator_optimiser, loss_of_round)
 
     def _path_length(self) -> None:
         cfg, state = self.cfg.loss, self.state
-        module = state.generator.requires_grad_(True)
         half = max(self.cfg.train.micro_batch // 2, 1)
-        for number in self._rounds("path length"):
+
+        def loss_of_round(number: int) -> Tensor:
             rng = self._rng("path length", number)
-            rendered, ws, _ = self._fake(rng, half, path=self.cfg.train.public_slips and cfg.nerf_path_weight > 0)
+            rendered, ws, _ = self._fake(rng, half, path=self._path_without_loss())
             noise = torch.randn(rendered.image.shape, generator=rng, device=self.device)
             result = path_length(rendered.image, ws, noise, state.path_length_mean, cfg.path_length_decay)
             state.path_length_mean = result.mean
             loss = cfg.path_length_weight * result.penalty.mean()
             self._add_loss("Loss/path_length", loss)
-            (loss * (cfg.path_length_interval / self.rounds)).backward()
-        self._update("path_length", module, state.generator_optimiser)
+            return loss
+
+        interval = cfg.path_length_interval
+        self._phase("path length", state.generator, state.generator_optimiser, loss_of_round, interval)
 
     def _discriminator_main(self) -> None:
-        module = self.state.discriminator.requires_grad_(True)
-        slips = self.cfg.train.public_slips and self.cfg.loss.nerf_path_weight > 0
-        for number in self._rounds("discriminator"):
+        state = self.state
+
+        def loss_of_round(number: int) -> Tensor:
             rng = self._rng("discriminator", number)
             with torch.no_grad():
-                rendered, _, label = self._fake(rng, self.cfg.train.micro_batch, path=slips)
-            fake = discriminator_fake_loss(module(rendered.image, label, options=self._judge_options())).mean()
+                rendered, _, label = self._fake(rng, self.cfg.train.micro_batch, path=self._path_without_loss())
+            logits = state.discriminator(rendered.image, label, options=self._judge_options())
+            fake = discriminator_fake_loss(logits).mean()
             images, real_label = self._real(number)
-            logits = module(images, real_label, options=self._judge_options())
-            real = discriminator_real_loss(logits).mean()
-            self._add_loss("Loss/discriminator", fake + real)
+            logits = state.discriminator(images, real_label, options=self._judge_options())
+            loss = fake + discriminator_real_loss(logits).mean()
+            self._add_loss("Loss/discriminator", loss)
             self.stats.add("Score/real", logits.mean())
-            ((fake + real) / self.rounds).backward()
-        self._update("discriminator", module, self.state.discriminator_optimiser)
+            return loss
+
+        self._phase("discriminator", state.discriminator, state.discriminator_optimiser, loss_of_round)
 
     def _r1(self) -> None:
-        cfg = self.cfg.loss
-        module = self.state.discriminator.requires_grad_(True)
-        for number in self._rounds("R1"):
+        cfg, state = self.cfg.loss, self.state
+
+        def loss_of_round(number: int) -> Tensor:
             images, label = self._real(number)
             images.requires_grad_(True)
-            penalty = r1_penalty(images, module(images, label, options=self._judge_options())).mean()
-            loss = penalty * (cfg.r1_gamma / 2)
+            logits = state.discriminator(images, label, options=self._judge_options())
+            loss = r1_penalty(images, logits).mean() * (cfg.r1_gamma / 2)
             self._add_loss("Loss/r1", loss)
-            (loss * (cfg.r1_interval / self.rounds)).backward()
-        self._update("r1", module, self.state.discriminator_optimiser)
+            return loss
+
+        self._phase("R1", state.discriminator, state.discriminator_optimiser, loss_of_round, cfg.r1_interval)
+
+    def _path_without_loss(self) -> bool:
+        """Whether passes that do not use the NeRF path run it all the same, as the public code does."""
+        return self.cfg.train.match_public_code and self.cfg.loss.nerf_path_weight > 0
+
+    def _phase(
+        self,
+        phase: str,
+        module: nn.Module,
+        optimiser: torch.optim.Adam,
+        loss_of_round: Callable[[int], Tensor],
+        interval: int = 1,
+    ) -> None:
+        """Average the gradients of the rounds, times ``interval`` for a lazy regulariser, and update ``module``."""
+        module.requires_grad_(True)
+        for number in range(self.rounds):
+            if self._undo is not None:
+                self.before_round(phase, number)
+            (loss_of_round(number) * (interval / self.rounds)).backward()
+        self._update(phase.lower().replace(" ", "_"), module, optimiser)
 
     def _add_loss(self, name: str, loss: Tensor) -> None:
         self.stats.add(name, loss)
@@ -306,7 +324,7 @@ class Stepper:
         module.requires_grad_(False)
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def update_ema(self) -> None:
         """G_ema <- lerp(G, G_ema, beta), beta = 0.5^(batch / half-life); buffers are copied."""
         cfg, state = self.cfg.train, self.state
         half_life = cfg.ema_kimg * 1000
