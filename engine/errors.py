@@ -1,5 +1,37 @@
-"""Errors that a person can cause and mend: one clear line, no traceback."""
+"""Errors that a person can cause and mend: one clear line, no traceback. And what else is said in one line."""
+
+import contextlib
+import functools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 
 class UserError(Exception):
     """Bad input of any kind. The message names the argument, what was wanted and what came; exit code 2."""
+
+
+def one_line(error: object) -> str:
+    """The text of an error, or its type if it says nothing, with line breaks and runs of blanks made single blanks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def os_reason(error: OSError) -> str:
+    """Why the system refused, without the error's number and path."""
+    return error.strerror or one_line(error)
+
+
+@contextlib.contextmanager
+def os_errors(path: str | Path, what: str = "cannot write here") -> Iterator[None]:
+    """Turn an OSError into a UserError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: {what}: {os_reason(error)}") from error
+
+
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+remark_once = functools.cache(to_stderr)

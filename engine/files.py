@@ -1,6 +1,7 @@
 """Files that are there as a whole or not at all, their names, and hashes of what is in them."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -11,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import UserError
+from .errors import UserError, os_reason, remark_once
 from .ownership import temporary_name
+
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def write_whole(path: str | Path, write: Callable[[Path], Any], *, new: bool = False) -> None:
@@ -32,7 +35,7 @@ def write_whole(path: str | Path, write: Callable[[Path], Any], *, new: bool = F
         else:
             part.replace(path)
     except OSError as error:
-        raise UserError(f"{path}: wanted a file that can be written, got {error.strerror or error}") from error
+        raise UserError(f"{path}: wanted a file that can be written, got {os_reason(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # there is none after success, nor where its folder could not be made
             part.unlink()
@@ -57,6 +60,32 @@ def _link(part: Path, path: Path) -> bool:
     except (OSError, AttributeError, NotImplementedError):
         return False
     return True
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file, return once it is on the disk."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def fsync_folder(path: Path) -> None:
+    """Put a folder's entries on the disk: without it a file may survive a power cut and its name not.
+
+    Best effort: network and FUSE mounts that cannot do it get one remark; a disk that fails at it is still an error.
+    """
+    if not hasattr(os, "O_DIRECTORY"):
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+        remark_once("remark: this file system cannot sync folders: after a power cut, the newest file may be missing")
+    finally:
+        os.close(descriptor)
 
 
 def file_names(labels: Sequence[str], otherwise: str) -> list[str]:

@@ -5,7 +5,6 @@ A converted model is a folder with the three files of a checkpoint: ``state.pt``
 """
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ from ..models.camera import CameraPrior
 from ..models.config import GeneratorConfig
 from ..models.generator import Generator
 from .data.labels import LabelKind, deduced_kind, kind_fault
-from .errors import UserError
+from .errors import UserError, one_line, to_stderr
 from .files import sha256_of
 from .training.checkpoint import FILES, read_checkpoint, write_folder
 from .training.config import Config
-from .training.config_io import from_dict, one_line, to_dict
+from .training.config_io import from_dict, to_dict
 
 KIND = "generator"
 MAX_SAMPLES = 4096  # per ray and pass
@@ -63,12 +62,8 @@ class Model:
         return sha256_of([to_dict(g.cfg), g.synthesis.default_samples, g.state_dict()])
 
 
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
 def load_model(
-    path: str | Path, device: torch.device | str = "cpu", report: Callable[[str], None] = _to_stderr
+    path: str | Path, device: torch.device | str = "cpu", report: Callable[[str], None] = to_stderr
 ) -> Model:
     """Load the model at ``path`` onto ``device``; hashes are verified, nothing in the files is executed.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import re
 import socket
@@ -13,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, os_errors, os_reason, remark_once
 
 try:
     import fcntl
@@ -42,7 +41,7 @@ def own_folder(folder: Path, made: Sequence[Path] = ()) -> Iterator[None]:
     ours = [*made, *_missing(folder)]
     descriptor = None
     try:
-        with _as_user_error(folder):
+        with os_errors(folder):
             descriptor = _open_locked(folder)
         _remove_leftovers(folder, now=os.fstat(descriptor).st_mtime)  # by the clock of the file system
         yield
@@ -61,7 +60,7 @@ def make_numbered(base: Path) -> list[Path]:
     Raises: UserError if it cannot be made.
     """
     above = _missing(base.parent)
-    with _as_user_error(base):
+    with os_errors(base):
         base.parent.mkdir(parents=True, exist_ok=True)
         number = 1
         while True:
@@ -79,7 +78,7 @@ def check_writable(path: Path) -> None:
     Raises: UserError naming ``path`` if the lowest folder above it that is there takes no file.
     """
     above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
-    with _as_user_error(path):
+    with os_errors(path):
         probe = above / temporary_name()
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         probe.unlink()
@@ -144,7 +143,7 @@ def _lock(descriptor: int, folder: Path) -> None:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
             os.lseek(descriptor, 0, os.SEEK_SET)
         else:
-            _remark_once(f"remark: this system has no file locks: nothing keeps a second process out of {folder}")
+            remark_once(f"remark: this system has no file locks: nothing keeps a second process out of {folder}")
     except OSError as error:
         if error.errno in _TAKEN:
             owner = os.pread(descriptor, 200, 0) if hasattr(os, "pread") else os.read(descriptor, 200)
@@ -152,12 +151,9 @@ def _lock(descriptor: int, folder: Path) -> None:
             raise UserError(
                 f"{folder}: wanted a folder that no other process works in, got one in use by {name}"
             ) from None
-        _remark_once(f"remark: {folder} has no file locks ({error.strerror}): nothing keeps a second process out of it")
-
-
-@functools.cache
-def _remark_once(line: str) -> None:
-    print(line, file=sys.stderr)
+        remark_once(
+            f"remark: {folder} has no file locks ({os_reason(error)}): nothing keeps a second process out of it"
+        )
 
 
 def _is_file(descriptor: int, path: Path) -> bool:
@@ -176,11 +172,3 @@ def _release(descriptor: int, file: Path) -> None:
     if fcntl is None:
         with contextlib.suppress(OSError):
             file.unlink()
-
-
-@contextlib.contextmanager
-def _as_user_error(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write here: {error.strerror}") from error

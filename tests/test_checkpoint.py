@@ -309,3 +309,10 @@ def test_foreign_contents_give_one_line(case: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+def test_former_keys_of_a_configuration_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_checkpoint(tmp_path, 8, state_of(8), {"config": {"train": {"public_slips": True, "batch": 4}}})
+    _, meta = read_checkpoint(path)
+    assert meta["config"] == {"train": {"match_public_code": True, "batch": 4}}
+    assert capsys.readouterr().err == f"{path}: train.public_slips is now called train.match_public_code\n"

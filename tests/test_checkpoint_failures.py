@@ -149,7 +149,7 @@ def test_interruption_leaves_nothing_half_written(tmp_path: Path, monkeypatch: p
 
     write(tmp_path, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write_synced", interrupt)
+        patch.setattr(checkpoint, "write_synced", interrupt)
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path, 2)
     assert names(tmp_path) == ["00001-images-1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 from stylenerf.engine.command_line.main import train_main
 from stylenerf.engine.errors import UserError
 from stylenerf.engine.training.config import PRESETS, Config, GrowthConfig, load_config, preset_path
-from stylenerf.engine.training.config_io import from_dict, list_presets, to_dict
+from stylenerf.engine.training.config_io import RENAMED, from_dict, list_presets, to_dict
 from stylenerf.models.config import DiscriminatorConfig
 from tests.tiny import TINY, tiny_config, write_tiny
 
@@ -60,7 +61,7 @@ HALF_PI = 1.5707963267948966
 DIFFERENCES: dict[tuple[str, str], dict[str, Any]] = {
     ("ffhq256", "ffhq512"): {"generator.resolution": 512},
     ("ffhq256", "ffhq1024"): {"generator.resolution": 1024, "train.batch": 32, "train.micro_batch": 4},
-    ("ffhq256", "ffhq256_public"): {"train.public_slips": True},
+    ("ffhq256", "ffhq256_public"): {"train.match_public_code": True},
     ("ffhq512", "afhq512"): {"data.path": "afhq"},
     ("ffhq512", "metfaces512"): {"data.path": "metfaces", "loss.r1_gamma": 2.0, "train.total_kimg": 5000.0},
     ("ffhq256", "compcars256"): {
@@ -257,3 +258,10 @@ def test_list_of_presets(capsys: pytest.CaptureFixture[str]) -> None:
     descriptions = list_presets(PRESETS)
     assert [line.split(maxsplit=1)[1] for line in lines] == [descriptions[name] for name in NAMES]
     assert min(map(len, descriptions.values())) > 10
+
+
+@pytest.mark.parametrize("former", RENAMED)
+def test_renamed_keys_lead_to_fields(former: str) -> None:
+    above, _, key = former.rpartition(".")
+    section = functools.reduce(getattr, above.split("."), Config())
+    assert hasattr(section, RENAMED[former]) and not hasattr(section, key)

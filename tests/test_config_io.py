@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 
 from stylenerf.engine.errors import UserError
 from stylenerf.engine.training.config_io import (
+    RENAMED,
     apply_overrides,
     from_dict,
     list_presets,
     load_file,
     load_preset,
     merge,
-    one_line,
     read_yaml,
     to_dict,
+    with_present_names,
 )
 
 
@@ -345,5 +346,40 @@ def test_unreadable_files(tmp_path: Path) -> None:
         read_yaml(tmp_path / "latin.yaml")
 
 
-def test_one_line() -> None:
-    assert one_line("a\n  b\tc ") == "a b c"
+@pytest.fixture
+def renamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RENAMED, "train.rate", "lr")
+    monkeypatch.setitem(RENAMED, "title", "name")
+
+
+def test_former_keys_of_files_are_read(renamed: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A former key counts where its file stands: above the base's present key, below a file on top."""
+    write(tmp_path, root="title: x\ntrain: {lr: 1, batch: 2}\n", middle="base: root\ntrain: {rate: 2}\n")
+    write(tmp_path, top="base: middle\ntrain: {lr: 3}\n")
+    assert load_preset(Run, "middle", tmp_path) == Run("x", Train(batch=2, lr=2.0))
+    err = capsys.readouterr().err.splitlines()
+    assert err == [f"{tmp_path / 'middle.yaml'}: train.rate is now called train.lr",
+                   f"{tmp_path / 'root.yaml'}: title is now called name"]  # fmt: skip
+    assert load_preset(Run, "top", tmp_path).train.lr == 3.0
+
+
+UNCHANGED: list[dict[str, Any]] = [
+    {},
+    {"train": 3},
+    {"train": None},
+    {"train": {"lr": 1}},
+    {"train": {"rate": 1, "lr": 2}},
+]
+
+
+@pytest.mark.parametrize("data", UNCHANGED)
+def test_nothing_else_is_renamed(renamed: None, data: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert with_present_names(data, "here") == data
+    assert capsys.readouterr().err == ""
+
+
+def test_a_former_key_elsewhere_is_refused_with_its_present_name(renamed: None) -> None:
+    with pytest.raises(UserError, match=r"^train\.rate: unknown key; known here: batch, lr, .*; did you mean lr\?$"):
+        apply_overrides({}, ["train.rate=1"], Run)
+    with pytest.raises(UserError, match=r"^train\.rate: unknown key; .*; did you mean lr\?$"):
+        from_dict(Run, {"name": "x", "train": {"rate": 1, "lr": 2}}, where="")

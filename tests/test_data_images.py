@@ -68,6 +68,14 @@ def test_broken_exif_leaves_the_picture_as_it_is_stored() -> None:
     np.testing.assert_array_equal(decode_square(data, SIDE), np.asarray(picture(1)))
 
 
+def test_exif_that_cannot_be_written_again_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(np.ascontiguousarray(STORED[6](np.asarray(picture(1))))), exif=exif)
+    monkeypatch.setattr(Image.Exif, "tobytes", lambda *a, **k: 1 / 0)
+    np.testing.assert_array_equal(decode_square(data, SIDE), np.asarray(picture(1)))
+
+
 def grey16() -> Image.Image:
     return Image.fromarray(np.full((SIDE, SIDE), 100 * 257, dtype=np.uint16))
 

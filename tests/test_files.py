@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from stylenerf.engine import ownership
+from stylenerf.engine.applications.mesh import mesh as mesh_module
 from stylenerf.engine.applications.render.outputs import save_text
 from stylenerf.engine.command_line.main import main
-from stylenerf.engine.command_line.verbs import mesh as mesh_verb
 from stylenerf.engine.errors import UserError
 from stylenerf.engine.files import write_whole
 from stylenerf.engine.ownership import own_folder, temporary_name
@@ -121,13 +121,13 @@ def test_a_mesh_overwrites_nothing_that_came_while_it_was_made(
     late: str, saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    extract = mesh_verb.extract_mesh
+    extract = mesh_module.extract_mesh
 
     def slow(*args: Any, **more: Any) -> Any:
         Path(late).write_text("theirs")
         return extract(*args, **more)
 
-    monkeypatch.setattr(mesh_verb, "extract_mesh", slow)
+    monkeypatch.setattr(mesh_module, "extract_mesh", slow)
     box = ["--bounds", "-0.1", "-0.1", "-0.1", "0.1", "0.1", "0.1"]
     assert main(["mesh", str(saved_model), "--out", "a.ply", "--grid", "6", *box, "--preview", "--no-progress"]) == 2
     assert capsys.readouterr().err == f"error: {late}: wanted a name that is not taken, got one that exists by now\n"

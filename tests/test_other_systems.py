@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stylenerf.engine.errors import UserError
+from stylenerf.engine.errors import UserError, remark_once
 from stylenerf.engine.training import checkpoint
 from stylenerf.engine.training.checkpoint import latest_checkpoint, write_checkpoint
 from tests.conftest import ROOT
@@ -90,7 +90,7 @@ def _folders_fail(monkeypatch: pytest.MonkeyPatch, code: int, *, files: bool = F
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    checkpoint._remark_once.cache_clear()
+    remark_once.cache_clear()
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
@@ -111,7 +111,7 @@ def test_a_disk_that_fails_is_still_an_error(
 ) -> None:
     _folders_fail(monkeypatch, code, files=files)
     if code == errno.EINVAL:  # a folder's EINVAL passes, a file's does not
-        monkeypatch.setattr(checkpoint, "fsync_dir", lambda path: None)
+        monkeypatch.setattr(checkpoint, "fsync_folder", lambda path: None)
     with pytest.raises(UserError, match="cannot write a checkpoint: "):
         write_checkpoint(tmp_path, 1, {"a": 1}, {})
     assert latest_checkpoint(tmp_path) is None

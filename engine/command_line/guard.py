@@ -10,8 +10,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from ..errors import UserError
-from ..training.config_io import one_line
+from ..errors import UserError, one_line, os_reason
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -43,7 +42,7 @@ def run_guarded(fn: Callable[[], int | None]) -> int:
     except OSError as error:
         if isinstance(error, PermissionError) or error.errno in _STORAGE_ERRORS:
             where = f"{error.filename}: " if error.filename else ""
-            return _fail(where + (error.strerror or one_line(error)))
+            return _fail(where + os_reason(error))
         raise
     finally:
         _settle_stdout()

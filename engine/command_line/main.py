@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import UserError
+from ..errors import UserError, to_stderr
 from ..ownership import entries, make_numbered, own_folder
 from ..training.config_io import PRESETS, list_presets, to_dict
 from .guard import run_guarded
@@ -81,7 +81,7 @@ def _train(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
         if not args.dry_run:  # before anything of the run is read; a dry run writes nothing
             held.enter_context(own_folder(run_dir))
         # a dry run's output is JSON and nothing else
-        cfg, state = resolve_resume(Path(args.resume), args.set, args.data, _remark if args.dry_run else _report)
+        cfg, state = resolve_resume(Path(args.resume), args.set, args.data, to_stderr if args.dry_run else _report)
     else:
         init = None if args.init is None else read_initial(Path(args.init))
         own = init is not None and not (args.preset or args.config)
@@ -90,7 +90,7 @@ def _train(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
     device = pick_device(args.device)
     # a checkpoint that does not say where it was trained goes on as it is
     began_on = "" if state is None else state.get("device", "cpu")
-    cfg = with_precision_of(cfg, device, args.set, _remark if args.dry_run else _report, began_on=began_on)
+    cfg = with_precision_of(cfg, device, args.set, to_stderr if args.dry_run else _report, began_on=began_on)
     if args.dry_run:
         print(json.dumps(to_dict(cfg), indent=2))
         return 0
@@ -152,10 +152,6 @@ def _check_new(path: Path) -> None:
 def _report(line: str) -> None:
     """Print at once: people follow the log of a long run."""
     print(line, flush=True)
-
-
-def _remark(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):

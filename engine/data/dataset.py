@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from ...models.camera import CameraPrior
-from ..errors import UserError
+from ..errors import UserError, to_stderr
 from .base import DEFAULT_CACHE_BYTES, Batch, Dataset
 from .folder import FolderFiles
 from .photos import ImageFiles
@@ -20,10 +19,6 @@ __all__ = ["PROCEDURAL", "Batch", "Dataset", "open_dataset"]
 PROCEDURAL = "procedural"
 
 
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
 def open_dataset(
     path: str,
     *,
@@ -33,7 +28,7 @@ def open_dataset(
     camera_prior: CameraPrior | None = None,
     num_scenes: int = 4096,
     seed: int = 0,
-    report: Callable[[str], None] = _to_stderr,
+    report: Callable[[str], None] = to_stderr,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     workers: int | None = None,
 ) -> Dataset:

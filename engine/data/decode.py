@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
+
+from ..errors import one_line
 
 MIN_SIDE = 8
 MAX_FILE_BYTES = 2**29
 
 # Pillow's remarks about odd files name no file, and what matters is raised. Set once: catch_warnings mixes up threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-
-# EXIF orientation -> what turns the stored picture upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ORIENTATION_TAG = 0x0112
 
 
 class UnusableImage(Exception):
@@ -54,7 +45,7 @@ def decode_square(data: bytes, resolution: int) -> NDArray[np.uint8]:
     except UnusableImage:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen types on broken data; all mean the same here
-        raise UnusableImage(_one_line(error)) from error
+        raise UnusableImage(one_line(error)) from error
     return np.array(resize(square, resolution))
 
 
@@ -69,23 +60,20 @@ def _open(stream: IO[bytes]) -> Image.Image:
     try:
         image = Image.open(stream)
     except Image.DecompressionBombError as error:
-        raise UnusableImage(f"decompression bomb: {_one_line(error)}") from error
+        raise UnusableImage(f"decompression bomb: {one_line(error)}") from error
     except Image.UnidentifiedImageError as error:
         raise UnusableImage("not an image that Pillow can read") from error
     except Exception as error:  # as above: any failure of a header parser
-        raise UnusableImage(_one_line(error)) from error
+        raise UnusableImage(one_line(error)) from error
     if min(image.size) < MIN_SIDE:
         raise UnusableImage(f"smaller than {MIN_SIDE} pixels: {image.width}x{image.height}")
     return image
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # a broken EXIF block does not spoil the pixels: take the picture as it is stored
-        return image
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+    with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the pixels
+        ImageOps.exif_transpose(image, in_place=True)  # turned before its EXIF is rewritten, which may fail
+    return image
 
 
 def _crop_square(image: Image.Image) -> Image.Image:
@@ -112,7 +100,3 @@ def _grey16_to_rgb(image: Image.Image) -> Image.Image:
     if levels.min() < 0 or levels.max() > 65535:
         raise UnusableImage(f"wanted grey levels in 0..65535, got {levels.min()}..{levels.max()}")
     return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from ..errors import os_reason
 from .decode import MAX_FILE_BYTES, UnusableImage
 from .names import stored_names
 
@@ -43,7 +44,7 @@ class FolderFiles:
         return path.relative_to(self.path).as_posix()
 
     def _note(self, error: OSError) -> None:
-        self.unreadable[self._relative(Path(error.filename))] = f"folder cannot be listed: {error.strerror}"
+        self.unreadable[self._relative(Path(error.filename))] = f"folder cannot be listed: {os_reason(error)}"
 
     def read(self, name: str) -> bytes:
         """The whole file. Raises: UnusableImage."""
@@ -61,7 +62,7 @@ class FolderFiles:
                 raise UnusableImage(f"{size} bytes are more than {MAX_FILE_BYTES}")
             return io.BufferedReader(io.FileIO(file))
         except OSError as error:
-            raise UnusableImage(f"unreadable: {error.strerror or error}") from error
+            raise UnusableImage(f"unreadable: {os_reason(error)}") from error
 
     def close(self) -> None:
         """Nothing is held open."""

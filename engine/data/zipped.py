@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import UserError
+from ..errors import UserError, one_line, os_reason
 from .decode import MAX_FILE_BYTES, UnusableImage
 from .names import stored_names
 
@@ -49,7 +49,7 @@ class ZipFiles:
                 try:
                     self._handle = os.getpid(), zipfile.ZipFile(self.path)
                 except _BROKEN as error:
-                    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                    reason = os_reason(error) if isinstance(error, OSError) else one_line(error)
                     raise UserError(
                         f"data: wanted a folder of images or a complete zip archive, got {self.path} ({reason})"
                     ) from error

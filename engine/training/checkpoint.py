@@ -8,8 +8,6 @@ back to an earlier one, the count of images no longer does.
 """
 
 import contextlib
-import errno
-import functools
 import glob
 import hashlib
 import json
@@ -17,23 +15,22 @@ import os
 import pickle
 import re
 import shutil
-import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, one_line, os_errors, os_reason, to_stderr
+from ..files import fsync_folder, write_synced
 from ..ownership import entries, own_folder, temporary_name
-from .config_io import one_line
+from .config_io import with_present_names
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
 FILES = _STATE, _META, _MANIFEST = "state.pt", "meta.json", "manifest.json"
-_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _OLD_S = 3600.0
 _NAME = re.compile(r"(\.writing-|\.removing-)?(\d+)-images-(\d+)")
 
@@ -59,9 +56,9 @@ def write_checkpoint(
     _check_state(state, "state")
     meta_text = json.dumps({**meta, "images_shown": images_shown}, indent=2, allow_nan=False)
     folder = Path(run_dir) / FOLDER
-    with _os_errors(folder, "cannot write a checkpoint"):
+    with os_errors(folder, "cannot write a checkpoint"):
         folder.mkdir(parents=True, exist_ok=True)
-        fsync_dir(folder.parent)
+        fsync_folder(folder.parent)
         sequence = 1 + max((seq for _, seq in _entries(folder, hidden=True)), default=0)
         final = folder / f"{sequence:05d}-images-{images_shown}"
         _free_leftovers(folder)
@@ -73,7 +70,7 @@ def write_checkpoint(
         except BaseException:
             shutil.rmtree(hidden, ignore_errors=True)
             raise
-        fsync_dir(folder)
+        fsync_folder(folder)
     reason = verify(final)
     if reason is not None:
         raise UserError(f"{final}: wanted the checkpoint just written to read back, got: {reason}; older ones are kept")
@@ -93,7 +90,7 @@ def write_folder(path: Path, state: dict[str, Any], meta: dict[str, Any]) -> Pat
     _check_state(state, "state")
     meta_text = json.dumps(meta, indent=2, allow_nan=False)
     final = Path(os.path.abspath(path))
-    with _os_errors(path, "cannot write here"):
+    with os_errors(path, "cannot write here"):
         check_vacant(path)
         if final.is_dir() and os.listdir(final):
             with own_folder(final):  # removes what a killed process left, refuses the lock of a living one
@@ -110,7 +107,7 @@ def write_folder(path: Path, state: dict[str, Any], meta: dict[str, Any]) -> Pat
         except BaseException:
             shutil.rmtree(hidden, ignore_errors=True)
             raise
-        fsync_dir(final.parent)
+        fsync_folder(final.parent)
     reason = verify(final)
     if reason is not None:
         raise UserError(f"{path}: wanted the folder just written to read back, got: {reason}")
@@ -135,17 +132,13 @@ def verify(path: Path) -> str | None:
             if _sha256(file) != wanted["sha256"]:
                 return f"{name} does not match its SHA-256"
     except OSError as error:
-        return f"{Path(error.filename or path).name}: {error.strerror}"
+        return f"{Path(error.filename or path).name}: {os_reason(error)}"
     except _BadManifest as error:
         return str(error)
     return None
 
 
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def latest_checkpoint(run_dir: Path, report: Callable[[str], None] = _to_stderr) -> Path | None:
+def latest_checkpoint(run_dir: Path, report: Callable[[str], None] = to_stderr) -> Path | None:
     """The newest checkpoint of a run that verifies, or None; ``report`` gets one line for each newer one skipped."""
     for path in _newest_first(Path(run_dir) / FOLDER):
         reason = verify(path)
@@ -155,7 +148,7 @@ def latest_checkpoint(run_dir: Path, report: Callable[[str], None] = _to_stderr)
     return None
 
 
-def read_checkpoint(path: Path, report: Callable[[str], None] = _to_stderr) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_checkpoint(path: Path, report: Callable[[str], None] = to_stderr) -> tuple[dict[str, Any], dict[str, Any]]:
     """State (tensors on the CPU) and meta of a checkpoint directory, or of the newest good one of a run directory.
 
     Nothing in the files is executed. Raises: UserError saying what is wrong with which path.
@@ -172,6 +165,8 @@ def read_checkpoint(path: Path, report: Callable[[str], None] = _to_stderr) -> t
     for name, value in ((_STATE, state), (_META, meta)):
         if not isinstance(value, dict):
             raise UserError(f"{folder / name}: wanted a mapping, got {type(value).__name__}")
+    if isinstance(meta.get("config"), dict):
+        meta["config"] = with_present_names(meta["config"], folder, report)
     return state, meta
 
 
@@ -179,10 +174,10 @@ def check_writable(folder: Path) -> None:
     """Make the folder and prove that a file can be written and synced in it; UserError if not."""
     folder = Path(folder)
     probe = folder / temporary_name()
-    with _os_errors(folder, "cannot write here"):
+    with os_errors(folder, "cannot write here"):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            _write_synced(probe, b"probe")
+            write_synced(probe, b"probe")
         finally:
             probe.unlink(missing_ok=True)
 
@@ -228,14 +223,6 @@ class _Sink:
                 self.error = error
 
 
-@contextlib.contextmanager
-def _os_errors(path: Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: {what}: {error.strerror or one_line(error)}") from error
-
-
 def _write_files(hidden: Path, state: dict[str, Any], meta_text: str, facts: dict[str, Any]) -> None:
     """Fill an empty directory: the two files first, the manifest only when they are safely on the disk."""
     with open(hidden / _STATE, "wb") as file:
@@ -252,46 +239,16 @@ def _write_files(hidden: Path, state: dict[str, Any], meta_text: str, facts: dic
         file.flush()
         os.fsync(file.fileno())
     meta = meta_text.encode()
-    _write_synced(hidden / _META, meta)
+    write_synced(hidden / _META, meta)
     meta_entry = {"bytes": len(meta), "sha256": hashlib.sha256(meta).hexdigest()}
-    fsync_dir(hidden)
+    fsync_folder(hidden)
     manifest = {
         "format_version": FORMAT_VERSION,
         **facts,
         "files": {_STATE: sink.entry(), _META: meta_entry},
     }
-    _write_synced(hidden / _MANIFEST, json.dumps(manifest, indent=2).encode())
-    fsync_dir(hidden)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def fsync_dir(path: Path) -> None:
-    """Put a directory's entries on the disk: without it a file may survive a power cut and its name not.
-
-    Best effort: network and FUSE mounts that cannot do it get one remark; a disk that fails at it is still an error.
-    """
-    if not hasattr(os, "O_DIRECTORY"):
-        return  # Windows opens no folders
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise
-        _remark_once("remark: this file system cannot sync folders: after a power cut, the newest file may be missing")
-    finally:
-        os.close(fd)
-
-
-@functools.cache
-def _remark_once(line: str) -> None:
-    _to_stderr(line)
+    write_synced(hidden / _MANIFEST, json.dumps(manifest, indent=2).encode())
+    fsync_folder(hidden)
 
 
 def _sha256(path: Path) -> str:

@@ -11,13 +11,13 @@ import difflib
 import math
 import re
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from ..errors import UserError
+from ..errors import UserError, one_line, os_reason, to_stderr
 
 PRESETS = Path(__file__).parent / "presets"
 T = TypeVar("T")
@@ -27,6 +27,8 @@ Plain = dict[str, Any]
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _SCALAR_NAMES: dict[Any, str] = {bool: "true or false", int: "int", float: "float", str: "string", type(None): "null"}
 _MAX_SHOWN = 80
+
+RENAMED = {"train.public_slips": "match_public_code"}  # former key -> its name now, in the same section
 
 
 def from_dict(cls: type[T], data: object, *, where: str = "config") -> T:
@@ -96,12 +98,26 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str], cls: type
     return out
 
 
+def with_present_names(data: Mapping[str, Any], source: object, report: Callable[[str], None] = to_stderr) -> Plain:
+    """``data`` with the keys of :data:`RENAMED` under their present names; one line for each that it has."""
+    out = merge({}, data)
+    for former, name in RENAMED.items():
+        *above, key = former.split(".")
+        section: Any = out
+        for part in above:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and key in section and name not in section:
+            section[name] = section.pop(key)
+            report(f"{source}: {former} is now called {'.'.join([*above, name])}")
+    return out
+
+
 def read_yaml(path: Path) -> Plain:
     """The mapping in one YAML file (an empty file is an empty mapping); syntax errors name file and line."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: wanted a readable YAML file, got: {error.strerror}") from None
+        raise UserError(f"{path}: wanted a readable YAML file, got: {os_reason(error)}") from None
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: wanted UTF-8 text, got byte {error.object[error.start]:#04x} at {error.start}"
@@ -133,11 +149,6 @@ def list_presets(presets_dir: Path) -> dict[str, str]:
     return {name: _text_key(path, read_yaml(path), "description") or "" for name, path in _presets(presets_dir).items()}
 
 
-def one_line(error: object) -> str:
-    """The text of an error with its line breaks and runs of blanks made single blanks."""
-    return " ".join(str(error).split())
-
-
 def _fields(cls: Any) -> list[dataclasses.Field[Any]]:
     return [f for f in dataclasses.fields(cls) if f.init]
 
@@ -165,7 +176,9 @@ def _mismatch(where: str, wanted: str, got: object) -> UserError:
 
 
 def _unknown_key(where: str, key: object, known: Iterable[str]) -> UserError:
-    return UserError(f"{_join(where, key)}: unknown key; known here: {', '.join(known)}{_did_you_mean(key, known)}")
+    name = _join(where, key)
+    hint = _did_you_mean(RENAMED.get(name, key), known)
+    return UserError(f"{name}: unknown key; known here: {', '.join(known)}{hint}")
 
 
 def _did_you_mean(got: object, known: Iterable[str]) -> str:
@@ -360,7 +373,7 @@ def _load_chain(path: Path, presets_dir: Path, above: tuple[Path, ...]) -> Plain
     data = read_yaml(path)
     chain = (*above, path)
     base, _ = _text_key(path, data, "base"), _text_key(path, data, "description")
-    own = {key: value for key, value in data.items() if key not in ("base", "description")}
+    own = with_present_names({k: v for k, v in data.items() if k not in ("base", "description")}, path)
     if base is None:
         return own
     base_path = _preset_path(base, presets_dir, f"{path}: base")

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..model_io import KIND, check_finite, is_plain, model_folder
 from .checkpoint import read_checkpoint
 from .config import Config
-from .config_io import apply_overrides, from_dict, one_line
+from .config_io import apply_overrides, from_dict
 from .step import TrainState
 
 NETWORKS = ("generator", "average", "discriminator")

@@ -16,8 +16,8 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from .checkpoint import fsync_dir
+from ..errors import UserError, os_errors, os_reason
+from ..files import fsync_folder, write_synced, write_whole
 
 try:
     import resource
@@ -43,7 +43,7 @@ class StatsWriter:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._pending: list[str] = []
-        with _as_user_error(self.path):
+        with os_errors(self.path, "cannot write statistics"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and not _ends_whole(self.path):
                 _replace(self.path, read_stats(self.path))
@@ -67,7 +67,7 @@ class StatsWriter:
         """Put the queued rows on the disk; after a failure the file is as before and the rows are still queued."""
         if not self._pending:
             return
-        with _as_user_error(self.path):
+        with os_errors(self.path, "cannot write statistics"):
             size = self.path.stat().st_size if self.path.exists() else 0
             try:
                 with open(self.path, "a", encoding="utf-8") as file:
@@ -85,7 +85,7 @@ class StatsWriter:
         self.flush()
         if self.path.exists():
             rows = [row for row in read_stats(self.path) if (row.get(IMAGES_KEY) or 0) <= images_shown]
-            with _as_user_error(self.path):
+            with os_errors(self.path, "cannot write statistics"):
                 _replace(self.path, rows)
 
     def __enter__(self) -> "StatsWriter":
@@ -102,7 +102,7 @@ def read_stats(path: Path) -> list[Row]:
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except OSError as error:
-        raise UserError(f"{path}: wanted a statistics file, got: {error.strerror}") from None
+        raise UserError(f"{path}: wanted a statistics file, got: {os_reason(error)}") from None
     rows: list[Row] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -272,23 +272,6 @@ def _ends_whole(path: Path) -> bool:
 
 
 def _replace(path: Path, rows: list[Row]) -> None:
-    """Write ``rows`` beside the file and rename them over it: a kill leaves the old file or the new one."""
-    hidden = path.with_name(f".{path.name}.new")
-    try:
-        with open(hidden, "w", encoding="utf-8") as file:
-            file.writelines(_line(row) for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(hidden, path)
-        fsync_dir(path.parent)
-    except BaseException:
-        hidden.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def _as_user_error(path: Path) -> Any:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot write statistics: {error.strerror}") from error
+    """Put ``rows`` in the file's place: a kill or a power cut leaves the old file or the new one."""
+    write_whole(path, lambda part: write_synced(part, "".join(map(_line, rows)).encode()))
+    fsync_folder(path.parent)

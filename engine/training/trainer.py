@@ -19,11 +19,11 @@ import torch
 
 from ..command_line.guard import Interrupt
 from ..data import Dataset, camera_from_label, open_dataset
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..files import write_whole
 from .checkpoint import check_writable, latest_checkpoint, read_checkpoint, write_checkpoint
 from .config import FREE_ON_RESUME, NETWORK_SECTIONS, Config
-from .config_io import apply_overrides, from_dict, leaves, one_line, to_dict
+from .config_io import apply_overrides, from_dict, leaves, to_dict
 from .divergence import EXIT_DIVERGED, Watch, nonfinite_weights
 from .initial import InitialWeights
 from .monitor import Monitor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from ...errors import UserError
+from ...errors import UserError, one_line, os_reason
 
 ROBUST_AT = 0.1  # of the range -1..1: smaller differences count squared, larger ones linearly
 _SATURATED = 1 - 1.5 / 127.5  # beyond it a byte is at its end or beside it
@@ -60,7 +60,7 @@ class PerceptualNet:
         try:
             self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
         except OSError as error:
-            raise UserError(f"--perceptual: wanted a TorchScript file, got {path}: {error.strerror}") from None
+            raise UserError(f"--perceptual: wanted a TorchScript file, got {path}: {os_reason(error)}") from None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch announces another format for new files; this one is given
@@ -72,7 +72,7 @@ class PerceptualNet:
             if features.ndim != 2:
                 raise ValueError(f"wanted features [N, F], got {list(features.shape)}")
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:160]
+            reason = one_line(error)[:160]
             raise UserError(
                 f"--perceptual: wanted a network as of StyleGAN's projector, got {path}: {reason}"
             ) from None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...data.decode import MAX_FILE_BYTES, UnusableImage, decode_square
-from ...errors import UserError
+from ...errors import UserError, os_reason
 
 
 def load_photos(paths: Sequence[str | Path], resolution: int) -> Tensor:
@@ -29,7 +29,7 @@ def load_photos(paths: Sequence[str | Path], resolution: int) -> Tensor:
                 raise UserError(f"{path}: wanted at most {MAX_FILE_BYTES} bytes, got {path.stat().st_size}")
             squares.append(decode_square(path.read_bytes(), resolution))
         except OSError as error:
-            raise UserError(f"{path}: wanted a photograph, got: {error.strerror or error}") from None
+            raise UserError(f"{path}: wanted a photograph, got: {os_reason(error)}") from None
         except UnusableImage as error:
             raise UserError(f"{path}: wanted a photograph, got: {error}") from None
     bytes_ = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from ....models.camera import Camera, pixel_grid
-from ...errors import UserError
+from ...errors import UserError, one_line
 from ...files import file_names, sha256_of
 from ...model_io import Model
 from ...ownership import entries
@@ -384,7 +384,7 @@ def _read(path: Path) -> Image.Image:
         with Image.open(path) as picture:
             return outputs.on_white(picture)
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: wanted the frame that was written there, got: {str(error)[:120]}") from None
+        raise UserError(f"{path}: wanted the frame that was written there, got: {one_line(error)[:120]}") from None
 
 
 def _remove_pictures(job: RenderJob, frames: Path) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ...errors import UserError
+from ...errors import UserError, os_reason
 
 Label = int | tuple[float, ...]
 FILES = (".json", ".npy", ".txt")
@@ -38,7 +38,7 @@ def read_label(text: str) -> Label:
         else:
             numbers = [float(part) for part in text.split(",") if part.strip() or "," not in text]
     except OSError as error:
-        raise UserError(f"--label: wanted {wanted}, got {text[:80]!r}: {error.strerror or error}") from None
+        raise UserError(f"--label: wanted {wanted}, got {text[:80]!r}: {os_reason(error)}") from None
     except (ValueError, TypeError, EOFError, RecursionError, OverflowError):
         raise UserError(f"--label: wanted {wanted}, got {text[:80]!r}") from None
     if not 1 <= len(numbers) <= MAX_NUMBERS or not all(abs(n) < 3e38 for n in numbers):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ....kernels.base.checks import check_shapes
 from ....models.camera import Camera, pixel_grid
-from ...errors import UserError
+from ...errors import UserError, one_line
 from ...files import write_whole
 from ...pictures import depth_picture, to_uint8
 from .choices import ANIMATIONS
@@ -234,7 +234,7 @@ def _imageio() -> Any:
         return importlib.import_module("imageio.v2")
     except (ImportError, RuntimeError) as error:
         raise UserError("--format: mp4 wants imageio with ffmpeg: pip install 'stylenerf-engine[video]', "
-                        f"got: {str(error)[:120]}") from None  # fmt: skip
+                        f"got: {one_line(error)[:120]}") from None  # fmt: skip
 
 
 def _write_mp4(frames: Iterable[Image.Image], part: Path, fps: float) -> None:

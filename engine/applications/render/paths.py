@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ....models.camera import FOV_RANGE_DEG, Camera, CameraPrior, pose_fault
-from ...errors import UserError
+from ...errors import UserError, one_line, os_reason
 from .path_options import MAX_FRAMES, PATHS, PathOptions, Range
 
 MAX_FILE_BYTES = 2**28
@@ -118,9 +118,9 @@ def read_cameras(path: str | Path) -> Camera:
             raise UserError(f"{path}: wanted at most {MAX_FILE_BYTES} bytes, got {path.stat().st_size}")
         rows = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: wanted a JSON file of cameras, got: {error.strerror}") from None
+        raise UserError(f"{path}: wanted a JSON file of cameras, got: {os_reason(error)}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: wanted a JSON file of cameras, got: {str(error)[:200]}") from None
+        raise UserError(f"{path}: wanted a JSON file of cameras, got: {one_line(error)[:200]}") from None
     if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_FRAMES:
         got = f"a list of {len(rows)}" if isinstance(rows, list) else type(rows).__name__
         raise UserError(f"{path}: wanted a list of 1 to {MAX_FRAMES} cameras, got {got}")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from ...errors import UserError
+from ...errors import UserError, one_line
 from ..render.outputs import ANIMATIONS, check_animations, save_animation
 from ..render.paths import CameraPath, PathOptions, camera_path
 from .look import BadQuery, Look, Shot
@@ -137,7 +137,7 @@ class Films:
         except (Closing, Stale):
             film.state = "stopped"
         except Exception as error:  # the page shows it; this thread has nobody to raise it to
-            film.error, film.state = " ".join(str(error).split())[:400] or type(error).__name__, "failed"
+            film.error, film.state = one_line(error)[:400], "failed"
 
     def _frame(self, film: Film, look: Look, path: CameraPath, index: int) -> Image.Image:
         camera = path.camera[index].to(self._studio.device)

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ...errors import UserError
+from ...errors import UserError, one_line, os_reason
 from . import film
 from .film import Films
 from .look import (
@@ -116,7 +116,7 @@ class Server(ThreadingHTTPServer):
                 ) from None
             if isinstance(error, PermissionError):
                 raise UserError(f"--port: wanted one that this user may take, got {port}") from None
-            raise UserError(f"--host: wanted an address of this machine, got {host!r}: {error.strerror}") from None
+            raise UserError(f"--host: wanted an address of this machine, got {host!r}: {os_reason(error)}") from None
         except UnicodeError:
             raise UserError(f"--host: wanted an address of this machine, got {host[:40]!r}") from None
 
@@ -210,7 +210,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             answer = _json({"error": "viewer: it is about to end"}, HTTPStatus.SERVICE_UNAVAILABLE)
         except Exception as error:  # the page shows it, and the viewer lives on
-            line = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            line = f"{type(error).__name__}: {one_line(error)[:300]}"
             print(f"error: {line}", file=sys.stderr, flush=True)
             answer = _json({"error": line}, HTTPStatus.INTERNAL_SERVER_ERROR)
         self._send(answer)
