@@ -12,7 +12,7 @@ from stylenerf.engine.model_io import save_model
 from stylenerf.models.camera import Camera
 from tests.models_at_hand import PRIOR, tiny_model
 from tests.test_mesh import give_known_density
-from tests.test_mesh_files import READERS
+from tests.test_mesh_files import read_mesh
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def test_one_subject(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0].startswith("seed 5:      level 12 per world unit, ") and lines[0].endswith(", closed")
     assert lines[1:] == [f"wrote:       new/solid{e}" for e in (".glb", ".png", "-cameras.json")]
     assert sorted(p.name for p in Path("new").iterdir()) == ["solid-cameras.json", "solid.glb", "solid.png"]
-    read = READERS["glb"](Path("new/solid.glb").read_bytes())
-    assert f"{len(read['vertices'])} vertices, {len(read['faces'])} faces" in lines[0]
+    read = read_mesh(Path("new/solid.glb"))
+    assert f"{len(read.vertices)} vertices, {len(read.faces)} faces" in lines[0]
     assert len(Camera.from_json(Path("new/solid-cameras.json"))) == 2 == len(read_cameras("new/solid-cameras.json"))
     assert json.loads(Path("new/solid-cameras.json").read_text())[0]["resolution"] == [16, 16]
 
@@ -51,8 +51,8 @@ def test_several_subjects_have_a_file_each_and_always_the_same(desk: Path) -> No
 
 def test_options_reach_the_mesh(desk: Path) -> None:
     assert mesh("--out d.obj --level 12 --bounds -0.1 -0.1 -0.1 0.1 0.1 0.1 --no-colours") == 0
-    read = READERS["obj"](Path("d.obj").read_bytes())
-    assert read["colours"] is None and abs(read["vertices"]).max() == pytest.approx(0.1, abs=0.001)  # a box inside it
+    read = read_mesh(Path("d.obj"))
+    assert read.colours is None and abs(read.vertices).max() == pytest.approx(0.1, abs=0.001)  # a box inside it
 
 
 REFUSED = {
@@ -81,10 +81,11 @@ def test_wrong_arguments_are_one_line_and_write_nothing(
     assert {p: p.read_bytes() for p in desk.iterdir() if p.is_file()} == before
 
 
+@pytest.mark.parametrize(("module", "library"), [("skimage", "scikit-image"), ("trimesh", "trimesh")])
 def test_a_missing_library_is_one_line(
-    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    module: str, library: str, desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "skimage" else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
     assert mesh("--out a.ply") == 2
-    assert capsys.readouterr().err == "error: mesh: wanted scikit-image: pip install 'stylenerf-engine[mesh]'\n"
+    assert capsys.readouterr().err == f"error: mesh: wanted {library}: pip install 'stylenerf-engine[mesh]'\n"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import UserError
+from ...extras import need
 
 Floats = NDArray[np.floating[Any]]
 Numbers = NDArray[np.integer[Any]]
@@ -60,7 +61,7 @@ def isosurface(
         resolution: cells along the longest edge of the box; they are cubes, so that the box may grow by less than one.
         progress: called with a number of points after each block; they add up to those of ``grid_size``.
     Returns: a mesh, empty if no point of the grid is above the level.
-    Raises: UserError if scikit-image is missing, a value is not finite, or there is no box.
+    Raises: UserError if the extra is missing, a value is not finite, or there is no box.
     """
     marching_cubes = _marching_cubes()
     shape, cell = grid_size(low, high, resolution)
@@ -148,10 +149,9 @@ def open_edges(mesh: Mesh) -> int:
 
 
 def _marching_cubes() -> Callable[..., Any]:
-    try:
-        from skimage.measure import marching_cubes
-    except ImportError:
-        raise UserError("mesh: wanted scikit-image: pip install 'stylenerf-engine[mesh]'") from None
+    need("mesh", "mesh")
+    from skimage.measure import marching_cubes
+
     function: Callable[..., Any] = marching_cubes
     return function
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import UserError
+from ...extras import need
 from ...ownership import check_writable
 from .common import add_model_arguments, add_subject_arguments, open_model, pick_subjects
 
@@ -83,8 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= args.views <= MAX_VIEWS:
         raise UserError(f"--views: wanted 1 to {MAX_VIEWS}, got {args.views}")
     options = _options(args)
-    if importlib.util.find_spec("skimage") is None:
-        raise UserError("mesh: wanted scikit-image: pip install 'stylenerf-engine[mesh]'")
+    need("mesh", "mesh")
     model = open_model(args)
     subjects, labels, _ = pick_subjects(args, model)
     files = _files(out, labels)
