@@ -1,4 +1,7 @@
-"""Make the README's pictures from a finished quickstart run: ``python docs/make_pictures.py runs/quickstart``."""
+"""Make the README's pictures from a finished quickstart run: ``python docs/make_pictures.py runs/quickstart``.
+
+Wants matplotlib: ``pip install 'stylenerf-engine[plots]'``.
+"""
 
 import sys
 from pathlib import Path
@@ -6,7 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from stylenerf.engine.pictures import line_chart, save_png
+from stylenerf.engine.pictures import save_png
+from stylenerf.engine.plots import line_chart
 from stylenerf.engine.training.stats import read_stats
 
 DOCS = Path(__file__).resolve().parent

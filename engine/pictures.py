@@ -1,4 +1,4 @@
-"""Pictures for people: image grids, coloured depth maps, labelled rows, line charts, and writing them safely.
+"""Pictures for people: image grids, coloured depth maps, labelled rows, and writing them safely.
 
 Everywhere in this file images are [N, 3, H, W] (or [N, 1, H, W] for grey), uint8 or floating point in -1..1.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -19,9 +18,8 @@ from .errors import UserError
 from .files import write_whole
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-_Points = list[tuple[float, float]]
 
-_PAPER, _INK, _QUIET, _RULE = (255, 255, 255), (32, 34, 40), (104, 108, 118), (226, 228, 233)
+_PAPER, _INK = (255, 255, 255), (32, 34, 40)
 
 # Far to near: CIE lightness rises in equal steps from 14 to 94 while the hue turns from blue over rose to yellow, so
 # that equal steps of depth look equal and the picture survives printing in grey.
@@ -44,9 +42,6 @@ _WARMTH = (
     (253, 220, 144),
     (255, 237, 182),
 )
-
-# Neighbours differ in hue and in lightness, for eyes that confuse red and green.
-_LINES = ((42, 98, 201), (236, 126, 32), (24, 148, 122), (188, 56, 118), (126, 92, 214), (120, 128, 140))
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -129,145 +124,6 @@ def save_png(image: Image.Image, path: str | Path, *, new: bool = False) -> None
     Raises: UserError naming ``path`` if it cannot be written, or with ``new`` if it exists.
     """
     write_whole(path, lambda part: image.save(part, format="PNG"), new=new)
-
-
-class _Axis(NamedTuple):
-    """A range of values laid over a range of pixels."""
-
-    low: float
-    high: float
-    first: float  # pixel of ``low``
-    last: float
-    ticks: list[tuple[float, str]]
-    log: bool = False
-
-    def at(self, value: float) -> float:
-        low, high, v = (
-            (math.log10(u) for u in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
-        )
-        return self.first + (v - low) / (high - low) * (self.last - self.first)
-
-
-def line_chart(
-    series: dict[str, _Points],
-    title: str,
-    x_label: str,
-    y_label: str,
-    log_y: bool = False,
-    *,
-    size: tuple[int, int] = (960, 540),
-) -> Image.Image:
-    """Lines through the points (x, y) of each named series, sorted by x, with axes and, for several, a legend.
-
-    Points that have no place are left out: not finite, or with ``log_y`` not positive.
-    Raises: ValueError if nothing is left to draw, or for more series than there are colours to tell them apart.
-    """
-    if len(series) > len(_LINES):
-        raise ValueError(f"series must be at most {len(_LINES)}, got {len(series)}")
-    lines = {name: _drawable(points, log_y) for name, points in series.items()}
-    xs, ys = ([p[i] for points in lines.values() for p in points] for i in (0, 1))
-    if not xs:
-        raise ValueError(f"series must hold at least one point that can be drawn, got none in {list(series)}")
-    width, height = size
-    small, large = ImageFont.load_default(15), ImageFont.load_default(22)
-    y_ticks = _log_ticks(min(ys), max(ys)) if log_y else _ticks(min(ys), max(ys), count=6, snap=True)
-    left = 28 + max(_text_size(text, small)[0] for _, text in y_ticks)
-    top, bottom = 96 if len(lines) > 1 else 82, height - 58
-    y_axis = _Axis(y_ticks[0][0], y_ticks[-1][0], bottom, top, y_ticks, log_y)
-    x_low, x_high = _widened(min(xs), max(xs))
-    x_axis = _Axis(x_low, x_high, left, width - 36, _ticks(x_low, x_high, count=8, snap=False))
-
-    sheet = _draw_lines(list(lines.values()), x_axis, y_axis, size)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((20, 16), title, fill=_INK, font=large)
-    draw.text((20, top - 30), y_label, fill=_QUIET, font=small)
-    for value, text in y_axis.ticks:
-        draw.text((left - 10, y_axis.at(value)), text, fill=_QUIET, font=small, anchor="rm")
-    for value, text in x_axis.ticks:
-        draw.text((x_axis.at(value), bottom + 10), text, fill=_QUIET, font=small, anchor="mt")
-    draw.text(((left + x_axis.last) / 2, height - 12), x_label, fill=_QUIET, font=small, anchor="mb")
-    if len(lines) > 1:
-        _draw_legend(draw, list(lines), x_axis.last, 64, small)
-    return sheet
-
-
-def _draw_lines(lines: list[_Points], x_axis: _Axis, y_axis: _Axis, size: tuple[int, int]) -> Image.Image:
-    """Rules and lines, drawn four times too large and shrunk, because PIL draws lines with jagged edges."""
-    fine = 4
-    sheet = Image.new("RGB", (size[0] * fine, size[1] * fine), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for value, _ in y_axis.ticks:
-        y = y_axis.at(value) * fine
-        colour = _QUIET if value == y_axis.low else _RULE
-        draw.line([(x_axis.first * fine, y), (x_axis.last * fine, y)], fill=colour, width=fine)
-    for value, _ in x_axis.ticks:
-        x = x_axis.at(value) * fine
-        draw.line([(x, y_axis.first * fine), (x, (y_axis.first + 5) * fine)], fill=_QUIET, width=fine)
-    for points, colour in zip(lines, _LINES):
-        places = [(x_axis.at(x) * fine, y_axis.at(y) * fine) for x, y in points]
-        if len(places) > 1:
-            draw.line(places, fill=colour, width=round(2.5 * fine), joint="curve")
-        if len(places) <= 40:  # more would be a caterpillar
-            for x, y in places:
-                draw.circle((x, y), 4 * fine, fill=colour, outline=_PAPER, width=fine)
-    return sheet.resize(size, Image.Resampling.BOX)
-
-
-def _draw_legend(draw: ImageDraw.ImageDraw, names: list[str], right: float, middle: float, font: _Font) -> None:
-    """Names with a dash of their colour, in one row that ends at ``right``."""
-    widths = [_text_size(name, font)[0] + 30 for name in names]
-    x = right - sum(widths) - 18 * (len(names) - 1)
-    for name, colour, width in zip(names, _LINES, widths):
-        draw.rounded_rectangle([(x, middle - 2), (x + 20, middle + 2)], radius=2, fill=colour)
-        draw.text((x + 28, middle), name, fill=_INK, font=font, anchor="lm")
-        x += width + 18
-
-
-def _drawable(points: _Points, log_y: bool) -> _Points:
-    return sorted((x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log_y))
-
-
-def _widened(low: float, high: float) -> tuple[float, float]:
-    """A range of some length: a single value gets room on both sides."""
-    if low < high:
-        return low, high
-    room = 0.1 * abs(low) or 1.0
-    return low - room, high + room
-
-
-def _ticks(low: float, high: float, *, count: int, snap: bool) -> list[tuple[float, str]]:
-    """About ``count`` multiples of 1, 2 or 5 times a power of ten; with ``snap`` the ends enclose the range."""
-    low, high = _widened(low, high)
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = power * min((1, 2, 5, 10), key=lambda m: abs(math.log(m * power / rough)))
-    slack = 1e-9  # a value that is a tick but for rounding is a tick
-    if snap:
-        first, last = math.floor(low / step + slack), math.ceil(high / step - slack)
-    else:
-        first, last = math.ceil(low / step - slack), math.floor(high / step + slack)
-    return [(i * step, _number(i * step, step)) for i in range(first, last + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """At most ten powers of ten that enclose the range; over less than two decades also their doubles, fivefolds."""
-    bottom, top = math.log10(low), math.log10(high)
-    factors, stride = ((1, 2, 5), 1) if top - bottom < 2 else ((1,), math.ceil((top - bottom) / 8))
-    powers = range(math.floor(bottom / stride) * stride - stride, math.ceil(top) + stride + 1, stride)
-    values = [m * 10.0**p for p in powers for m in factors]
-    first = max(i for i, v in enumerate(values) if v <= low * (1 + 1e-9))
-    last = min(i for i, v in enumerate(values) if v >= high * (1 - 1e-9))
-    last = max(last, first + 1)  # a single value on a tick still needs an axis of some length
-    return [(v, _number(v, v)) for v in values[first : last + 1]]
-
-
-def _number(value: float, step: float) -> str:
-    """``value`` with as many digits as tell it from its neighbours ``step`` away."""
-    if value == 0:
-        return "0"
-    if 1e-4 <= abs(value) < 1e6:
-        return f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
-    return f"{value:.{max(6, math.floor(math.log10(abs(value) / step)) + 2)}g}"
 
 
 def _text_size(text: str, font: _Font) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Pictures: bytes, grids, depth colours, labels, charts, and files that are whole or absent."""
+"""Pictures: bytes, grids, depth colours, labels, and files that are whole or absent."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stylenerf.engine import pictures
 from stylenerf.engine.errors import UserError
-from stylenerf.engine.pictures import depth_picture, grid, labelled_rows, line_chart, save_png, strip, to_uint8
+from stylenerf.engine.pictures import depth_picture, grid, labelled_rows, save_png, strip, to_uint8
 
 RED, GREEN, BLUE = (torch.tensor(c, dtype=torch.uint8).view(3, 1, 1) for c in ([255, 0, 0], [0, 255, 0], [0, 0, 255]))
 WHITE = (255, 255, 255)
@@ -201,78 +201,3 @@ def test_save_png_refuses_with_the_path(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"{name}: wanted a file that can be written, got "):
         save_png(grid(tiles(RED)), tmp_path / name)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
-
-
-def _rows_of(picture: Image.Image, colour: tuple[int, ...], column: float) -> np.ndarray:
-    """Rows in which ``column`` has exactly ``colour``."""
-    return np.nonzero((np.array(picture)[:, round(column)] == colour).all(-1))[0]
-
-
-@pytest.mark.parametrize("log_y", [False, True])
-def test_line_chart_puts_points_where_they_belong(log_y: bool) -> None:
-    points = [(0.0, 1.0), (1.0, 10.0), (2.0, 100.0)]
-    chart = line_chart({"rise": points}, "Title", "steps", "value", log_y)
-    assert chart.size == (960, 540)
-    line = pictures._LINES[0]
-    columns = np.nonzero((np.array(chart) == line).all(-1).any(0))[0]
-    first, last = columns[0] + 3, columns[-1] - 3  # the discs of the first and last point reach beyond them
-    rows = [_rows_of(chart, line, x).mean() for x in (first, (first + last) / 2, last)]
-    share = (rows[0] - rows[1]) / (rows[0] - rows[2])
-    assert share == pytest.approx(0.5 if log_y else 9 / 99, abs=0.02)
-
-
-def test_line_chart_leaves_out_what_has_no_place() -> None:
-    good = [(0.0, 1.0), (2.0, 3.0)]
-    bad = [(1.0, math.nan), (math.inf, 2.0), (1.5, -1.0), (0.5, 0.0)]
-    plain = line_chart({"a": good}, "t", "x", "y", log_y=True)
-    assert ImageChops.difference(line_chart({"a": good + bad}, "t", "x", "y", log_y=True), plain).getbbox() is None
-    assert ImageChops.difference(line_chart({"a": good[::-1]}, "t", "x", "y", log_y=True), plain).getbbox() is None
-
-
-def test_line_chart_tells_series_apart() -> None:
-    chart = line_chart({f"s{i}": [(0.0, i), (1.0, i + 1)] for i in range(6)}, "t", "x", "y")
-    assert set(pictures._LINES) <= colours_of(chart)
-
-
-@pytest.mark.parametrize("points", [[(5.0, 3.0)], [(0.0, 0.0), (1.0, 0.0)], [(0, 1e9), (1e7, 1e9 + 1)]], ids=str)
-def test_line_chart_of_little(points: list[tuple[float, float]]) -> None:
-    assert pictures._LINES[0] in colours_of(line_chart({"a": points}, "t", "x", "y"))
-
-
-def test_line_chart_refuses() -> None:
-    with pytest.raises(ValueError, match=r"series must hold at least one point that can be drawn, got none in \['a'\]"):
-        line_chart({"a": [(0.0, -1.0)]}, "t", "x", "y", log_y=True)
-    with pytest.raises(ValueError, match="series must be at most 6, got 7"):
-        line_chart({str(i): [(0.0, 1.0)] for i in range(7)}, "t", "x", "y")
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "texts"),
-    [
-        (0.0, 10.0, ["0", "2", "4", "6", "8", "10"]),
-        (11.3, 139.0, ["0", "20", "40", "60", "80", "100", "120", "140"]),
-        (0.31, 0.33, ["0.310", "0.315", "0.320", "0.325", "0.330"]),
-        (-1.0, 1.0, ["-1.0", "-0.5", "0", "0.5", "1.0"]),
-        (0.0, 25000.0, ["0", "5,000", "10,000", "15,000", "20,000", "25,000"]),
-        (0.0, 3e7, ["0", "5e+06", "1e+07", "1.5e+07", "2e+07", "2.5e+07", "3e+07"]),
-        (1e9, 1e9 + 2, ["1000000000", "1000000000.5", "1000000001", "1000000001.5", "1000000002"]),
-    ],
-)
-def test_ticks(low: float, high: float, texts: list[str]) -> None:
-    assert [text for _, text in pictures._ticks(low, high, count=6, snap=True)] == texts
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "texts"),
-    [
-        (1.0, 100.0, ["1", "10", "100"]),
-        (11.0, 140.0, ["10", "20", "50", "100", "200"]),
-        (0.003, 0.04, ["0.002", "0.005", "0.01", "0.02", "0.05"]),
-        (1.0, 1.0, ["1", "2"]),
-        (1e-30, 1.0, ["1e-32", "1e-28", "1e-24", "1e-20", "1e-16", "1e-12", "1e-08", "0.0001", "1"]),
-    ],
-)
-def test_log_ticks(low: float, high: float, texts: list[str]) -> None:
-    ticks = pictures._log_ticks(low, high)
-    assert [text for _, text in ticks] == texts
-    assert ticks[0][0] <= low * (1 + 1e-9) and ticks[-1][0] >= high * (1 - 1e-9)

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from ....models.camera import Camera
-from ...errors import UserError
+from ...errors import UserError, to_stderr
+from ...extras import missing
 from ...files import file_names
 from ...model_io import load_model, save_model
-from ...pictures import labelled_rows, line_chart, save_png, to_uint8
+from ...pictures import labelled_rows, save_png, to_uint8
+from ...plots import line_chart
 from ...training.checkpoint import FOLDER, read_checkpoint, write_checkpoint
 from ...training.config_io import from_dict, to_dict
 from ..render import outputs
@@ -86,9 +88,7 @@ class ProjectionJob:
         if video != "none" and len(p.frames):
             made.append(out / f"progress.{video}")
             outputs.save_animation(self._film(), made[-1], fps=10)
-        if len(p.history):
-            made.append(out / "loss.png")
-            save_png(self._chart(), made[-1])
+        made += self._draw_losses()
         made.append(out / "losses.json")
         outputs.save_text(json.dumps(self._record(poses), indent=2), made[-1])
         return made
@@ -125,13 +125,20 @@ class ProjectionJob:
         frames = [_tiles(frame[:_SHOWN], edge) for frame in p.frames] + [last] * 10  # a second to look at the end
         return [labelled_rows([("photo", photos), ("found", frame)]) for frame in frames]
 
-    def _chart(self) -> Any:
-        p = self.projector
+    def _draw_losses(self) -> list[Path]:
+        """Write loss.png if there are losses and something to draw them with; returns the file, if any."""
+        p, file, hint = self.projector, self.out / "loss.png", missing("plots")
+        if not len(p.history):
+            return []
+        if hint is not None:
+            to_stderr(f"{file}: not drawn, wants {hint}")
+            return []
         lines = dict(zip(self.file_names, p.history.t().tolist()))
         if len(lines) > _LINES:
             lines = {"mean of the photos": p.history.mean(dim=1).tolist()}
         series = {name: [(float(i), loss) for i, loss in enumerate(values)] for name, values in lines.items()}
-        return line_chart(series, "Projection", "step", "loss", log_y=True)
+        save_png(line_chart(series, "Projection", "step", "loss", log_y=True), file)
+        return [file]
 
     def _record(self, poses: Tensor) -> dict[str, Any]:
         p = self.projector
