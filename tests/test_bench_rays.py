@@ -10,12 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import bench_evaluate_field, bench_modulated_mlp, bench_rays, gate, harness, machine
+from bench import bench_evaluate_field, bench_modulated_mlp, bench_ray_tiles, bench_rays, gate, harness, machine
 from bench.bench_rays import Variant
 from bench.flops import FlopCounter
 from bench.ray_cases import RayCase, make, placed, render, render_plain
 from bench.rounded import round_to, rounded_operands
 from stylenerf.kernels import FieldWeights, modulated_mlp
+from stylenerf.kernels.base.launch import record_launches
+from stylenerf.kernels.rays.field_triton import Tile
+from stylenerf.kernels.rays.hierarchical import hierarchical_tile
+from stylenerf.kernels.rays.single_pass import ray_tile
 from tests.gradients import DEVICE
 
 HIERARCHICAL = RayCase(2, rays=4, samples=6, fine=5, width=32, depth=2, octaves=4)
@@ -172,6 +176,31 @@ def test_every_low_precision_ray_bench_has_a_twin_that_one_kernel_holds() -> Non
         assert isinstance(field, FieldWeights)
         assert fused.chained(field.width, "fp32") == fused.chained(case.width, "fp16")
     assert bench_rays.subject("32x32 rays, 28 samples, batch 1").twin is None
+
+
+@interpreted
+def test_a_tile_is_used_and_then_forgotten() -> None:
+    case = RayCase(2, rays=5, samples=20, width=32, depth=2, octaves=3)
+
+    def tile() -> tuple[int, int, int]:
+        with torch.no_grad(), record_launches(90) as launches:
+            call(case, "triton", "fp16")(make(DEVICE, 0, case=case))
+        (launch,) = launches
+        return launch.args["BLOCK_R"] * launch.args["BLOCK_S"], launch.num_warps, launch.num_stages
+
+    before = tile()
+    with bench_ray_tiles.chosen("single_pass.ray_tile", Tile(64, 8, 3)):
+        assert tile() == (64, 8, 3)
+    assert tile() == before != (64, 8, 3)
+
+
+def test_shipped_tiles_are_those_that_lead_the_bench() -> None:
+    device = torch.device("cpu")  # stands for sm_90
+    shipped = {
+        bench_ray_tiles.SINGLE: ray_tile(128, 28, "fp16", device),
+        bench_ray_tiles.HIERARCHICAL: hierarchical_tile(128, "fp16", device),
+    }
+    assert all(tuple(tile) == bench_ray_tiles.TILES[shape][0] for shape, tile in shipped.items())
 
 
 def test_labels() -> None:
