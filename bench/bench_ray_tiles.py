@@ -12,7 +12,7 @@ import pytest
 
 from bench import bench_rays
 from bench.harness import Measure
-from stylenerf.kernels.rays.field_triton import Tile
+from stylenerf.kernels.rays.field_triton import RowTile
 
 SINGLE, HIERARCHICAL = "32x32 rays, 28 samples, batch 16", "FFHQ 32x32 rays, 14+14 samples, batch 16"
 # no spills on sm_90; 256 rows in 4 warps, which spills, is left out
@@ -37,7 +37,7 @@ def measure_form(measure: Measure, shape: str, form: str) -> None:
 @pytest.mark.parametrize(("shape", "tile"), [(shape, tile) for shape in TILES for tile in TILES[shape]])
 def test_ray_tiles(measure: Measure, shape: str, tile: tuple[int, int, int]) -> None:
     rows, warps, stages = tile
-    with chosen(CHOICE[shape], Tile(rows, warps, stages)):
+    with chosen(CHOICE[shape], RowTile(rows, warps, stages)):
         measure_form(measure, shape, f"{rows} rows, {warps} warps, {stages} stages")
 
 

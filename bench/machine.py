@@ -51,6 +51,7 @@ def environment() -> dict[str, str | int | None]:
     facts: dict[str, str | int | None] = {
         "device": device_name(),
         "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _installed("triton"),
         "commit": commit(),

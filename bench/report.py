@@ -1,4 +1,4 @@
-"""Turn pytest-benchmark's JSON into Markdown: ``python -m bench.report results.json [...]``.
+"""Turn the JSON of pytest-benchmark or of bench.gpu into Markdown: ``python -m bench.report results.json [...]``.
 
 ``--bytes`` counts instead what the kernels move, without timing anything and without a GPU.
 """
@@ -30,8 +30,8 @@ COLUMNS = (
 LEFT_ALIGNED = 4
 
 
-def render(rows: Sequence[Row], skipped: Mapping[str, Sequence[str]], moved: Sequence[Row] = ()) -> str:
-    """The whole page: where it was measured, the table, the public implementation beside it, bytes, what is missing."""
+def render(rows: Sequence[Row], skipped: Mapping[str, Sequence[str]]) -> str:
+    """The whole page: where it was measured, the table, the public implementation beside it, what is missing."""
     if not rows:
         return "\n".join(["Nothing was timed.", *_skip_lines(skipped)])
     lines = [*_machine_lines(rows), "", *_table(rows)]
@@ -42,8 +42,6 @@ def render(rows: Sequence[Row], skipped: Mapping[str, Sequence[str]], moved: Seq
     beside = [row for row in rows if row.get("public_implementation_s")]
     if beside:
         lines += ["", *_public_table(beside)]
-    if moved:
-        lines += ["", render_moved(moved)]
     return "\n".join([*lines, *_skip_lines(skipped)])
 
 
@@ -266,30 +264,35 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.0f} %"
 
 
-def load(path: Path) -> tuple[list[Row], dict[str, list[str]], list[Row]]:
-    """Rows, skips and counted bytes of one file. Raises: ValueError naming the file, what was wanted and what came."""
+def load(path: Path) -> tuple[list[Row], dict[str, list[str]]]:
+    """Rows and skips of one file. Raises: ValueError naming the file, what was wanted and what came."""
+    wanted = f"{path}: wanted JSON of pytest-benchmark or bench.gpu, got"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        parts = data.get("steps", [data])  # each step of bench.gpu has what pytest-benchmark wrote
+        benches = [bench for part in parts for bench in part["benchmarks"]]
     except OSError as error:
-        raise ValueError(f"{path}: wanted pytest-benchmark's JSON, got: {error.strerror}") from None
+        raise ValueError(f"{wanted}: {error.strerror}") from None
     except ValueError:
-        raise ValueError(f"{path}: wanted pytest-benchmark's JSON, got something that is no JSON") from None
-    if not isinstance(data, dict) or "benchmarks" not in data:
-        raise ValueError(f"{path}: wanted pytest-benchmark's JSON, got JSON without 'benchmarks'")
-    benches = data["benchmarks"]
+        raise ValueError(f"{wanted} something that is no JSON") from None
+    except (AttributeError, LookupError, TypeError):
+        raise ValueError(f"{wanted} JSON without 'benchmarks'") from None
     rows = [bench["extra_info"] for bench in benches if "p50_ms" in bench["extra_info"]]
     if benches and not rows:
         raise ValueError(f"{path}: wanted results of `pytest bench/`, got benches without p50_ms in extra_info")
-    skipped = dict(data.get("skipped", {}))
+    skipped: dict[str, list[str]] = {}
+    for part in parts:
+        for reason, names in part.get("skipped", {}).items():
+            skipped.setdefault(reason, []).extend(names)
     if len(rows) < len(benches):  # an interrupted run notes down its last bench before that was timed to the end
         unfinished = [bench["name"].removeprefix("test_") for bench in benches if "p50_ms" not in bench["extra_info"]]
         skipped["interrupted before it was timed to the end"] = unfinished
-    return rows, skipped, data.get("moved", [])
+    return rows, skipped
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("results", nargs="*", type=Path, help="written by pytest bench/ --benchmark-json=FILE")
+    parser.add_argument("results", nargs="*", type=Path, help="of pytest bench/ --benchmark-json=FILE, or bench.gpu")
     parser.add_argument("--bytes", action="store_true", help="count what kernels move; takes minutes, needs no GPU")
     parser.add_argument("--only", default="", metavar="TEXT", help="of --bytes: ops and shapes whose name contains it")
     parser.add_argument("--launches", action="store_true", help="of --bytes: launch by launch, too")

@@ -1,6 +1,5 @@
 """Bytes counted from launches: by hand for small kernels and torch ops, and the bound that upsampling blocks keep."""
 
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -11,7 +10,6 @@ import triton.language as tl
 
 from bench import bench_bias_act, bench_upsample_block, report
 from bench.compiler import moved
-from bench.gpu import lines
 from stylenerf.kernels.base.launch import Launch
 from stylenerf.kernels.base.operands import INTERPRETED
 from stylenerf.kernels.blocks import upsample_block_forward
@@ -145,13 +143,6 @@ def test_section_of_the_report(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "Bytes by the launch plan of sm_90" in text
     row = "| mean_square | 64 ch, 512 px | fwd       |        1 |       67.1 |   1.00 |       1.00 |         1.00 |"
     assert row in text and "| _square_sum_kernel |" in text
-
-
-def test_lines_for_bench_gpu(tmp_path: Path) -> None:
-    assert moved.main(["--lines", str(tmp_path / "lines"), "--only", "mean_square"]) == 0
-    found = [line["moved"] for line in lines.read(tmp_path / "lines")]
-    assert [row["shape"] for row in found] == ["256 ch, 128 px", "64 ch, 512 px"]
-    assert report.render_moved(found).count("| mean_square |") == 2
 
 
 def test_nothing_to_count(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from bench.ray_cases import RayCase, make, placed, render, render_plain
 from bench.rounded import round_to, rounded_operands
 from stylenerf.kernels import FieldWeights, modulated_mlp
 from stylenerf.kernels.base.launch import record_launches
-from stylenerf.kernels.rays.field_triton import Tile
+from stylenerf.kernels.rays.field_triton import RowTile
 from stylenerf.kernels.rays.hierarchical import hierarchical_tile
 from stylenerf.kernels.rays.single_pass import ray_tile
 from tests.gradients import DEVICE
@@ -189,7 +189,7 @@ def test_a_tile_is_used_and_then_forgotten() -> None:
         return launch.args["BLOCK_R"] * launch.args["BLOCK_S"], launch.num_warps, launch.num_stages
 
     before = tile()
-    with bench_ray_tiles.chosen("single_pass.ray_tile", Tile(64, 8, 3)):
+    with bench_ray_tiles.chosen("single_pass.ray_tile", RowTile(64, 8, 3)):
         assert tile() == (64, 8, 3)
     assert tile() == before != (64, 8, 3)
 

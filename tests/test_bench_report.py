@@ -82,9 +82,17 @@ def test_results_of_a_run_that_ctrl_c_ended_are_readable(tmp_path: pathlib.Path)
     python = [sys.executable, "-m", "pytest", *plugins, str(bench), f"--benchmark-json={results}"]
     done = subprocess.run(python, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stdout + done.stderr
-    rows, skipped, _ = report.load(results)
+    rows, skipped = report.load(results)
     assert rows == [row()]
     assert skipped == {"interrupted before it was timed to the end": ["cut"]}
+
+
+def test_steps_of_a_gpu_run_share_a_table(tmp_path: pathlib.Path) -> None:
+    parts = [("blur", "a[1]"), ("lens", "b[1]")]
+    steps = [{"benchmarks": [{"name": op, "extra_info": row(op=op)}], "skipped": {"no GPU": [n]}} for op, n in parts]
+    (tmp_path / "r.json").write_text(json.dumps({"environment": {}, "steps": steps}))
+    text = report.render(*report.load(tmp_path / "r.json"))
+    assert cells(text, "blur") and cells(text, "lens") and "* no GPU: a (1), b (1)" in text
 
 
 def test_speed_up_stays_in_its_group() -> None:

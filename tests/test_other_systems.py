@@ -59,7 +59,7 @@ bench.compiler.inspect._parser([80])
 os.environ.pop("TRITON_INTERPRET", None)
 assert bench.compiler.inspect.main([]) == 2
 process = unittest.mock.Mock(pid=2**30)
-bench.gpu.runner._kill(process)
+bench.gpu.runner.end(process)
 process.kill.assert_called_once()
 print(len(modules), stylenerf.engine.command_line.main.train_main(["--list-presets"]))
 """

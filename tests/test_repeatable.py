@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 CASES = {
     "FFHQ, batch 4": RayCase(4, fine=14),
     "28 samples, batch 4": RayCase(4, samples=28),
-    "training, batch 4": RayCase(4, rays=1280, fine=14, emit=256, noise=True),
+    "training, batch 4": RayCase(4, rays=1280, fine=14, sample_rays=256, noise=True),
     "width 256, batch 1": RayCase(1, samples=28, width=256),
 }
 

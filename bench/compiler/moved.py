@@ -18,17 +18,13 @@ Within a program nothing counts twice, since registers and the first-level cache
 Nothing is written down beside a kernel that could go out of date: another tile or another loop gives other numbers.
 Torch's own ops count their inputs and outputs once, as do convolutions.
 
-``python -m bench.report --bytes`` prints the numbers; ``TRITON_INTERPRET=1 python -m bench.compiler.moved --lines
-FILE`` keeps them.
+``python -m bench.report --bytes`` prints the numbers.
 """
 
-import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -39,7 +35,6 @@ from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import gate
-from bench.gpu.lines import emit
 from bench.harness import Subject, eager_call, minimal_bytes
 from stylenerf.kernels.base.launch import Launch, record_launches
 from stylenerf.kernels.base.operands import INTERPRETED
@@ -360,17 +355,3 @@ def subjects() -> Iterator[tuple[Subject, tuple[str, ...]]]:
     yield from ((bench_volume.subject(shape), both) for shape in bench_volume.CASES if "packed" not in shape)
     yield from ((bench_modulated_mlp.subject(shape), both) for shape in bench_modulated_mlp.CASES)
     yield from ((bench_rays.subject(shape, "fp16"), forward) for shape in bench_rays.ON_CPU)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.compiler.moved", description=__doc__)
-    parser.add_argument("--lines", type=Path, required=True, help="where rows go, one JSON object per line")
-    parser.add_argument("--only", default="", help="ops and shapes whose name contains it")
-    options = parser.parse_args(argv)
-    for row in rows(options.only):
-        emit(options.lines, moved=row)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,1 +1,1 @@
-"""Everything that needs a GPU, in one command: ``python -m bench.gpu``, or ``make gpu``. See ``--help``."""
+"""Everything that needs a GPU in one command: ``python -m bench.gpu``, or ``make gpu``. See ``--help``."""

@@ -1,191 +1,192 @@
 """The command line of ``python -m bench.gpu``."""
 
 import argparse
-import importlib.util
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from datetime import date
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from bench.gpu.plan import ROOT, Step, steps
 from bench.gpu.runner import Outcome, Runner
-from bench.gpu.stages import ROOT, STAGES, Step, steps, waves
-from bench.gpu.summary import Found, short_table, stage_file, summary, tuning_log
+from bench.gpu.targets import judge
+from bench.report import markdown
 
 ABOUT = """\
-Test, tune and time everything on a GPU, in one command and less than nine minutes.
+Test and time everything on a GPU, and train for a moment, in one command.
 
-Needs a CUDA device and torch, triton, numpy, pytest; what else is missing is named, and the steps that need it are
-left out. Nothing is installed. The project runs from its checkout, by the interpreter that runs this.
+Needs a CUDA device and what pyproject.toml lists under dependencies, with pytest. Nothing is installed. The project
+runs from its checkout, by the interpreter that runs this.
 """
-EXAMPLES = """\
-Every step is a process with a time limit of its own, so that what fails or hangs costs its own results only. Steps that
-take no times share the device at first; then one after the other runs alone. Whatever a step found is written at once:
-when --deadline-s is over, the rest is left out and the results are complete up to there.
+EPILOG = """\
+Steps run in order of worth, each in a process with a time limit, so that a step that fails or hangs costs its own
+results only. Tests share the device; every bench has it for itself. Results are written after every step: when the
+time is over, or after Ctrl-C, they are complete up to there.
 
-results, in --out: one JSON file per stage, summary.json, and tuning.md, a log with the predictions beside what was
-measured, to be completed by decisions. bench.json can be printed again by `python -m bench.report`.
+results: one JSON file with the environment and, for every step, outcome, seconds, verdicts of tests, figures of
+benches, and the end of the output where it failed. `python -m bench.report FILE` prints its tables.
 
-exit status: 0 if everything ran and every test passed (targets may be missed), 1 if not, 2 without a GPU or for a
-command line that makes no sense, 130 if interrupted; results are written in any case but the third.
+exit status: 0 if every step ran and passed (targets may be missed), 1 if not, 2 without a GPU or for a command line
+that makes no sense, 130 if interrupted.
 
 examples:
-  python -m bench.gpu                                  everything, to bench/results/DATE-DEVICE/, or to $OUT if set
-  python -m bench.gpu --dry-run                        what would run, on any machine
-  python -m bench.gpu --only bench --only experiments  some stages
-  python -m bench.gpu --deadline-s 240                 as much as four minutes allow, the most telling first
+  python -m bench.gpu                        everything, to bench/results/TIME-DEVICE.json
+  python -m bench.gpu --list                 the plan with the seconds that each step may take; on any machine
+  python -m bench.gpu --only "bench rays"    some steps
+  python -m bench.gpu --minutes 9            as much as nine minutes allow
+  python -m bench.gpu --resume FILE          what FILE lacks: all that is not "ok" in it, on the same device and commit
 """
 PROBE = """\
-import json, torch
-cuda = torch.cuda.is_available()
-name = torch.cuda.get_device_name() if cuda else None
-print(json.dumps({"torch": torch.__version__, "cuda": cuda, "device": name}))
+import json
+from bench.machine import DEVICE, environment
+print(json.dumps({"cuda": DEVICE.type == "cuda", **environment()}))
 """
-WRITING_S = 5.0  # that must be left for the results
+PROBE_LIMIT_S = 120
 
 
-def main(argv: Sequence[str] | None = None, make: Callable[[int], list[Step]] = steps) -> int:
-    """The command line; ``make`` gives the steps for a number of processors."""
+def main(argv: Sequence[str] | None = None, plan: Callable[[], list[Step]] = steps) -> int:
     options = _parser().parse_args(argv)
-    if options.list:
-        print("\n".join(f"{name:12s} {about}" for name, about in STAGES.items()))
-        return 0
-    chosen = [step for step in make(os.cpu_count() or 1) if not options.only or step.stage in options.only]
-    missing = absent(chosen)
-    device = probe()
-    if options.dry_run:
-        _show_plan(chosen, missing, device)
-        return 0
-    if not device.get("cuda"):
-        found = f"torch {device['torch']}" if device.get("torch") else "no torch"
-        print(f"bench.gpu needs a GPU: wanted a CUDA device, got none ({found}); --dry-run shows what would run")
+    try:
+        chosen = choose(plan(), options.only)
+        if options.list:
+            show(chosen)
+            return 0
+        environment = probe()
+        done = resumed(options.resume, environment) if options.resume else {}
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 2
-    return _run(chosen, missing, options, str(device["device"]))
+    device = "-".join("".join(c if c.isalnum() else " " for c in environment["device"].lower()).split())
+    default = ROOT / "bench" / "results" / f"{datetime.now():%Y-%m-%d-%H%M}-{device}.json"
+    return run(chosen, done, environment, options.resume or options.out or default, options.minutes * 60)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.gpu",
         description=ABOUT,
-        epilog=EXAMPLES,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--out", type=Path, help="folder for the results (default: $OUT, else bench/results/DATE-DEVICE)"
-    )
-    parser.add_argument(
-        "--only", action="append", choices=STAGES, metavar="STAGE", help="run this stage only; may be repeated"
-    )
-    parser.add_argument("--list", action="store_true", help="name the stages and stop")
-    parser.add_argument("--dry-run", action="store_true", help="print stages, steps and commands, and run nothing")
-    parser.add_argument("--deadline-s", type=float, default=525.0, help="seconds for everything (default: %(default)g)")
+    parser.add_argument("--list", "--dry-run", action="store_true", help="print the plan and run nothing")
+    parser.add_argument("--only", action="append", metavar="TEXT", help="steps whose name contains it; may be repeated")
+    parser.add_argument("--minutes", type=float, default=30.0, help="for everything (default: %(default)g)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, metavar="FILE", help="results (default: bench/results/TIME-DEVICE.json)")
+    where.add_argument("--resume", type=Path, metavar="FILE", help="go on with the results of an earlier call")
     return parser
 
 
+def choose(plan: Sequence[Step], only: Sequence[str] | None) -> list[Step]:
+    for text in only or ():
+        if not any(text in step.name for step in plan):
+            raise ValueError(f"--only: wanted a part of a step's name (--list shows them), got {text!r}")
+    return [step for step in plan if not only or any(text in step.name for text in only)]
+
+
+def show(plan: Sequence[Step]) -> None:
+    for number, step in enumerate(plan, start=1):
+        print(f"{number:3d}. {step.name}, at most {step.limit_s:.0f} s{', beside others' if step.shared else ''}")
+        print(f"     {shlex.join(step.command)}")
+
+
 def probe() -> dict[str, Any]:
-    """What torch sees, asked in a process of its own: this one keeps off the GPU."""
+    """Device and versions, asked in another process, since this one keeps off the GPU. Raises: ValueError without."""
+    command, found = [sys.executable, "-c", PROBE], {}
     try:
-        done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=120, cwd=ROOT)
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
-    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
-        found = {}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PROBE_LIMIT_S, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        reason = f"torch {found['torch']}"
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.splitlines() or ["no answer"])[-1]
+    except subprocess.TimeoutExpired:
+        reason = f"no answer within {PROBE_LIMIT_S} s"
+    if not found.pop("cuda", False):
+        raise ValueError(f"GPU: wanted a CUDA device, got none ({reason}); --list shows what would run")
     return found
 
 
-def absent(chosen: Sequence[Step]) -> list[str]:
-    """Packages that some step needs and this interpreter does not have."""
-    needed = dict.fromkeys(name for step in chosen for name in step.needs)
-    return [name for name in needed if importlib.util.find_spec(name) is None]
+def resumed(path: Path, environment: dict[str, Any]) -> dict[str, Outcome]:
+    """Outcomes of an earlier call, by step. Raises: ValueError where it cannot be gone on with here."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        then, outcomes = data["environment"], {step["step"]: Outcome(**step) for step in data["steps"]}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"--resume: wanted results of bench.gpu, got {path}: {error}") from None
+    for name in ("device", "commit"):
+        if then.get(name) != environment[name]:
+            raise ValueError(f"--resume: wanted results with {name} {environment[name]}, got {then.get(name)}")
+    return outcomes
 
 
-def lacking(step: Step, missing: Sequence[str]) -> str:
-    """Why a step is left out, or nothing."""
-    without = [name for name in step.needs if name in missing]
-    return f"not installed: {', '.join(without)}" if without else ""
-
-
-def _show_plan(chosen: Sequence[Step], missing: Sequence[str], device: dict[str, Any]) -> None:
-    print(f"device: {device.get('device') or 'none, so nothing would run here'}")
-    print(f"not installed: {', '.join(missing) or 'nothing that is needed'}")
-    runner = Runner(Path("WORK"), 0.0, python=["python"])
-    for number, wave in enumerate(waves(list(chosen)), start=1):
-        print(f"\n{number}. {'together' if len(wave) > 1 else 'alone'}")
-        for step in wave:
-            reason = lacking(step, missing)
-            print(
-                f"  {step.stage}: {step.name}, at most {step.limit_s:.0f} s{f', left out ({reason})' if reason else ''}"
-            )
-            print(f"    {' '.join(runner.command(step))}")
-
-
-def _run(chosen: Sequence[Step], missing: Sequence[str], options: argparse.Namespace, device: str) -> int:
+def run(
+    plan: Sequence[Step], outcomes: dict[str, Outcome], environment: dict[str, Any], path: Path, budget_s: float
+) -> int:
+    """Run what has no outcome yet that is "ok"; results in ``path`` after every step. Returns: the exit status."""
     start = time.monotonic()
-    out = options.out or Path(os.environ.get("OUT") or ROOT / "bench" / "results" / f"{date.today()}-{_slug(device)}")
-    out.mkdir(parents=True, exist_ok=True)
-    _say(f"{device}; results in {out}")
-    if missing:
-        _say(f"not installed: {', '.join(missing)}")
-    with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:
-        runner = Runner(Path(folder), start + options.deadline_s - WRITING_S, report=_say)
-        for step in chosen:
-            if reason := lacking(step, missing):
-                runner.outcomes.append(Outcome(step.key, step.stage, step.name, "skipped", reason=reason))
-        previous = signal.signal(signal.SIGTERM, _interrupt)
-        interrupted = False
-        try:
-            for wave in waves([step for step in chosen if not lacking(step, missing)]):
-                runner.wave(wave)
-                write(out, runner.outcomes, time.monotonic() - start)
-        except KeyboardInterrupt:
-            interrupted = True
-            _say("interrupted: what was found so far is written")
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-    write(out, runner.outcomes, time.monotonic() - start)
-    _say(f"\n{short_table(Found(runner.outcomes))}\n\n{time.monotonic() - start:.0f} s; results in {out}")
-    return 130 if interrupted else exit_status(runner.outcomes)
+    left = [step for step in plan if step.name not in outcomes or outcomes[step.name].status != "ok"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{environment['device']}; results in {path}", flush=True)
+
+    def report(line: str) -> None:
+        print(f"[{time.monotonic() - start:4.0f} s] {line}", flush=True)
+
+    jobs = max(1, min(12, (os.cpu_count() or 1) * 3 // 4))  # tests compile, which takes a processor each
+    runner, interrupted = Runner(start + budget_s, jobs, report), []
+
+    def stop(number: int, frame: object) -> None:
+        interrupted.append(number)
+        runner.stop()
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for outcome in runner.run(left):
+            if outcome.status != "skipped" or outcome.step not in outcomes:  # or an earlier call's part would be lost
+                outcomes[outcome.step] = outcome
+            write(path, outcomes.values(), environment, time.monotonic() - start)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    print(f"\n{summary(list(outcomes.values()))}\n\n{time.monotonic() - start:.0f} s; results in {path}", flush=True)
+    if interrupted:
+        return 130
+    return 0 if all(outcome.status == "ok" for outcome in outcomes.values()) else 1
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def exit_status(outcomes: Sequence[Outcome]) -> int:
-    bad = any(outcome.status in ("failed", "out of time") for outcome in outcomes)
-    failed = any(line.get("outcome") in ("failed", "error", "crashed") for o in outcomes for line in o.lines)
-    return 1 if bad or failed else 0
-
-
-def write(out: Path, outcomes: Sequence[Outcome], seconds: float) -> None:
-    """Every file, as far as the results go."""
-    found, when = Found(outcomes), str(date.today())
-    files = {f"{stage}.json": stage_file(stage, outcomes) for stage in STAGES if found.has(stage)}
-    files["summary.json"] = summary(found, seconds, when)
-    for name, content in files.items():
-        _replace(out / name, json.dumps(content, indent=1, default=str) + "\n")
-    _replace(out / "tuning.md", tuning_log(found, when))
-
-
-def _replace(path: Path, text: str) -> None:
+def write(path: Path, outcomes: Iterable[Outcome], environment: dict[str, Any], seconds: float) -> None:
     """Whole or not at all, whatever ends this process."""
+    results = {"environment": environment, "seconds": seconds, "steps": [asdict(outcome) for outcome in outcomes]}
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
 
 
-def _slug(device: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in device.lower()).split())
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """What is printed last: targets, verdicts, training, and what went wrong."""
+    rows = [row["extra_info"] for o in outcomes for row in o.benchmarks if "p50_ms" in row["extra_info"]]
+    lines = [*markdown(("target", "wanted", "measured", ""), judge(rows), 1), ""]
+    counts = sum((Counter(outcome.tests) for outcome in outcomes), Counter())
+    lines.append(f"tests and benches: {', '.join(f'{n} {verdict}' for verdict, n in counts.items()) or 'none ran'}")
+    for found in (o.training for o in outcomes if o.training):
+        pace, peak = (f"{found[name] or 0:.3g}" for name in ("images_per_s", "peak_mib"))
+        finite = "finite" if found["finite"] else "NOT FINITE"
+        lines.append(f"training: {found['images']} images, {pace} per second, peak {peak} MiB, losses {finite}")
+    for outcome in outcomes:
+        if outcome.status not in ("ok", "skipped"):
+            lines.append(f"{outcome.status}: {outcome.step}: {outcome.last_words()}")
+            lines += [f"  {name}: {message}" for name, message in outcome.failures.items()][:8]
+    for reason in dict.fromkeys(o.tail for o in outcomes if o.status == "skipped"):
+        names = (o.step for o in outcomes if (o.status, o.tail) == ("skipped", reason))
+        lines.append(f"skipped, {reason}: {', '.join(names)}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,217 +1,172 @@
-"""Runs steps as processes: limits, hangs, crashes, and what each left behind. Nothing here touches a GPU."""
+"""Runs steps as processes, each with a time limit, and collects what each left behind. Nothing here touches a GPU."""
 
+import contextlib
+import json
 import os
 import shlex
 import signal
+import statistics
 import subprocess
-import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bench.gpu import lines
-from bench.gpu.stages import ROOT, Step
+from bench.gpu.plan import ROOT, Step
 
-TAIL = 3000  # characters of output that are kept
-RESTARTS = 6  # of a test run that hung or lost its process
-POLL_S = 0.25
-GRACE_S = 3.0
+TAIL = 3000  # characters of output that are kept of a step that failed
+POLL_S = 0.1
+GRACE_S = 20.0  # after Ctrl-C, to write what has been measured
+LEAST_S = 5.0  # below that a step is not worth starting
+VERDICTS = {"failure": "failed", "error": "failed", "skipped": "skipped"}  # of JUnit's XML
+LOSSES = ("Loss/generator", "Loss/discriminator", "Loss/nerf_path", "Loss/r1")
 
 
 @dataclass
 class Outcome:
-    """What became of a step."""
+    """What became of a step. ``status``: "ok", "failed", "out of time", "interrupted" or "skipped".
+
+    ``benchmarks`` and ``skipped`` are as pytest-benchmark's JSON has them in runs of bench/.
+    """
 
     step: str
-    stage: str
-    name: str
-    status: str  # "ok", "failed", "out of time", "skipped"
+    status: str
     seconds: float = 0.0
-    reason: str = ""
+    limit_s: float = 0.0
     command: str = ""
     exit_code: int | None = None
-    lines: list[dict[str, Any]] = field(default_factory=list)
+    tests: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    benchmarks: list[dict[str, Any]] = field(default_factory=list)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     tail: str = ""
 
-    def facts(self) -> dict[str, Any]:
-        return asdict(self)
+    def line(self) -> str:
+        facts = [self.status, *(f"{count} {verdict}" for verdict, count in self.tests.items())]
+        if self.benchmarks:
+            facts.append(f"{len(self.benchmarks)} timed")
+        return f"{self.step}: {', '.join(facts)}, {self.seconds:.0f} s"
+
+    def last_words(self) -> str:
+        return self.tail.split("\n")[-1][:160]
 
 
 class Runner:
-    """Runs steps in ``work`` until ``deadline``, a time of ``clock``.
+    """Runs steps until ``deadline``, a time of ``time.monotonic``; ``report`` takes lines of progress.
 
-    Args:
-        report: takes one line of progress.
-        launch: Python and what else starts a step; tests replace it.
+    :meth:`stop` may be called from anywhere, a signal handler too: what runs is ended and what follows is skipped.
     """
 
-    def __init__(
-        self,
-        work: Path,
-        deadline: float,
-        *,
-        report: Callable[[str], None] = print,
-        python: Sequence[str] = (sys.executable,),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.work, self.deadline, self.report, self.python, self.clock = work, deadline, report, list(python), clock
-        self.start = clock()
-        self.stopped = False
-        self.outcomes: list[Outcome] = []  # of every step so far, in the order in which they ended
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._lock = threading.Lock()
-
-    def wave(self, steps: Sequence[Step]) -> list[Outcome]:
-        """All at once; in the order given. An interruption ends them all."""
-        with ThreadPoolExecutor(max_workers=len(steps)) as pool:
-            try:
-                return list(pool.map(self.step, steps))
-            except BaseException:
-                self.stop()  # before the pool waits for its threads
-                raise
-
-    def step(self, step: Step) -> Outcome:
-        left = self.deadline - self.clock()
-        if self.stopped or left < 5:
-            return self._done(Outcome(step.key, step.stage, step.name, "skipped", reason="no time left"))
-        limit_s = min(step.limit_s, left)
-        argv = self.command(step)
-        self.report(f"{self._clock()} {step.stage}: {step.name}")
-        begin = self.clock()
-        outcome = Outcome(step.key, step.stage, step.name, "ok", command=shlex.join(argv))
-        ended, again = 0, True
-        while again and ended <= RESTARTS:
-            code, why = self._process(step, argv, limit_s - (self.clock() - begin))
-            ended += 1
-            again = step.tests and why != "limit" and not self.stopped and self._lost(step, code, why)
-        outcome.seconds = self.clock() - begin
-        outcome.exit_code = code
-        outcome.lines = lines.read(self.lines_of(step.key))
-        outcome.tail = _tail(self.work / f"{step.key}.log")
-        if self.stopped:
-            outcome.status, outcome.reason = "out of time", "interrupted"
-        elif why == "limit":
-            outcome.status, outcome.reason = "out of time", f"ended after {limit_s:.0f} s"
-        elif why == "stalled":
-            outcome.status, outcome.reason = "failed", f"no line for {step.stall_s:.0f} s"
-        elif code != 0 and not (step.tests and code in (1, 2, 5)):  # failed tests are results, not a failed run
-            outcome.status, outcome.reason = "failed", f"exit code {code}"
-        return self._done(outcome)
-
-    def command(self, step: Step) -> list[str]:
-        argv = [self._fill(part, step) for part in step.argv]
-        return [*shlex.split(step.program or ""), *self.python, *argv]
-
-    def lines_of(self, key: str) -> Path:
-        return self.work / f"{key}.jsonl"
+    def __init__(self, deadline: float, jobs: int, report: Callable[[str], None] = print) -> None:
+        self.deadline, self.jobs, self.report = deadline, jobs, report
+        self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """End everything that runs; no step starts any more."""
-        self.stopped = True
-        with self._lock:
-            running = list(self._running)
-        for process in running:
-            _kill(process)
+        self._stopped.set()
 
-    def _fill(self, part: str, step: Step) -> str:
-        if part == "{work}":
-            return str(self.work / step.key)
-        if part == "{lines}":
-            return str(self.lines_of(step.key))
-        if part.startswith("{lines:"):
-            return str(self.lines_of(part[len("{lines:") : -1]))
-        return part
+    def run(self, steps: Sequence[Step]) -> Iterator[Outcome]:
+        """Shared steps that follow each other run ``jobs`` at a time, every other step alone; outcomes as they come."""
+        for shared, group in groupby(steps, key=lambda step: step.shared):
+            with ThreadPoolExecutor(self.jobs if shared else 1) as pool:
+                futures = [pool.submit(self.step, step) for step in group]
+                yield from (future.result() for future in as_completed(futures))
 
-    def _process(self, step: Step, argv: list[str], limit_s: float) -> tuple[int | None, str]:
-        """(exit code, "ended" | "limit" | "stalled")."""
-        (self.work / step.key).mkdir(parents=True, exist_ok=True)
-        # kernels are compiled, and output comes as it is written
-        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-        environment |= {"PYTHONUNBUFFERED": "1", **step.extra}
-        with open(self.work / f"{step.key}.log", "ab") as log:
-            process = subprocess.Popen(
-                argv,
-                cwd=ROOT,
-                env=environment,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        with self._lock:
-            self._running.add(process)
-        try:
-            return self._watch(step, process, self.clock() + limit_s)
-        finally:
-            _kill(process)  # and what it started
-            with self._lock:
-                self._running.discard(process)
-
-    def _watch(self, step: Step, process: subprocess.Popen[bytes], until: float) -> tuple[int | None, str]:
-        written, seen = -1, self.clock()
-        while process.poll() is None:
-            now = self.clock()
-            if now >= until or self.stopped:
-                return None, "limit"
-            path = self.lines_of(step.key)
-            size = path.stat().st_size if path.exists() else 0
-            if size != written:
-                written, seen = size, now
-            elif step.tests and now - seen > step.stall_s:
-                return None, "stalled"
-            time.sleep(POLL_S)
-        return process.returncode, "ended"
-
-    def _lost(self, step: Step, code: int | None, why: str) -> bool:
-        """Note down the test that took the process with it; whether the rest is worth another process."""
-        path = self.lines_of(step.key)
-        found = lines.read(path)
-        torn = lines.unfinished(found)
-        reason = f"no line for {step.stall_s:.0f} s" if why == "stalled" else f"the process ended with exit code {code}"
-        for name in torn:
-            lines.emit(path, test=name, outcome="crashed", seconds=0.0, message=reason)
-        return bool(torn) or "sticky" in (found[-1] if found else {})
-
-    def _clock(self) -> str:
-        return f"[{self.clock() - self.start:4.0f} s]"
-
-    def _done(self, outcome: Outcome) -> Outcome:
-        self.outcomes.append(outcome)
-        counts = tally(outcome.lines)
-        told = ", ".join(f"{count} {name}" for name, count in counts.items()) or f"{len(outcome.lines)} results"
-        status = f"{outcome.status}, {outcome.reason}" if outcome.reason else outcome.status
-        self.report(f"{self._clock()}   {outcome.stage}: {outcome.name}: {status}, {told}, {outcome.seconds:.0f} s")
+    def step(self, step: Step) -> Outcome:
+        start = time.monotonic()
+        left = self.deadline - start - GRACE_S
+        if self._stopped.is_set() or left < LEAST_S:
+            return Outcome(step.name, "skipped", tail="interrupted" if self._stopped.is_set() else "no time left")
+        limit_s = min(step.limit_s, left)
+        self.report(f"{step.name} ... at most {limit_s:.0f} s")
+        with tempfile.TemporaryDirectory(prefix="bench-gpu-", ignore_cleanup_errors=True) as folder:
+            work = Path(folder)
+            command = [part.replace("{work}", folder) for part in step.command]
+            outcome = Outcome(step.name, "ok", limit_s=limit_s, command=shlex.join(command))
+            outcome.status, outcome.exit_code = self._process(command, work / "log", start + limit_s)
+            outcome.seconds = time.monotonic() - start
+            collect(work, outcome)
+            if outcome.status != "ok":
+                outcome.tail = (work / "log").read_text(encoding="utf-8", errors="replace").strip()[-TAIL:]
+        self.report(outcome.line())
         return outcome
 
+    def _process(self, command: list[str], log: Path, until: float) -> tuple[str, int | None]:
+        """(status, exit code)."""
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}  # kernels are to be compiled
+        environment["PYTHONUNBUFFERED"] = "1"  # or the last lines of a killed process would be lost
+        with open(log, "wb") as file:
+            try:
+                process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file,
+                                           stderr=file, start_new_session=True)  # fmt: skip
+            except OSError as error:
+                file.write(f"{command[0]}: {error.strerror}\n".encode())
+                return "failed", None
+        try:
+            while process.poll() is None:
+                if self._stopped.wait(POLL_S):
+                    return "interrupted", None
+                if time.monotonic() >= until:
+                    return "out of time", None
+            return "ok" if process.returncode == 0 else "failed", process.returncode
+        finally:
+            end(process)
 
-def tally(found: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Tests by outcome."""
-    counts: dict[str, int] = {}
-    for line in found:
-        if "test" in line:
-            counts[line["outcome"]] = counts.get(line["outcome"], 0) + 1
-    return counts
 
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it started: ask first, since CUDA likes to be left in order."""
+def end(process: "subprocess.Popen[bytes]", grace_s: float = GRACE_S) -> None:
+    """End a process and all that it started: first by Ctrl-C, so that it can write what it has, then by force."""
     if not hasattr(os, "killpg"):  # Windows has no groups of processes
         process.kill()
         return
-    for sign, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
-        try:
-            os.killpg(process.pid, sign)
-        except (ProcessLookupError, PermissionError):
-            break
-        try:
-            process.wait(patience_s)
-        except subprocess.TimeoutExpired:
+    for sign, patience_s in ((signal.SIGINT, grace_s), (signal.SIGKILL, grace_s)):
+        if process.poll() is not None and sign == signal.SIGINT:
             continue
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # OSError: the group is gone
+            os.killpg(process.pid, sign)
+            process.wait(patience_s)
 
 
-def _tail(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")[-TAIL:] if path.exists() else ""
+def collect(work: Path, outcome: Outcome) -> None:
+    """Add what a step wrote into its folder; a file that is absent or was cut off is passed over."""
+    with contextlib.suppress(OSError, ElementTree.ParseError):
+        for case in ElementTree.parse(work / "junit.xml").iter("testcase"):
+            if case.get("name") is None:  # ended by Ctrl-C: neither passed nor failed
+                continue
+            said = next((child for child in case if child.tag in VERDICTS), None)
+            verdict = "passed" if said is None else VERDICTS[said.tag]
+            outcome.tests[verdict] = outcome.tests.get(verdict, 0) + 1
+            if said is not None and verdict == "failed":
+                message = str(said.get("message")).split("\n")[0][:160]
+                outcome.failures[f"{case.get('classname')}.{case.get('name')}"] = message
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((work / "bench.json").read_text(encoding="utf-8"))
+        outcome.benchmarks = [{key: row[key] for key in ("name", "extra_info")} for row in found["benchmarks"]]
+        outcome.skipped = found.get("skipped", {})
+    with contextlib.suppress(OSError, ValueError):
+        lines = (work / "run" / "stats.jsonl").read_text(encoding="utf-8").splitlines()
+        outcome.training = training([json.loads(line) for line in lines if line.endswith("}")])
+        if not outcome.training["finite"]:
+            outcome.status = "failed"
+
+
+def training(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Images per second (median), peak memory, losses, and whether every loss and gradient was finite."""
+    trained = [row for row in rows if "Loss/generator" in row]
+    # the first row holds what is done once: compiling, cuDNN's choices
+    paces = [row["Time/sec_per_kimg"] for row in trained[1:] if row.get("Time/sec_per_kimg")]
+    replaced = sum(value or 0 for row in trained for name, value in row.items() if name.endswith("_nonfinite"))
+    losses = {name: [row[name] for row in trained if name in row] for name in LOSSES}
+    return {
+        "images": rows[-1].get("Progress/images", 0) if rows else 0,
+        "images_per_s": 1000 / statistics.median(paces) if paces else None,
+        "peak_mib": max((row["Memory/peak_mib"] for row in trained if row.get("Memory/peak_mib")), default=None),
+        # a number that is not finite is null in the file
+        "finite": bool(trained) and not replaced and not any(None in values for values in losses.values()),
+        "losses": {name: [values[0], values[-1]] for name, values in losses.items() if values},
+    }
