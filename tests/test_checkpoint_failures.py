@@ -305,7 +305,8 @@ INTERRUPTED_TWICE = """
 import os, signal, sys, torch
 from pathlib import Path
 from stylenerf.engine.training import checkpoint
-from stylenerf.engine.command_line.guard import Interrupt, run_guarded
+from stylenerf.engine.command_line.guard import run_guarded
+from stylenerf.engine.interrupt import Interrupt
 torch.set_num_threads(1)  # threads do not survive a fork, and a child would wait for them
 owners = {"sink": checkpoint._Sink, "os": os, "checkpoint": checkpoint}
 

@@ -12,8 +12,9 @@ from typing import NoReturn
 
 import pytest
 
-from stylenerf.engine.command_line.guard import Interrupt, run_guarded
+from stylenerf.engine.command_line.guard import run_guarded
 from stylenerf.engine.errors import UserError
+from stylenerf.engine.interrupt import Interrupt
 from tests.conftest import ROOT
 
 
@@ -170,7 +171,7 @@ def test_outside_the_main_thread_it_does_nothing(own_handlers: list[int]) -> Non
 # In a process of its own: a fork of the test process would carry torch's threads with it.
 WORKER = """
 import os, signal, sys
-from stylenerf.engine.command_line.guard import Interrupt
+from stylenerf.engine.interrupt import Interrupt
 with Interrupt() as interrupt:
     child = os.fork()
     if child == 0:
@@ -192,7 +193,8 @@ def test_forked_worker_ignores_ctrl_c_and_obeys_sigterm() -> None:
 
 TRAIN = """
 import sys, time
-from stylenerf.engine.command_line.guard import Interrupt, run_guarded
+from stylenerf.engine.command_line.guard import run_guarded
+from stylenerf.engine.interrupt import Interrupt
 def train():
     with Interrupt() as interrupt:
         print("started", flush=True)

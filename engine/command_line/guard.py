@@ -1,14 +1,10 @@
-"""What stands between a command and the shell: one-line errors, exit codes, orderly interruption."""
+"""The end of a command: one-line errors and exit codes."""
 
 import contextlib
 import errno
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import Any
 
 from ..errors import UserError, one_line, os_reason
 
@@ -17,7 +13,6 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_NOTICE = b"\ninterrupted: finishing this round, then saving (once more to stop at once)\n"
 
 
 def run_guarded(fn: Callable[[], int | None]) -> int:
@@ -53,56 +48,6 @@ def write_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-
-
-class Interrupt:
-    """Context manager: the first SIGINT or SIGTERM sets ``requested``, the second raises KeyboardInterrupt.
-
-    A training loop asks ``requested`` after each step, writes its checkpoint and then raises KeyboardInterrupt itself,
-    so that the command ends with 130 either way. The handlers that stood before come back on exit. Outside the main
-    thread, which no signal reaches, nothing is installed.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self._requested = False
-        self._owner = 0
-        self._before: dict[signal.Signals, Any] = {}
-
-    @property
-    def requested(self) -> bool:
-        return self._requested
-
-    def __enter__(self) -> "Interrupt":
-        self._owner, self._requested = os.getpid(), False
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            # None: it was installed from C and cannot be put back from here.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._before = {}
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._owner:
-            self._handle_in_child(number)
-        elif self._requested:
-            raise KeyboardInterrupt
-        else:
-            self._requested = True
-            with contextlib.suppress(OSError):
-                os.write(2, _NOTICE)  # print() may be what the signal interrupted, and it is not reentrant
-
-    def _handle_in_child(self, number: int) -> None:
-        """A forked worker inherits this handler: Ctrl-C is its parent's business, SIGTERM has to end it."""
-        if number == signal.SIGTERM:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
 
 
 def _fail(line: str) -> int:

@@ -305,7 +305,7 @@ class Stepper:
         self.nonfinite[name] = bad if before is None else before | bad
 
     def _update(self, phase: str, module: nn.Module, optimiser: torch.optim.Adam) -> None:
-        """Count and replace what is not finite, step, forget the gradients."""
+        """Sanitise the gradients (count non-finite ones, replace them), step the optimiser, clear the gradients."""
         pairs = [(p, p.grad) for p in module.parameters() if p.grad is not None]
         flat = torch.cat([grad.flatten() for _, grad in pairs])  # one pass each instead of one per parameter
         self.stats.add(f"Gradient/{phase}_norm", flat.norm())

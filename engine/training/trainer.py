@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 import torch
 
-from ..command_line.guard import Interrupt
 from ..data import Dataset, camera_from_label, open_dataset
 from ..errors import UserError, one_line
 from ..files import write_whole
+from ..interrupt import Interrupt
 from .checkpoint import check_writable, latest_checkpoint, read_checkpoint, write_checkpoint
 from .config import FREE_ON_RESUME, NETWORK_SECTIONS, Config
 from .config_io import apply_overrides, from_dict, leaves, to_dict

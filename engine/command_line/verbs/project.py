@@ -10,7 +10,7 @@ from ...applications.project.projection_options import ProjectionOptions
 from ...applications.render.choices import TERMS
 from ...applications.render.label_argument import add_label_argument
 from ...errors import UserError
-from ..guard import Interrupt
+from ...interrupt import Interrupt
 from .common import hold_folder, new_folder
 
 if TYPE_CHECKING:
