@@ -10,6 +10,7 @@ from tests.inputs import source
 from tests.roundings import several_roundings
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where kernels run; interpreted on a CPU
+CHECKS = ("test_schema", "test_faketensor", "test_autograd_registration")  # of opcheck
 Op = Callable[..., Tensor | tuple[Tensor, ...]]
 
 

@@ -9,8 +9,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from stylenerf.kernels.rays.hierarchical import SLOTS, hierarchical_tile
 from stylenerf.kernels.rays.importance_ref import importance_sample_ref
 from stylenerf.kernels.rays.render import FieldWeights, RayDraws, RayFeatures, RaySpan, render_points, render_rays
+from stylenerf.kernels.rays.single_pass import ray_tile
 from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import DEVICE, cotangents, leaves, outputs_and_gradients
 from tests.inputs import FIELD_CASES, FieldCase, make_draws, make_field, make_fractions, make_points, make_rays
@@ -186,3 +188,10 @@ def second_order(run: RayRun, impl: str, precision: str = "fp32", dtype: torch.d
     drawn = cotangents(grads, single, 200)
     again = torch.autograd.grad(grads, list(named.values()), drawn, allow_unused=True, materialize_grads=True)
     return dict(zip(named, again))
+
+
+def tile_rays(kind: Kind, samples: int, precision: str = "fp32") -> int:
+    """Rays of one program."""
+    if kind == "hierarchical":
+        return hierarchical_tile(32, precision, DEVICE).rows // SLOTS
+    return ray_tile(32, samples, precision, DEVICE).rows // max(4, 1 << (samples - 1).bit_length())

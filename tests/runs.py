@@ -13,8 +13,8 @@ from stylenerf.engine.command_line.main import train_main
 from stylenerf.engine.errors import UserError
 from stylenerf.engine.training.checkpoint import latest_checkpoint, read_checkpoint
 from stylenerf.engine.training.stats import read_stats
+from tests.checkpoints import assert_state_equal
 from tests.conftest import ROOT
-from tests.test_checkpoint import assert_state_equal
 from tests.tiny import write_tiny
 
 PATIENCE_S = 120.0

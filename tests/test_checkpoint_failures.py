@@ -23,8 +23,8 @@ from stylenerf.engine.training.checkpoint import (
     verify,
     write_checkpoint,
 )
+from tests.checkpoints import assert_state_equal, images, names, spoil, state_of, write
 from tests.conftest import ROOT
-from tests.test_checkpoint import assert_state_equal, images, names, spoil, state_of, write
 
 
 def _fail_at_call(number: int, real: Callable[..., Any], code: int = errno.ENOSPC) -> Callable[..., Any]:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,19 @@ from tests import snapshots as s
 from tests.closeness import assert_image_close
 from tests.conftest import ROOT, load_fixture
 from tests.inputs import seeded
+from tests.public_forms import (
+    BASE,
+    GENERATORS,
+    changed,
+    make,
+    paths,
+    public_kwargs,
+    public_state,
+    recorded_kwargs,
+    small,
+    without,
+)
 from tests.runs import digests
-from tests.test_official import BASE, GENERATORS, make, public_kwargs, public_state, recorded_kwargs
 
 FORMS = {"plain": dict, "omegaconf": s.omega, "easydict": s.easy, "launched": s.launched, "leaves": s.launched_leaves}
 
@@ -45,11 +55,6 @@ def snapshot(
             for values in (state, {n: value if n.endswith("alpha") else 2 * value for n, value in state.items()})
         ]
         return s.write_snapshot(file, s.contents(networks[1], G_ema=networks[0]))
-
-
-@cache
-def small() -> tuple[dict[str, Any], dict[str, Tensor]]:
-    return public_kwargs(BASE), public_state(seeded(lambda: Generator(BASE)))
 
 
 def converted(file: Path, kwargs: dict[str, Any], state: dict[str, Tensor]) -> Converted:
@@ -109,30 +114,6 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     "mode": ("synthesis_kwargs.upsample_mode",),
     "fields": ("synthesis_kwargs.foreground_kwargs", "synthesis_kwargs.background_kwargs"),
 }
-
-
-def inside(kwargs: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
-    """The section that holds the dotted name, and the last part of the name."""
-    *path, last = name.split(".")
-    for part in path:
-        kwargs = kwargs[part]
-    return kwargs, last
-
-
-def without(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
-    """``kwargs`` less the dotted names."""
-    kwargs = copy.deepcopy(kwargs)
-    for name in names:
-        section, last = inside(kwargs, name)
-        del section[last]
-    return kwargs
-
-
-def changed(kwargs: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
-    kwargs = copy.deepcopy(kwargs)
-    section, last = inside(kwargs, name)
-    section[last] = value
-    return kwargs
 
 
 @pytest.mark.parametrize("case", LEFT_OUT)
@@ -301,13 +282,6 @@ def test_wrong_tensors_are_refused_by_name(case: str, tmp_path: Path) -> None:
 
 ODD = [None, -1, 0, 1, 3, 2**31, 2**63, 2**100, 1e30, float("nan"), float("inf"), True, "x", "", "\x1b[2J", [], [1, 2],
        [2, 1], ["a", "b"], {}, {"a": 1}, {"\x1b[2J": 1}, 10**9, 4097, "default", "pixelshuffle"]  # fmt: skip
-
-
-def paths(kwargs: dict[str, Any], above: str = "") -> list[str]:
-    found = []
-    for name, value in kwargs.items():
-        found += [above + name, *(paths(value, f"{above}{name}.") if isinstance(value, dict) else [])]
-    return found
 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -19,7 +19,7 @@ from stylenerf.models.upsampler import ToRGB
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
 from tests.inputs import FIELD_CASES, cameras, make_draws, make_rays, seeded, source, tiny_generator_config
-from tests.test_rays import SPAN
+from tests.ray_runs import SPANS
 
 NERF = {"fg": "ws", "bg": "z_shape", "fg_skip_ema": "ws"}
 COMPARED = {
@@ -178,7 +178,7 @@ def test_heads_after_aggregation_equal_heads_before(end: Any, fine: bool) -> Non
     shape = FIELD_CASES["odd"]
     draws = make_draws(shape)
     draws = draws if fine else replace(draws, fine_u=None, fine_noise=None)
-    span, rays, trunk = replace(SPAN, far_end=end), make_rays(shape), field.trunk(ws)
+    span, rays, trunk = replace(SPANS["linear"], far_end=end), make_rays(shape), field.trunk(ws)
 
     def shade(hidden: Tensor, total: Tensor) -> Tensor:
         features = field.features(hidden, total, ws)

@@ -2,27 +2,16 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from importlib import import_module
 
 import pytest
 
-from tests import (
-    test_camera,
-    test_discriminator,
-    test_encode,
-    test_field,
-    test_generator,
-    test_importance,
-    test_layers,
-    test_mapping,
-    test_sampling,
-    test_upsampler,
-    test_volume,
-)
 from tests.conftest import FULL_SET, ROOT, load_fixture
 from tests.recorded.small_set import SMALL_SET, load_small_set, subset
 
-MODULES = (test_camera, test_discriminator, test_encode, test_field, test_generator, test_importance, test_layers,
-           test_mapping, test_sampling, test_upsampler, test_volume)  # fmt: skip
+# the test modules that say what they compare
+FILES = sorted(path for path in (ROOT / "tests").glob("test_*.py") if "\nCOMPARED = " in path.read_text())
+MODULES = [import_module(f"tests.{path.stem}") for path in FILES]
 
 # read by the tests of the 2-D ops and of training, which name these groups in their own text
 ELSEWHERE = {

@@ -13,12 +13,13 @@ from stylenerf.kernels.base.register import namespace
 from stylenerf.models.discriminator import Discriminator, DiscriminatorOptions
 from stylenerf.models.growth import Growth
 from stylenerf.models.official import discriminator_from_official, discriminator_name
-from tests import test_discriminator, test_train_phases
 from tests.closeness import assert_relative
 from tests.conftest import Fixture, at_hand, load_fixture
 from tests.gradients import DEVICE
 from tests.inputs import make_image, seeded, tiny_discriminator_config
 from tests.on_kernels import ops_as_on_a_device
+from tests.recorded import discriminator as recorded
+from tests.recorded.phases import compare_r1_step
 
 KERNELS = {"upfirdn2d", "bias_act", "bias_act_grad"}  # what a discriminator's passes of any order are made of
 REPLACED = {"aten::leaky_relu", "aten::leaky_relu_backward", "aten::clamp"}  # what the plain forms are made of
@@ -105,7 +106,7 @@ def test_r1_is_that_of_the_plain_form(case: Case, on_kernels: Any) -> None:
 
 @pytest.fixture
 def reference(on_kernels: Any) -> tuple[Fixture, Discriminator]:
-    f = load_fixture(test_discriminator.FIXTURE)
+    f = load_fixture(recorded.FIXTURE)
     on_kernels()
     return f, discriminator_from_official(json.loads(f.text("meta/config_json")), f.state("sd/")).to(DEVICE)
 
@@ -114,7 +115,7 @@ SMALL = ("a0_16", "a025_32_tuple")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in test_discriminator.CASES if case not in SMALL])
+@pytest.mark.parametrize("case", [case for case in recorded.CASES if case not in SMALL])
 def test_more_reference_logits(case: str, reference: tuple[Fixture, Discriminator]) -> None:
     test_reference_logits(case, reference)
 
@@ -122,19 +123,19 @@ def test_more_reference_logits(case: str, reference: tuple[Fixture, Discriminato
 @pytest.mark.parametrize("case", SMALL)
 def test_reference_logits(case: str, reference: tuple[Fixture, Discriminator]) -> None:
     f, d = reference
-    logits = d(f[f"img{case.split('_')[1]}"].to(DEVICE), options=test_discriminator.options_of(f, case))
+    logits = d(f[f"img{case.split('_')[1]}"].to(DEVICE), options=recorded.options_of(f, case))
     assert_relative(case, logits.cpu(), f[f"{case}/logits"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", at_hand(test_discriminator.FIXTURE, test_discriminator.TAPPED, "b8_img"))
+@pytest.mark.parametrize("case", at_hand(recorded.FIXTURE, recorded.TAPPED, "b8_img"))
 def test_reference_blocks(case: str, reference: tuple[Fixture, Discriminator]) -> None:
     f, d = reference
     taps: dict[str, tuple[Tensor, Tensor]] = {}
     for name, block in d.blocks.items():
         block.register_forward_hook(lambda _m, _i, out, name=name: taps.__setitem__(name, out))
-    d(f[f"img{case.split('_')[1]}"].to(DEVICE), options=test_discriminator.options_of(f, case))
-    assert tuple(int(name[1:]) for name in taps) == test_discriminator.TAPPED[case]
+    d(f[f"img{case.split('_')[1]}"].to(DEVICE), options=recorded.options_of(f, case))
+    assert tuple(int(name[1:]) for name in taps) == recorded.TAPPED[case]
     for name, (x, image) in taps.items():
         assert_relative(f"{name}_x", x[:, :4].cpu(), f[f"{case}/{name}_x_c4"])
         assert_relative(f"{name}_img", image.cpu(), f[f"{case}/{name}_img"])
@@ -162,4 +163,4 @@ def test_reference_r1(reference: tuple[Fixture, Discriminator]) -> None:
 @pytest.mark.parametrize("case", ["dreg_a1", "dreg_a025"])
 def test_r1_step(case: str, on_kernels: Any) -> None:
     on_kernels()
-    test_train_phases.test_r1_step(case)
+    compare_r1_step(case)

@@ -10,12 +10,12 @@ from stylenerf.kernels.rays import hierarchical
 from stylenerf.kernels.rays import single_pass as rays
 from stylenerf.kernels.rays.field_triton import RowTile
 from stylenerf.kernels.rays.render import render_points, render_rays
-from stylenerf.models.generator import RenderOptions
-from tests import test_generator, test_train_phases
 from tests.conftest import at_hand
 from tests.gradients import DEVICE
+from tests.recorded import generator as recorded
+from tests.recorded import phases
 
-RUNS = [run for run in test_generator.RUNS if run != "a0_c"]
+RUNS = [run for run in recorded.RUNS if run != "a0_c"]
 
 
 @pytest.fixture(autouse=True)
@@ -39,51 +39,41 @@ def fused_rays(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         large = partial(RowTile, 512, 8, 2)
         monkeypatch.setattr(hierarchical, "hierarchical_tile", lambda *_: large())
         monkeypatch.setattr(rays, "ray_tile", lambda *_: large())
-    test_generator.rendered.cache_clear()  # what the plain pass rendered
+    recorded.rendered.cache_clear()  # what the plain pass rendered
     return ran
 
 
 @pytest.fixture(autouse=True)
 def forget() -> Any:
     yield
-    test_generator.rendered.cache_clear()
+    recorded.rendered.cache_clear()
 
 
 def test_reference_numbers(fused_rays: list[str]) -> None:
-    test_generator.test_reference_numbers("a0_c")
+    recorded.compare_run("a0_c")
     assert fused_rays == ["render_rays", "render_points"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", at_hand(test_generator.FIXTURE, RUNS, "img"))
+@pytest.mark.parametrize("run", at_hand(recorded.FIXTURE, RUNS, "img"))
 def test_every_run_of_the_reference_numbers(run: str) -> None:
-    test_generator.test_reference_numbers(run)
+    recorded.compare_run(run)
 
 
 @pytest.mark.slow
 def test_half_precision() -> None:
-    """As near to single precision as the public half precision, whose field stays in single, is on average.
-
-    Single rays are off by more: where density rises steeply, rounding moves a fine sample to another bin.
-    """
-    f, g = test_generator.reference()
-    options = RenderOptions(alpha=float(f["fp16_b1_c/alpha"]), precision="fp16")
-    half = g.synthesis(f["ws"], test_generator.camera_of(f, "fp16_b1_c"), z_bg=f["z_shape_bg"], options=options).image
-    single = f["a1_c/img"]
-    err, public = (half - single).abs(), (f["fp16_b1_c/img"] - single).abs()
-    assert 1e-4 < err.mean() <= 2 * public.mean()
-    assert err.max() <= 0.03 * single.std()
+    recorded.compare_half_precision()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", at_hand(test_train_phases.FIXTURE, ["gmain_a0", "gmain_a1"], "img"))
+@pytest.mark.parametrize("case", at_hand(phases.FIXTURE, ["gmain_a0", "gmain_a1"], "img"))
 def test_generator_step(case: str, fused_rays: list[str]) -> None:
-    test_train_phases.test_generator_step(case)
+    phases.compare_generator_step(case)
     assert fused_rays == ["render_rays", "render_points"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", at_hand(test_train_phases.FIXTURE, ["greg_a1"], "img"))
+@pytest.mark.parametrize("case", at_hand(phases.FIXTURE, ["greg_a1"], "img"))
 def test_path_length_step(case: str, fused_rays: list[str]) -> None:
-    test_train_phases.test_path_length_step(case)
+    phases.compare_path_length_step(case)
     assert fused_rays == ["render_rays", "render_points"]

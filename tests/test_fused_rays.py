@@ -10,13 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stylenerf.kernels.rays.hierarchical import SLOTS, hierarchical_tile
 from stylenerf.kernels.rays.render import FieldWeights, RayDraws, RaySpan, render_rays
-from stylenerf.kernels.rays.single_pass import ray_tile
 from tests.closeness import assert_no_worse_than_torch
 from tests.gradients import DEVICE, cotangents, outputs_and_gradients
 from tests.inputs import FIELD_CASES, FieldCase
-from tests.ray_runs import OUTPUTS, SPANS, Kind, RayRun, assert_pass_matches, assert_positions_follow
+from tests.ray_runs import OUTPUTS, SPANS, Kind, RayRun, assert_pass_matches, assert_positions_follow, tile_rays
 from tests.roundings import several_roundings
 
 KINDS: tuple[Kind, ...] = ("single", "hierarchical", "points")
@@ -117,13 +115,6 @@ def test_matches_with_fine_samples(samples: tuple[int, int]) -> None:
     assert_positions_follow(run, "fp32", got)
 
 
-def tile_rays(kind: Kind, samples: int, precision: str = "fp32") -> int:
-    """Rays of one program."""
-    if kind == "hierarchical":
-        return hierarchical_tile(32, precision, DEVICE).rows // SLOTS
-    return ray_tile(32, samples, precision, DEVICE).rows // max(4, 1 << (samples - 1).bit_length())
-
-
 @pytest.mark.parametrize("over", [-1, 0, 1])
 @pytest.mark.parametrize("kind, samples", [("single", 3), ("points", 7), ("hierarchical", 5)])
 def test_matches_at_the_edge_of_a_tile(kind: Kind, samples: int, over: int) -> None:
@@ -170,12 +161,12 @@ def test_nothing_in_nothing_out(kind: Kind, hidden: int, batch: int, rays: int) 
     assert all(torch.equal(got[name], want[name]) for name in want if name.startswith("gradient"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("output", OUTPUTS)
+# depths and fractions of given points are an input, handed through
+@pytest.mark.parametrize("output, kind", [
+    (output, kind) for output in OUTPUTS for kind in KINDS if kind != "points" or output not in ("depths", "fractions")
+])  # fmt: skip
 def test_one_output_alone(output: str, kind: Kind) -> None:
     run = RayRun(replace(SMALL, batch=1, rays=2, samples=3, fine=2), kind, SPANS["inverse"], sample_rays=1)
-    if kind == "points" and output in ("depths", "fractions"):
-        pytest.skip("an input, handed through")
 
     def pick(impl: str) -> Any:
         return lambda *args: run.op(impl)(*args)[OUTPUTS.index(output)]

@@ -8,15 +8,7 @@ from torch import Tensor
 
 from tests.gradients import cotangents
 from tests.inputs import FieldCase
-from tests.ray_runs import (
-    BLUNT,
-    SPANS,
-    Kind,
-    RayRun,
-    assert_positions_follow,
-    assert_rounded_pass_matches,
-)
-from tests.test_fused_rays import tile_rays
+from tests.ray_runs import BLUNT, SPANS, Kind, RayRun, assert_positions_follow, assert_rounded_pass_matches, tile_rays
 
 KINDS: tuple[Kind, ...] = ("single", "hierarchical", "points")
 HALF = ("fp16", "bf16")

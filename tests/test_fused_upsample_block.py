@@ -1,7 +1,6 @@
 """The upsampling block as kernels: against the plain form in float64, rounding, borders."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -20,25 +19,8 @@ from stylenerf.kernels.blocks.upsample_features import Adapter
 from stylenerf.kernels.blocks.upsample_features_ref import corner_average
 from stylenerf.kernels.filters.upfirdn2d_ref import upfirdn2d_ref
 from tests.closeness import assert_relative
-from tests.gradients import DEVICE, assert_derivatives_match, assert_kernel_matches, outputs_and_gradients
-from tests.inputs import source
-
-Op = Callable[..., Tensor]
-HALF = torch.float16
-
-
-class Case(NamedTuple):
-    mode: str = "nn_cat"
-    shape: tuple[int, int, int, int] = (2, 6, 3, 5)  # of x
-    channels: int = 8
-    rows: int = 2  # of styles
-    hidden: int | None = None  # C/4
-    blur: bool = True
-    bias: bool = True
-    noise: tuple[int, ...] | None = None
-    clamp: float | None = None
-    kernel: int = 1
-
+from tests.gradients import CHECKS, DEVICE, assert_derivatives_match, assert_kernel_matches, outputs_and_gradients
+from tests.upsample_blocks import HALF, Case, make, op
 
 CASES = {
     "one pixel": Case(shape=(1, 1, 1, 1), channels=4, rows=1),
@@ -70,48 +52,6 @@ CASES = {
     "transposed, 1x1": Case("transposed", shape=(4, 3, 2, 1), noise=(8, 4, 2), channels=8),
     "transposed, no images": Case("transposed", shape=(0, 6, 3, 5), kernel=3),
 }
-
-
-def make(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Inputs of ``op``, all of ``dtype``."""
-    g = source(0)
-    C, D, (N, I, H, W) = case.channels, case.hidden or case.channels // 4, case.shape  # noqa: E741
-
-    def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return (scale * torch.randn(shape, generator=g, dtype=torch.float64)).to(DEVICE, dtype)
-
-    rows = case.rows if N else 0
-    inputs = {
-        "x": normal(N, I, H, W),
-        "weight": normal(C, I, case.kernel, case.kernel),
-        "styles": 1 + normal(rows, I, scale=0.3),
-    }
-    if case.mode not in ("bilinear", "transposed"):
-        both, phases = (2 * C, 1) if case.mode == "nn_cat" else (C, 4)
-        inputs |= {"weight0": normal(D, both, scale=both**-0.5), "bias0": normal(D, scale=0.3)}
-        inputs |= {"weight1": normal(phases * C, D, scale=D**-0.5), "bias1": normal(phases * C, scale=0.3)}
-    inputs["input_gain"] = 0.7 + normal(scale=0.1)
-    if case.bias:
-        inputs["bias"] = normal(C, scale=0.3)
-    if case.noise is not None:
-        inputs["noise"] = normal(*case.noise)
-    return inputs
-
-
-def op(case: Case, impl: str) -> Op:
-    """``upsample_block`` as a function of the inputs' values in order."""
-    names = tuple(make(case))
-
-    def run(*values: Tensor) -> Tensor:
-        given = dict(zip(names, values))
-        layers = [given.pop(name) for name in ("weight0", "bias0", "weight1", "bias1") if name in given]
-        x, weight, styles = (given.pop(name) for name in ("x", "weight", "styles"))
-        adapter = Adapter(*layers) if layers else None
-        taps = TAPS if case.blur else None
-        options: Any = given | {"clamp": case.clamp, "taps": taps, "impl": impl}
-        return upsample_block(x, weight, styles, mode=case.mode, adapter=adapter, **options)
-
-    return run
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -223,9 +163,6 @@ def test_second_order(mode: str, kernel: int) -> None:
     noise = None if mode == "bilinear" else (4, 4)
     case = Case(mode, shape=(1, 2, 2, 2), channels=4, rows=1, noise=noise, clamp=1.0, kernel=kernel)
     assert_derivatives_match(op(case, "triton"), op(case, "ref"), make(case))
-
-
-CHECKS = ("test_schema", "test_faketensor", "test_autograd_registration")
 
 
 @pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle"])

@@ -11,9 +11,9 @@ from stylenerf.kernels.blocks.upsample_block_forward import Combine
 from stylenerf.kernels.blocks.upsample_block_triton import upsample_whole
 from stylenerf.kernels.blocks.upsample_block_whole import plan_whole
 from tests.closeness import assert_no_worse_than_torch, assert_relative
-from tests.gradients import DEVICE, cotangents, derivatives, outputs_and_gradients
+from tests.gradients import CHECKS, DEVICE, cotangents, derivatives, outputs_and_gradients
 from tests.roundings import several_roundings
-from tests.test_fused_upsample_block import CHECKS, HALF, Case, make, op
+from tests.upsample_blocks import HALF, Case, make, op
 
 BRAIN = torch.bfloat16
 CASES = {

@@ -15,8 +15,8 @@ from stylenerf.engine.command_line.main import train_main
 from stylenerf.engine.training.checkpoint import latest_checkpoint, read_checkpoint
 from stylenerf.engine.training.monitor import Monitor
 from stylenerf.engine.training.step import Interrupted, Stepper
+from tests.checkpoints import assert_state_equal
 from tests.runs import assert_same_run, config_file, fresh, train_here
-from tests.test_checkpoint import assert_state_equal
 from tests.tiny import build, tiny_config
 
 PHASES = ("generator", "path length", "discriminator", "R1")

@@ -15,10 +15,9 @@ from stylenerf.engine.training.checkpoint import read_checkpoint
 from stylenerf.engine.training.trainer import Trainer, open_training_data
 from stylenerf.models.camera import Camera
 from tests import snapshots as s
-from tests.models_at_hand import PRIOR, tiny_model
+from tests.models_at_hand import PRIOR, rewrite, tiny_model
 from tests.picture_files import encoded, picture, write_folder
-from tests.test_model_io import rewrite
-from tests.test_official import make, public_kwargs, public_state
+from tests.public_forms import make, public_kwargs, public_state
 from tests.tiny import CPU, tiny_config
 
 

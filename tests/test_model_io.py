@@ -1,6 +1,5 @@
 """Models on the disk: runs, checkpoints and converted models load; anything else is one line."""
 
-import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -17,8 +16,9 @@ from stylenerf.models.camera import CameraPrior
 from stylenerf.models.config import GeneratorConfig
 from stylenerf.models.generator import Generator
 from tests.inputs import cameras, seeded, source
+from tests.models_at_hand import rewrite
+from tests.public_forms import BASE, GENERATORS, make
 from tests.runs import digests
-from tests.test_official import BASE, GENERATORS, make
 from tests.tiny import build, tiny_config
 
 PRIOR = CameraPrior("uniform", yaw=(-3.0, 3.0), pitch=(0.5, 2.5), radius=(0.9, 1.0), fov_deg=30.0)
@@ -102,22 +102,6 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 # what cannot be loaded
-
-
-def rewrite(model: Path, meta: Any = None, state: Any = None, raw: bytes | None = None) -> None:
-    """Change a model and let its manifest agree, as somebody who means harm would."""
-    if meta is not None:
-        text = meta if isinstance(meta, str) else json.dumps({**json.loads((model / "meta.json").read_text()), **meta})
-        (model / "meta.json").write_text(text)
-    if state is not None:
-        torch.save(state, model / "state.pt")
-    if raw is not None:
-        (model / "state.pt").write_bytes(raw)
-    manifest = json.loads((model / "manifest.json").read_text())
-    for name, entry in manifest["files"].items():
-        data = (model / name).read_bytes()
-        entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (model / "manifest.json").write_text(json.dumps(manifest))
 
 
 class Evil:

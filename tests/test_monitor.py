@@ -18,8 +18,8 @@ from stylenerf.engine.training.step import TrainState
 from stylenerf.engine.training.trainer import open_training_data
 from stylenerf.models.camera import Camera
 from stylenerf.models.generator import Generator, Rendered
+from tests.checkpoints import assert_state_equal
 from tests.picture_files import some_pngs, write_folder
-from tests.test_checkpoint import assert_state_equal
 from tests.tiny import CPU, tiny_config
 
 PAD = 2  # white pixels around every picture of a sheet

@@ -13,8 +13,7 @@ from stylenerf.engine.errors import UserError
 from stylenerf.models.official import IGNORED
 from stylenerf.models.official_arguments import GENERATOR
 from tests import snapshots as s
-from tests.test_convert import changed, inside, paths, small
-from tests.test_official import BASE, recorded_kwargs
+from tests.public_forms import BASE, changed, inside, paths, recorded_kwargs, small
 
 KWARGS = recorded_kwargs(BASE)
 NAN = math.nan

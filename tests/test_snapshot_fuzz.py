@@ -15,9 +15,9 @@ from stylenerf.engine.applications.convert.opcodes import HANDLERS
 from stylenerf.engine.applications.convert.snapshot import read_snapshot
 from stylenerf.engine.errors import UserError
 from tests import snapshots as s
+from tests.bombs import BLOB
 from tests.conftest import ROOT
-from tests.test_snapshot import ARRAY, DTYPE, LIST, OD, file, honest
-from tests.test_snapshot_limits import BLOB
+from tests.snapshot_files import ARRAY, DTYPE, LIST, OD, file, honest
 
 __all__ = ["file", "honest"]  # the fixtures
 

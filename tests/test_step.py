@@ -21,8 +21,8 @@ from stylenerf.models.camera import Camera
 from stylenerf.models.discriminator import DiscriminatorOptions
 from stylenerf.models.generator import Rendered, RenderOptions
 from stylenerf.models.sampling import StepDraws
+from tests.checkpoints import assert_state_equal
 from tests.picture_files import encoded, picture, write_zip
-from tests.test_checkpoint import assert_state_equal
 from tests.tiny import CPU, build, tiny_config
 
 PHASES = {"_generator_main": "G", "_path_length": "P", "_discriminator_main": "D", "_r1": "R", "update_ema": "E"}

@@ -23,10 +23,10 @@ from stylenerf.engine.device import pick_device
 from stylenerf.engine.errors import UserError
 from stylenerf.engine.training import checkpoint
 from stylenerf.engine.training.stats import read_stats
+from tests.checkpoints import spoil
 from tests.conftest import ROOT
 from tests.picture_files import encoded, picture, some_pngs, write_folder, write_zip
 from tests.runs import assert_same_run, config_file, digests, fresh, outcome, train_here
-from tests.test_checkpoint import spoil
 from tests.tiny import tiny_overrides
 
 TWO_STEPS = ["train.batch=4", "train.micro_batch=2", "train.total_kimg=0.008"]

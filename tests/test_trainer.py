@@ -20,6 +20,7 @@ from stylenerf.engine.training.config_io import from_dict, leaves
 from stylenerf.engine.training.stats import read_stats
 from stylenerf.engine.training.step import Stepper
 from stylenerf.engine.training.trainer import _crossed
+from tests.checkpoints import assert_state_equal, spoil
 from tests.conftest import ROOT
 from tests.runs import (
     PATIENCE_S,
@@ -32,7 +33,6 @@ from tests.runs import (
     train_here,
     wait_for_row,
 )
-from tests.test_checkpoint import assert_state_equal, spoil
 
 ENDLESS = ("--set", "train.total_kimg=10")
 

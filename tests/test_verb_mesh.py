@@ -10,9 +10,9 @@ from stylenerf.engine.applications.render.paths import read_cameras
 from stylenerf.engine.command_line.main import main
 from stylenerf.engine.model_io import save_model
 from stylenerf.models.camera import Camera
+from tests.known_density import give_known_density
+from tests.mesh_readers import read_mesh
 from tests.models_at_hand import PRIOR, tiny_model
-from tests.test_mesh import give_known_density
-from tests.test_mesh_files import read_mesh
 
 
 @pytest.fixture
