@@ -27,11 +27,12 @@ OPS = [import_module(m.name) for m in pkgutil.walk_packages(kernels.__path__, "s
 def ops_as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """From now on "auto" means the kernel wherever it covers the call; the names of those that ran."""
     ran: set[str] = set()
+    decide = dispatch.resolve
 
     def resolve(op: str, impl: Any, x: Tensor, *, unsupported: str | None = None) -> str:
         if impl == "auto" and op in dispatch.TRITON_OPS and unsupported is None:
             impl = "triton"
-        chosen = dispatch.resolve(op, impl, x, unsupported=unsupported)
+        chosen = decide(op, impl, x, unsupported=unsupported)
         if chosen == "triton":
             ran.add(op)
         return chosen

@@ -61,13 +61,13 @@ QUICK = ("odd, everything", "a row less than two tiles", "without blur or bias",
     "case", [pytest.param(c, marks=() if n in QUICK else pytest.mark.slow, id=n) for n, c in CASES.items()]
 )
 def test_matches_the_plain_form(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+    made, launch = [], upsample_block_whole.launch
 
-    def launch(kernel: object, grid: tuple[int, ...], **args: object) -> None:
+    def counted(kernel: object, grid: tuple[int, ...], **args: object) -> None:
         made.append(args["tiles"])
         launch(kernel, grid, **args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(upsample_block_whole, "launch", launch)
+    monkeypatch.setattr(upsample_block_whole, "launch", counted)
     assert_matches(case, HALF)
     assert len(made) == 1
 
