@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+_MAX_SHOWN = 80
+
 
 class UserError(Exception):
     """Bad input of any kind. The message names the argument, what was wanted and what came; exit code 2."""
@@ -19,6 +21,12 @@ def one_line(error: object) -> str:
 def os_reason(error: OSError) -> str:
     """Why the system refused, without the error's number and path."""
     return error.strerror or one_line(error)
+
+
+def short(value: object) -> str:
+    """A value as messages show it: None as YAML's null, else its repr, of a long one the beginning."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
 @contextlib.contextmanager

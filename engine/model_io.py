@@ -17,7 +17,7 @@ from ..models.camera import CameraPrior
 from ..models.config import GeneratorConfig
 from ..models.generator import Generator
 from .data.labels import LabelKind, deduced_kind, kind_fault
-from .errors import UserError, one_line, to_stderr
+from .errors import UserError, one_line, short, to_stderr
 from .files import sha256_of
 from .training.checkpoint import FILES, read_checkpoint, write_folder
 from .training.config import Config
@@ -208,7 +208,7 @@ def _check_label_kind(meta: Mapping[str, Any], label_dim: int) -> None:
 def _samples(value: object) -> int | None:
     if value is None or (type(value) is int and 1 <= value <= MAX_SAMPLES):
         return value
-    raise UserError(f"default_samples: wanted null or 1 to {MAX_SAMPLES}, got {str(value)[:40]!r}")
+    raise UserError(f"default_samples: wanted null or 1 to {MAX_SAMPLES}, got {short(value)}")
 
 
 def _build(config: GeneratorConfig, weights: Mapping[str, Any]) -> Generator:

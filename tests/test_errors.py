@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from stylenerf.engine.errors import UserError, one_line, os_errors, os_reason, remark_once
+from stylenerf.engine.errors import UserError, one_line, os_errors, os_reason, remark_once, short
 
 
 def test_one_line() -> None:
@@ -24,3 +24,9 @@ def test_a_remark_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         remark_once("said in test_errors")
     assert capsys.readouterr().err == "said in test_errors\n"
+
+
+def test_short() -> None:
+    assert [short(None), short("a"), short([1, 2])] == ["null", "'a'", "[1, 2]"]
+    assert short("x" * 78) == f"'{'x' * 78}'"
+    assert short("x" * 79) == f"'{'x' * 76}..."

@@ -139,7 +139,7 @@ CHANGED: dict[str, tuple[dict[str, Any], str]] = {
     "no weights": ({"state": {}}, "state.pt: wanted a mapping 'generator', got NoneType"),
     "unknown key": (meta(camera={"jaw": 1}), "camera.jaw: unknown key"),
     "not a number": (meta(camera={"fov_deg": "wide"}), "camera.fov_deg: wanted float, got 'wide'"),
-    "samples": (meta(default_samples=10**9), "default_samples: wanted null or 1 to 4096, got '1000000000'"),
+    "samples": (meta(default_samples=10**9), "default_samples: wanted null or 1 to 4096, got 1000000000"),
     "samples no number": (meta(default_samples="20"), "default_samples: wanted null or 1 to 4096, got '20'"),
     "huge": (sizes(w_dim=10**9), "the configuration takes at least .* numbers, the file"),
     "deep": (sizes(mapping_layers=10**9), "at least 1000000002 layers, the file"),

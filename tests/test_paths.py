@@ -164,7 +164,7 @@ def changed(row: int, column: int, value: Any) -> dict[str, Any]:
 FILES: dict[str, tuple[Any, str]] = {
     "no list": (GOOD, "wanted a list of 1 to 100000 cameras, got dict"),
     "none": ([], "wanted a list of 1 to 100000 cameras, got a list of 0"),
-    "number": ([GOOD, 3], "camera 1: wanted an object with cam2world and fov_deg, got int"),
+    "number": ([GOOD, 3], "camera 1: wanted an object with cam2world and fov_deg, got 3"),
     "no fov": ([{"cam2world": GOOD["cam2world"]}], r"camera 0: wanted an object .*, got \['cam2world'\]"),
     "3 x 4": ([{**GOOD, "cam2world": GOOD["cam2world"][:3]}], "wanted cam2world of 4 rows of 4 finite numbers"),
     "nan": ([changed(0, 3, float("nan"))], "wanted cam2world of 4 rows of 4 finite numbers"),
@@ -180,7 +180,7 @@ FILES: dict[str, tuple[Any, str]] = {
     "last row": ([changed(3, 0, 0.5)], "wanted 0 0 0 1 as the last row of cam2world, got"),
     "flat": ([{**GOOD, "fov_deg": 0}], "wanted fov_deg between 0 and 180 .*, got 0"),
     "half turn": ([{**GOOD, "fov_deg": 180}], "wanted fov_deg between 0 and 180 .*, got 180"),
-    "no number": ([{**GOOD, "fov_deg": None}], "wanted fov_deg between 0 and 180 .*, got None"),
+    "no number": ([{**GOOD, "fov_deg": None}], "wanted fov_deg between 0 and 180 .*, got null"),
     "at the origin": (
         [{**GOOD, "cam2world": [[*line[:3], 0] for line in GOOD["cam2world"][:3]] + [[0, 0, 0, 1]]}],
         "wanted a position away from the origin",

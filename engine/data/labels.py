@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...models.camera import FOV_RANGE_DEG, POSE_TOLERANCE, Camera, pose_fault
-from ..errors import UserError
+from ..errors import UserError, short
 from .names import plain_name
 
 LABELS_FILE = "dataset.json"
@@ -127,7 +127,7 @@ def kind_fault(kind: object, label_dim: int) -> str | None:
         possible = ["class", "vector", *(["camera"] if label_dim == CAMERA_LABEL_DIM else [])]
     if kind in possible:
         return None
-    return f"wanted {' or '.join(possible)} for labels of {label_dim} numbers, got {str(kind)[:40]!r}"
+    return f"wanted {' or '.join(possible)} for labels of {label_dim} numbers, got {short(kind)}"
 
 
 def mirror_label(label: NDArray[np.float32]) -> NDArray[np.float32]:

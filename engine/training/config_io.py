@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from ..errors import UserError, one_line, os_reason, to_stderr
+from ..errors import UserError, one_line, os_reason, short, to_stderr
 
 PRESETS = Path(__file__).parent / "presets"
 T = TypeVar("T")
@@ -26,7 +26,6 @@ Plain = dict[str, Any]
 # YAML 1.1 reads `1e-8` (no dot, no sign after e) as text, and people write it all the time.
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _SCALAR_NAMES: dict[Any, str] = {bool: "true or false", int: "int", float: "float", str: "string", type(None): "null"}
-_MAX_SHOWN = 80
 
 RENAMED = {"train.public_slips": "match_public_code"}  # former key -> its name now, in the same section
 
@@ -166,13 +165,8 @@ def _join(where: str, key: object) -> str:
     return f"{where}.{key}" if where else str(key)
 
 
-def _show(value: object) -> str:
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
-
-
 def _mismatch(where: str, wanted: str, got: object) -> UserError:
-    return UserError(f"{where or 'config'}: wanted {wanted}, got {_show(got)}")
+    return UserError(f"{where or 'config'}: wanted {wanted}, got {short(got)}")
 
 
 def _unknown_key(where: str, key: object, known: Iterable[str]) -> UserError:
@@ -194,7 +188,7 @@ def _describe(tp: Any) -> str:
         return "a section with the keys " + ", ".join(f.name for f in _fields(tp))
     origin, args = get_origin(tp), get_args(tp)
     if origin is Literal:
-        return ("one of " if len(args) > 1 else "") + ", ".join(_show(a) for a in args)
+        return ("one of " if len(args) > 1 else "") + ", ".join(short(a) for a in args)
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(a) for a in args)
     if origin is list or (origin is tuple and len(args) == 2 and args[1] is Ellipsis):

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from ..errors import UserError, os_errors, os_reason
+from ..errors import UserError, os_errors, os_reason, short
 from ..files import fsync_folder, write_synced, write_whole
 
 try:
@@ -114,7 +114,7 @@ def read_stats(path: Path) -> list[Row]:
         if isinstance(row, dict):
             rows.append(row)
         elif number < len(lines):
-            raise UserError(f"{path}, line {number}: wanted a JSON object, got {line[:60]!r}")
+            raise UserError(f"{path}, line {number}: wanted a JSON object, got {short(line)}")
     return rows
 
 

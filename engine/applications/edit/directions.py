@@ -20,7 +20,7 @@ from torch import Tensor
 from ....models.field import StyledField
 from ....models.layers import FullyConnected
 from ....models.upsampler import SynthesisBlock
-from ...errors import UserError
+from ...errors import UserError, short
 from ...model_io import Model
 from ..render.choices import METHODS, Method
 from ..render.label_argument import Label
@@ -139,7 +139,7 @@ def load_directions(path: str | Path, model: Model) -> Directions:
     if rows.dtype.kind != "i" or rows.ndim != 1 or not len(rows) or rows.min() < 0 or rows.max() >= total:
         raise UserError(f"{path}: wanted rows of 0 to {total - 1}, got {rows.flatten().tolist()[:8]}")
     if method not in METHODS:
-        raise UserError(f"{path}: wanted a method of {', '.join(METHODS)}, got {method[:40]!r}")
+        raise UserError(f"{path}: wanted a method of {', '.join(METHODS)}, got {short(method)}")
     device = next(model.generator.parameters()).device
     vectors, stds, values = (torch.from_numpy(arrays[n].astype(np.float32)).to(device)
                              for n in ("vectors", "stds", "values"))  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from ...errors import UserError
+from ...errors import UserError, short
 from ...model_io import Model
 from ..render.subjects import Subjects
 
@@ -67,10 +67,10 @@ def layer_rows(model: Model, text: str) -> list[int]:
         elif low.isdecimal() and (high.isdecimal() or not dash) and int(low) <= int(high or low) < total:
             rows.update(range(int(low), int(high or low) + 1))
         else:
-            raise UserError(f"--layers: wanted rows of 0 to {total - 1}, or {', '.join(groups)}, got {part[:40]!r}")
+            raise UserError(f"--layers: wanted rows of 0 to {total - 1}, or {', '.join(groups)}, got {short(part)}")
     if not 0 < len(rows) < total:
         raise UserError(
-            f"--layers: wanted some of the {total} rows, not {'all' if rows else 'none'}, got {text[:40]!r}"
+            f"--layers: wanted some of the {total} rows, not {'all' if rows else 'none'}, got {short(text)}"
         )
     return sorted(rows)
 

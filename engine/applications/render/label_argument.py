@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ...errors import UserError, os_reason
+from ...errors import UserError, os_reason, short
 
 Label = int | tuple[float, ...]
 FILES = (".json", ".npy", ".txt")
@@ -38,11 +38,11 @@ def read_label(text: str) -> Label:
         else:
             numbers = [float(part) for part in text.split(",") if part.strip() or "," not in text]
     except OSError as error:
-        raise UserError(f"--label: wanted {wanted}, got {text[:80]!r}: {os_reason(error)}") from None
+        raise UserError(f"--label: wanted {wanted}, got {short(text)}: {os_reason(error)}") from None
     except (ValueError, TypeError, EOFError, RecursionError, OverflowError):
-        raise UserError(f"--label: wanted {wanted}, got {text[:80]!r}") from None
+        raise UserError(f"--label: wanted {wanted}, got {short(text)}") from None
     if not 1 <= len(numbers) <= MAX_NUMBERS or not all(abs(n) < 3e38 for n in numbers):
-        raise UserError(f"--label: wanted 1 to {MAX_NUMBERS} finite numbers, got {text[:80]!r}")
+        raise UserError(f"--label: wanted 1 to {MAX_NUMBERS} finite numbers, got {short(text)}")
     return tuple(numbers)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ....models.camera import FOV_RANGE_DEG, Camera, CameraPrior, pose_fault
-from ...errors import UserError, one_line, os_reason
+from ...errors import UserError, one_line, os_reason, short
 from .path_options import MAX_FRAMES, PATHS, PathOptions, Range
 
 MAX_FILE_BYTES = 2**28
@@ -130,14 +130,14 @@ def read_cameras(path: str | Path) -> Camera:
 
 def _read_camera(where: str, row: Any) -> tuple[Tensor, float]:
     if not isinstance(row, dict) or not {"cam2world", "fov_deg"} <= set(row):
-        got = sorted(map(str, row)) if isinstance(row, dict) else type(row).__name__
-        raise UserError(f"{where}: wanted an object with cam2world and fov_deg, got {str(got)[:80]}")
+        got = sorted(map(str, row)) if isinstance(row, dict) else row
+        raise UserError(f"{where}: wanted an object with cam2world and fov_deg, got {short(got)}")
     matrix, fov = row["cam2world"], row["fov_deg"]
     shaped = isinstance(matrix, list) and len(matrix) == 4 and all(isinstance(r, list) and len(r) == 4 for r in matrix)
     if not shaped or not all(_is_number(v) for r in matrix for v in r):
-        raise UserError(f"{where}: wanted cam2world of 4 rows of 4 finite numbers, got {str(matrix)[:80]}")
+        raise UserError(f"{where}: wanted cam2world of 4 rows of 4 finite numbers, got {short(matrix)}")
     if not _is_number(fov) or not FOV_RANGE_DEG[0] <= fov <= FOV_RANGE_DEG[1]:
-        raise UserError(f"{where}: wanted fov_deg between 0 and 180 (0.001 to 179.9), got {str(fov)[:40]}")
+        raise UserError(f"{where}: wanted fov_deg between 0 and 180 (0.001 to 179.9), got {short(fov)}")
     pose = torch.tensor(matrix, dtype=torch.float64)
     fault = pose_fault(pose[None])
     if fault is not None:

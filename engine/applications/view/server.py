@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ...errors import UserError, one_line, os_reason
+from ...errors import UserError, one_line, os_reason, short
 from . import film
 from .film import Films
 from .look import (
@@ -118,7 +118,7 @@ class Server(ThreadingHTTPServer):
                 raise UserError(f"--port: wanted one that this user may take, got {port}") from None
             raise UserError(f"--host: wanted an address of this machine, got {host!r}: {os_reason(error)}") from None
         except UnicodeError:
-            raise UserError(f"--host: wanted an address of this machine, got {host[:40]!r}") from None
+            raise UserError(f"--host: wanted an address of this machine, got {short(host)}") from None
 
     def open(self, studio: Studio) -> None:
         """What to look at."""
@@ -224,10 +224,10 @@ class Handler(BaseHTTPRequestHandler):
         name = _host_name(host)
         if name is None or not self.server.knows_host(name):
             wanted = f"localhost, an address, or {self.server.host} as --host says"
-            raise Refused(HTTPStatus.FORBIDDEN, f"Host: wanted {wanted}, got {host[:60]!r}")
+            raise Refused(HTTPStatus.FORBIDDEN, f"Host: wanted {wanted}, got {short(host)}")
         origin = self.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != host:
-            raise Refused(HTTPStatus.FORBIDDEN, f"Origin: wanted {host}, got {origin[:60]!r}")
+            raise Refused(HTTPStatus.FORBIDDEN, f"Origin: wanted {host}, got {short(origin)}")
         # a link on another page may lead to ours, but it may not read or start anything
         if path.startswith("/api/") and self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             raise Refused(HTTPStatus.FORBIDDEN, "Sec-Fetch-Site: wanted same-origin, got another")
@@ -253,7 +253,7 @@ class Handler(BaseHTTPRequestHandler):
         if found and method == ("POST" if found[2] == "/stop" else "GET"):
             read_query(query, {})
             return self._video(int(found[1]), found[2] or "")
-        raise Refused(HTTPStatus.NOT_FOUND, f"address: wanted one of the viewer's, got {method} {path[:60]!r}")
+        raise Refused(HTTPStatus.NOT_FOUND, f"address: wanted one of the viewer's, got {method} {short(path)}")
 
     def _look(self, query: str, more: dict[str, Any]) -> tuple[Look, dict[str, Any]]:
         limits = self.server.studio.limits

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...applications.render.path_options import PATHS, PathOptions
-from ...errors import UserError
+from ...errors import UserError, short
 
 if TYPE_CHECKING:
     from ....models.camera import Camera
@@ -160,5 +160,5 @@ def _pair(values: Sequence[float] | None) -> tuple[float, float] | None:
 def _grid(text: str) -> tuple[int, int]:
     columns, _, rows = text.lower().partition("x")
     if not (columns.isdecimal() and rows.isdecimal() and len(text) < 20):
-        raise UserError(f"--grid: wanted COLUMNSxROWS such as 5x3, got {text[:40]!r}")
+        raise UserError(f"--grid: wanted COLUMNSxROWS such as 5x3, got {short(text)}")
     return int(columns), int(rows)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...applications.render.choices import MAX_SEED
 from ...applications.render.label_argument import add_label_argument
-from ...errors import UserError
+from ...errors import UserError, short
 from ...ownership import own_folder
 
 if TYPE_CHECKING:
@@ -128,10 +128,10 @@ def parse_seeds(text: str, name: str = "--seeds") -> list[int]:
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
         if not (low.isdecimal() and (high.isdecimal() or not dash)):
-            raise UserError(f"{name}: wanted numbers and ranges such as 0-7 or 3,14, got {text[:40]!r}")
+            raise UserError(f"{name}: wanted numbers and ranges such as 0-7 or 3,14, got {short(text)}")
         first, last = int(low), int(high or low)
         if not first <= last <= MAX_SEED or len(seeds) + last - first >= MAX_SEEDS:
-            raise UserError(f"{name}: wanted ascending ranges, at most {MAX_SEEDS} seeds, got {text[:40]!r}")
+            raise UserError(f"{name}: wanted ascending ranges, at most {MAX_SEEDS} seeds, got {short(text)}")
         seeds.extend(range(first, last + 1))
     return seeds
 

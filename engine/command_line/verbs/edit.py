@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...applications.render.choices import METHODS
-from ...errors import UserError
+from ...errors import UserError, short
 from .camera_arguments import add_viewpoint_arguments, pick_viewpoint, viewpoint_options
 from .common import (
     add_model_arguments,
@@ -216,10 +216,10 @@ def _apply(
         try:
             i, strength = int(found[1]), float(found[2])  # type: ignore[index]
         except (TypeError, ValueError):
-            raise UserError(f"--apply: wanted direction:strength such as 2:1.5,0:-2, got {part[:40]!r}") from None
+            raise UserError(f"--apply: wanted direction:strength such as 2:1.5,0:-2, got {short(part)}") from None
         if i >= len(directions) or abs(strength) > 100:
             raise UserError(f"--apply: wanted a direction of 0 to {len(directions) - 1} and a strength of at most 100, "
-                            f"got {part[:40]!r}")  # fmt: skip
+                            f"got {short(part)}")  # fmt: skip
         amounts[i] += strength
     moved = directions.apply(subjects, amounts.expand(len(subjects), -1))
     with ProgressBar(2 * len(subjects), "edit", enabled=not args.no_progress) as bar:

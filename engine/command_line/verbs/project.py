@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...applications.project.projection_options import ProjectionOptions
 from ...applications.render.choices import TERMS
 from ...applications.render.label_argument import add_label_argument
-from ...errors import UserError
+from ...errors import UserError, short
 from ...interrupt import Interrupt
 from .common import hold_folder, new_folder
 
@@ -195,7 +195,7 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
             return values
     except ValueError:
         pass
-    raise UserError(f"--{name}: wanted a number, or one for each photo such as -0.3,0.2, got {text[:40]!r}")
+    raise UserError(f"--{name}: wanted a number, or one for each photo such as -0.3,0.2, got {short(text)}")
 
 
 def _truth(path: str, p: Projector) -> tuple[Subjects, Camera]:
