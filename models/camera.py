@@ -37,7 +37,7 @@ def pixel_grid(
     """Pixel positions of a square image, rows from the top, x fastest.
 
     Pixel centres are ``x_i = (2 i + 1) / n - 1``; ``margin`` adds that many pixels of the same pitch on each side. With
-    ``align_corners`` the grid runs from -1 to 1 at ``image_resolution`` and every (image_resolution / n)-th is taken.
+    ``align_corners`` the grid of ``image_resolution`` runs from -1 to 1, and every (image_resolution / n)-th is taken.
     Returns: [R, 2] of (x, y), R = (resolution + 2 margin)^2.
     """
     if resolution < 1:
@@ -65,8 +65,8 @@ def roll_pixels(pixels: Tensor, roll_rad: Tensor) -> Tensor:
 def look_at(position: Tensor) -> Tensor:
     """Rotations [..., 3, 3] (columns right, up, backward) of cameras at ``position`` [..., 3] that look at the origin.
 
-    backward = position / |position|, right = +z x backward, up = backward x right. A camera on the z axis has no
-    right of its own; it gets +x.
+    backward = position / |position|, right = +z x backward, up = backward x right. On the z axis
+    this leaves right undefined; it is +x there.
     """
     backward = torch.nn.functional.normalize(position, dim=-1, eps=1e-5)
     up = torch.tensor([0.0, 0.0, 1.0], dtype=position.dtype, device=position.device).expand_as(backward)
@@ -103,7 +103,7 @@ FOV_RANGE_DEG = (1e-3, 179.9)
 
 
 def pose_fault(cam2world: Tensor) -> tuple[int, str] | None:
-    """The first of poses [B, 4, 4] that is none, and why ("wanted ..., got ..."); None where all are poses.
+    """Index of the first invalid pose of [B, 4, 4], and the reason ("wanted ..., got ..."); None if all are valid.
 
     A pose is finite, its upper left 3x3 is a right-handed rotation and its last row 0 0 0 1, both within
     ``POSE_TOLERANCE``, and its position is not the origin.
@@ -210,7 +210,7 @@ class Camera:
 
     @property
     def position(self) -> Tensor:
-        """[B, 3] where the cameras stand."""
+        """[B, 3] positions of the cameras."""
         return self.cam2world[:, :3, 3]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Camera:
@@ -251,7 +251,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class CameraPrior:
-    """Where training cameras stand: a distribution over yaw, pitch and radius on a sphere around the object.
+    """Distribution of training cameras: yaw, pitch and radius on a sphere around the object.
 
     ``uniform`` draws between the two ends of each range. ``gaussian`` draws mean + n (mean - low) with n ~ N(0, 1), so
     that half the range is one standard deviation, not a limit. The radius is always uniform. With ``angular`` the

@@ -1,4 +1,4 @@
-"""What a model is made of, as frozen dataclasses; every combination that cannot work is refused on construction."""
+"""Configuration of a model as frozen dataclasses; every combination that cannot work is refused on construction."""
 
 import dataclasses
 import math
@@ -20,10 +20,10 @@ class FieldConfig:
 
     hidden x depth trunk, num_freqs octaves; samples per pass (twice that with hierarchical sampling) between the depths
     near and far, counted along the optical axis and spread linearly, in 1/t ("inverse") or in log t ("log").
-    density_scale is the unit that density is counted in, per world unit: at 1 (as released) a short stretch of ray
-    begins as thin fog, at 10 to 50 as something solid, which short trainings need. ``space``
-    bends space before it is encoded, for scenes that reach beyond the unit sphere (see ``stylenerf.kernels.RaySpan``):
-    "contracted" brings it into a ball of radius 2, "radial" thins it out about ``centre``.
+    density_scale multiplies the density, per world unit: at 1 (as released) a short segment of a ray is thin fog at
+    initialisation; at 10 to 50 it is solid, which short trainings need. ``space`` warps points before encoding, for
+    scenes that reach beyond the unit sphere (see ``stylenerf.kernels.RaySpan``): "contracted" maps space into a ball of
+    radius 2, "radial" compresses distances from ``centre``.
     """
 
     hidden: int = 128
@@ -52,7 +52,7 @@ class FieldConfig:
 
 @dataclass(frozen=True)
 class BackgroundConfig:
-    """What lies outside the unit sphere.
+    """The background outside the unit sphere.
 
     "coded": the released form, plain layers with a latent of their own; "styled": the paper's, conditioned on w and
     with the foreground's colour head; "none": the last foreground sample is opaque. ``start`` is the largest inverse
@@ -78,7 +78,7 @@ class BackgroundConfig:
 class UpsamplerConfig:
     """The 2-D network after the volume: a block per doubling, channels min(channel_base / resolution, channel_max).
 
-    ``recompute`` keeps of a block what goes in and computes the rest again for the backward: less memory, more time.
+    ``recompute`` checkpoints each block: only its inputs are kept, and the backward recomputes the rest.
     """
 
     mode: str = "nn_cat"
@@ -103,7 +103,7 @@ class UpsamplerConfig:
 
     @property
     def pointwise(self) -> bool:
-        """Whether every layer acts on single pixels once nothing is enlarged, as the NeRF path needs."""
+        """Whether, without upsampling, every layer acts on single pixels, as the NeRF path needs."""
         return self.kernel_size == 1 and self.mode != "default" and self.architecture != "resnet"
 
     def channels(self, resolution: int) -> int:

@@ -1,6 +1,6 @@
 """StyleGAN2's discriminator, growing: an image enters at the block of its own resolution.
 
-The ``skip`` form keeps an image pyramid beside the features; ``resnet`` adds a strided shortcut to every block.
+The ``skip`` form carries an image pyramid along with the features; ``resnet`` adds a strided shortcut to every block.
 """
 
 import math
@@ -22,10 +22,10 @@ SQRT_HALF = math.sqrt(0.5)
 
 @dataclass(frozen=True)
 class DiscriminatorOptions:
-    """How to judge.
+    """Options of a forward pass.
 
     Attributes:
-        growth: where growth stands; None judges at the full resolution. A larger image is reduced bilinearly first.
+        growth: current state of growth; None means full resolution. A larger image is first resized bilinearly.
         fade: blend in the newest block like the generator does.
         entry_rgb_twice: count fromRGB twice where growth enters below the full resolution and where a block is faded
             in (skip form), as the public code does; off is the intended behaviour, continuous from level to level.
@@ -140,7 +140,7 @@ class Discriminator(nn.Module):
     def forward(
         self, image: Tensor, label: Tensor | None = None, *, options: DiscriminatorOptions | None = None
     ) -> Tensor:
-        """Judge images.
+        """Logits of images.
 
         Raises: ValueError for an image smaller than the resolution it should enter at, or not square.
         """
@@ -164,7 +164,7 @@ class Discriminator(nn.Module):
             if half is not None and blend is not None and edge == entry // 2:
                 assert x is not None
                 x = x * blend
-                # the skip form's pyramid brings the half-size image into this block; resnet has no other way in
+                # the skip form's pyramid brings the half-size image into this block; the resnet form needs its fromRGB
                 if pyramid is None or options.entry_rgb_twice:
                     x = x + (1 - blend) * block.rgb_features(half).to(x.dtype)
                 pyramid = None if pyramid is None else torch.lerp(half, pyramid.float(), blend)
@@ -181,7 +181,7 @@ class Discriminator(nn.Module):
 
 
 def reduce_bilinear(image: Tensor, edge: int) -> Tensor:
-    """Bring an image down to ``edge`` pixels: bilinear, half-pixel centres, no antialiasing."""
+    """Resize an image to ``edge`` pixels: bilinear, half-pixel centres, no antialiasing."""
     if image.shape[-1] == edge:
         return image
     return torch.nn.functional.interpolate(image, size=(edge, edge), mode="bilinear", align_corners=False)

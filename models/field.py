@@ -1,7 +1,7 @@
 """Radiance fields: style-conditioned (foreground, and the paper's background) and latent-coded (released background).
 
-A field hands out its trunk as :class:`stylenerf.kernels.FieldWeights` for the ray pass, and applies its linear feature
-and colour heads afterwards, once per ray.
+A field passes its trunk to the ray pass as :class:`stylenerf.kernels.FieldWeights`; its linear feature and colour heads
+run afterwards, once per ray.
 """
 
 import math
@@ -41,7 +41,7 @@ class ModulatedLayer(nn.Module):
         if not self.demodulate:
             styles = styles / math.sqrt(self.weight.shape[1])
         weight = modulate_weights(self.weight, styles, demodulate=self.demodulate)
-        # the running magnitude divides the layer's input; the layer is linear, so it may as well divide the weight
+        # the running magnitude divides the layer's input, or equally the weight, since the layer is linear
         return weight * self.magnitude.rsqrt() if self.track_magnitude else weight
 
 
@@ -66,9 +66,9 @@ class StyledField(nn.Module):
     Args:
         depth: trunk layers including the first.
         skips: layers (counted from 0) that also read the encoding.
-        track_magnitude: layers after the first divide their input by the root of a running mean square (evaluation
-            only: released fields keep none, so there is no rule to train by).
-        colour_head: build one; None where it is shared with another field.
+        track_magnitude: layers after the first divide their input by the root of a running mean square. Evaluation
+            only: released fields do not track it, so no training rule is known.
+        colour_head: build one; False where the field shares another field's.
     """
 
     def __init__(

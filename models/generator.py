@@ -19,16 +19,16 @@ from .upsampler import BlockOptions, NoiseMode, Upsampler
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """How to render.
+    """Options of rendering.
 
     Attributes:
         alpha: progress of growth in [0, 1]; None takes the generator's buffer.
-        parts: "all", "foreground" (nothing behind it) or "background".
+        parts: "all", "foreground" (without a background) or "background".
         samples: ray samples per pass; None takes the configured number.
         roll_rad: turn about the optical axis, one number for the batch or [B].
-        precision: of the upsampler's blocks after the first, and of the ray pass's matrix operands where it runs as a
-            kernel; everything else of the volume is float32.
-        noise: where the upsampler's noise comes from, if it has any.
+        precision: of the upsampler's blocks after the first, and of matrix operands in the ray pass's kernels; the rest
+            of the volume rendering is float32.
+        noise: source of the upsampler's noise, if it has any.
         path: also render the samples that the NeRF-path regularisation compares.
         blend_path: blend the path's colours during growth like the image's.
     """
@@ -44,7 +44,7 @@ class RenderOptions:
 
 
 class PathColours(NamedTuple):
-    """The NeRF path of a few rays: each sample through the upsampler's 1x1 layers alone, then composited."""
+    """NeRF path of a few rays: each sample passes the upsampler's 1x1 layers alone, then the colours are composited."""
 
     indices: Tensor  # [B, P] pixels y * resolution + x
     samples: Tensor  # [B, 3, S', P] colour of each sample
@@ -57,7 +57,7 @@ class PathColours(NamedTuple):
 
 
 class StrictPixels(NamedTuple):
-    """Pixels that were rendered each for itself."""
+    """Pixels rendered independently of each other."""
 
     colours: Tensor  # [B, 3, R]
     depth: Tensor  # [B, R] expected depth along the optical axis
@@ -67,11 +67,11 @@ class StrictPixels(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """A batch of pictures and what they were made from; images are NCHW, row 0 at the top, [-1, 1] is displayed."""
+    """A batch of images with their features and depth; images are NCHW, row 0 at the top, [-1, 1] is displayed."""
 
     image: Tensor  # [B, 3, R, R]
     image_raw: Tensor  # [B, 3, r, r] the volume's own colours
-    features: Tensor  # [B, C, r, r] what enters the upsampler
+    features: Tensor  # [B, C, r, r] input of the upsampler
     depth: Tensor  # [B, r, r] expected depth along the optical axis
     opacity: Tensor  # [B, r, r]
     levels: list[Tensor]  # image before and after every block, unblended
@@ -170,13 +170,13 @@ class Synthesis(nn.Module):
         z_bg: Tensor | None = None,
         options: RenderOptions | None = None,
     ) -> StrictPixels:
-        """Render single pixels, each by a ray of its own: no neighbour has a part in it, so that views agree.
+        """Render single pixels by one ray each, independently of their neighbours, so that views agree.
 
-        Every sample of a ray goes through the upsampler's 1x1 layers alone, without enlarging, blur or noise, and the
-        colours are composited: what the NeRF-path regularisation pulls the fast image towards.
+        Each sample of a ray passes the upsampler's 1x1 layers alone, without upsampling, blur or noise; the colours are
+        composited. The NeRF-path regularisation pulls the fast image towards this one.
 
         Args:
-            ws, camera, z_bg: as for ``forward``; a coded background wants its code.
+            ws, camera, z_bg: as for ``forward``; a coded background needs z_bg.
             pixels: [R, 2] or [B, R, 2] positions (x, y) in [-1, 1]^2, y up, of any image (``camera.pixel_grid``).
             options: ``noise``, ``path`` and ``blend_path`` have no meaning here.
         Raises: ValueError naming the argument; also for an upsampler that is not made of 1x1 layers.
@@ -214,9 +214,9 @@ class Synthesis(nn.Module):
 
     @in_float32
     def colours_at(self, ws: Tensor, points: Tensor, *, options: RenderOptions | None = None) -> Tensor:
-        """Colours [B, 3, N] of the foreground at world ``points`` [B, N, 3], as a strict rendering counts them.
+        """Colours [B, 3, N] of the foreground at world ``points`` [B, N, 3], computed as in strict rendering.
 
-        Where the upsampler is not made of 1x1 layers they are the volume's own, before the upsampler.
+        Where the upsampler is not made of 1x1 layers, these are the volume's colours, before the upsampler.
         """
         options = options or RenderOptions()
         if ws.ndim != 3 or points.ndim != 3 or points.shape[::2] != (len(ws), 3):
@@ -228,7 +228,7 @@ class Synthesis(nn.Module):
         return self._pointwise(features[:, None], colours[:, None], rows, growth, options)[..., 0]
 
     def path_possible(self, growth: Growth) -> bool:
-        """Whether the NeRF path means anything: an upsampler of 1x1 layers at work, and a lattice that fits."""
+        """Whether the NeRF path is defined: the upsampler is active, its layers are 1x1, and the lattice fits."""
         lattice = self.cfg.path_lattice
         upsampled = growth.level > 0 and growth.resolution > self.cfg.volume_resolution
         return upsampled and self.upsampler.pointwise and 0 < lattice <= growth.resolution
@@ -292,7 +292,7 @@ def _to_map(rays: Tensor, edge: int) -> Tensor:
 
 
 def _blend(levels: list[Tensor], growth: Growth, *, enlarge: bool) -> Tensor:
-    """(1 - f) up(previous level) + f newest level, where growth is between levels."""
+    """(1 - f) up(previous level) + f newest level, while growth fades in a level; else the newest level."""
     if growth.blend is None or len(levels) < 2:
         return levels[-1]
     previous = levels[-2]
@@ -328,6 +328,6 @@ class Generator(nn.Module):
         options: RenderOptions | None = None,
         generator: torch.Generator | None = None,
     ) -> Rendered:
-        """Latents [B, z_dim] and B cameras to images, deterministic but for a background code that is not given."""
+        """Latents [B, z_dim] and B cameras to images; deterministic, except that a missing z_bg is drawn."""
         ws = self.mapping(z, label, truncation_psi=truncation_psi)
         return self.synthesis(ws, camera, z_bg=z_bg, options=options, generator=generator)

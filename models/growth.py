@@ -1,4 +1,4 @@
-"""Progressive growing: which resolution is shown, and how far its newest level is faded in."""
+"""Progressive growing: the current resolution, and the blend weight of its newest level."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class Growth:
     Attributes:
         resolution: edge of the current image in pixels.
         previous: edge of the level before it (equal at the start).
-        level: how many levels are in use; 0 is the volume-rendered image alone.
+        level: number of levels in use; 0 is the volume-rendered image alone.
         blend: weight f of the newest level, image = (1 - f) up(previous) + f newest; None shows the newest alone.
     """
 
@@ -35,9 +35,9 @@ def growth_levels(start: int, volume: int, full: int) -> tuple[int, ...]:
 def growth_at(alpha: float, start: int, volume: int, full: int) -> Growth:
     """Growth for a progress ``alpha`` in [0, 1].
 
-    0 is the start resolution, 1 everything without blending; between, level e = int(alpha L) + 1 of L is current and
-    f = frac(alpha L); a level that the field itself renders is never blended. The product is taken in float32, as the
-    public schedule does, so that the same step is taken at the same time.
+    0 is the start resolution, 1 the full resolution without blending. Between, level e = int(alpha L) + 1 of L is
+    current and f = frac(alpha L); a level that the field itself renders is never blended. The product is computed in
+    float32, as in the public schedule, so that levels change at the same alpha.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be between 0 and 1, got {alpha}")

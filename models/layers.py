@@ -26,7 +26,7 @@ class FullyConnected(nn.Module):
     Args:
         activation: any of ``stylenerf.kernels.filters.bias_act``; its default gain applies.
         lr_multiplier: g; weights start at N(0, 1) / g.
-        bias_init: what the bias term adds up to at the start.
+        bias_init: initial value of the bias term g b.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Conv2d(nn.Module):
 
     @property
     def scaled_weight(self) -> Tensor:
-        """The weight that is convolved with, [O, I, k, k]."""
+        """The convolution's weight, scaled by its gain, [O, I, k, k]."""
         return self.weight * self.weight_gain
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:

@@ -13,7 +13,7 @@ class MappingNetwork(nn.Module):
     """w = MLP(normalise(z), normalise(embed(label))), repeated for ``num_ws`` rows.
 
     Args:
-        z_dim: width of z; 0 for a network that maps labels alone.
+        z_dim: width of z; 0 if the network maps labels only.
         label_dim: width of the label; 0 for none.
         w_dim: width of w and of the hidden layers.
         num_ws: rows of the result; None returns one row without the row dim.
@@ -59,10 +59,10 @@ class MappingNetwork(nn.Module):
 
         Args:
             z: [B, z_dim] float32, or None where z_dim is 0.
-            label: [B, label_dim], wanted where label_dim > 0.
+            label: [B, label_dim], required where label_dim > 0.
             truncation_psi: w <- w_avg + psi (w - w_avg); 1 leaves w alone.
             truncation_cutoff: truncate only the first rows.
-            update_average: let w_avg follow in training mode (the second call of style mixing does not).
+            update_average: update w_avg in training mode (the second call of style mixing does not).
         Returns: ws [B, num_ws, w_dim], or [B, w_dim] where num_ws is None.
         Raises: ValueError on shapes.
         """

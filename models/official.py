@@ -1,7 +1,7 @@
-"""From the public code's constructor arguments and parameter names to our models, and nothing executed on the way.
+"""Translate the public code's constructor arguments and parameter names to our models; nothing is executed.
 
-Keys that the public code reads are translated; keys that it ignores are ignored; a value that would mean something
-we do not have is refused by name, never dropped.
+Keys that the public code reads are translated, and keys that it ignores are ignored. A value that asks for an
+unsupported feature is refused by name, never dropped.
 """
 
 import re
@@ -17,7 +17,7 @@ from .discriminator import Discriminator
 from .generator import Generator
 from .official_arguments import DISCRIMINATOR, SECTIONS, WARPS, check_arguments, shown
 
-# accepted and without effect on what is rendered; the public code never reads them or reads them in training only
+# accepted, without effect on rendering; the public code never reads them or reads them in training only
 IGNORED = {
     "synthesis": {
         "num_fp16_res", "module_name", "no_bbox", "progressive", "reg_full", "use_style", "prog_nerf_only",
@@ -81,7 +81,7 @@ def _by_name(init_kwargs: Mapping[str, Any], init_args: tuple[Any, ...]) -> dict
 
 def _load(module: torch.nn.Module, state: Mapping[str, Tensor], rename: Callable[[str], str | None], what: str) -> None:
     own = module.state_dict()
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     unknown = []
     for name, value in state.items():
         ours = rename(name)
@@ -93,21 +93,21 @@ def _load(module: torch.nn.Module, state: Mapping[str, Tensor], rename: Callable
         wanted, got = list(own[ours].shape), list(value.shape)
         if got not in (wanted, [*wanted, 1, 1]):  # the public code keeps some linear layers as 1x1 convolutions
             raise ValueError(f"{what} state: {name} must be {wanted}, got {got}")
-        found[ours] = value.detach().reshape(wanted)
-    missing = sorted(own.keys() - found.keys())
+        tensors[ours] = value.detach().reshape(wanted)
+    missing = sorted(own.keys() - tensors.keys())
     if missing or unknown:
         raise ValueError(
             f"{what} state: wanted the names of its configuration, missing {missing} (our names), unknown {unknown}"
         )
-    module.load_state_dict(found)
+    module.load_state_dict(tensors)
 
 
-def _same(value: Any, wanted: Any) -> bool:
-    return (type(value) is bool) == (type(wanted) is bool) and bool(value == wanted)
+def _same(value: Any, other: Any) -> bool:
+    return (type(value) is bool) == (type(other) is bool) and bool(value == other)
 
 
 def _finish(where: str, left: Mapping[str, Any], ignored: set[str], **neutral: Any) -> None:
-    """Refuse what was not understood: every key left must be ignorable or hold its neutral value."""
+    """Refuse unsupported keys: every key left must be in ``ignored`` or hold its neutral value."""
     for key, value in left.items():
         if key in ignored or (key in neutral and _same(value, neutral[key])):
             continue
@@ -120,7 +120,7 @@ def generator_config_from_official(
 ) -> GeneratorConfig:
     """Translate the public generator's keyword arguments.
 
-    Widths and depths of the fields that ``kwargs`` leaves to the public defaults are read off ``state``, where given.
+    Widths and depths of the fields that ``kwargs`` does not state are read from the shapes in ``state``, where given.
     Raises: ValueError naming an option that is absent or not supported.
     """
     check_arguments(kwargs)
@@ -156,7 +156,7 @@ def generator_config_from_official(
         background=_background_config(camera, renderer, bg, z_dim_bg),
         upsampler=_upsampler_config(syn, ups),
     )
-    # the public constructor writes what its parts get into the mappings that it was given, before they are recorded
+    # the public constructor adds its submodules' arguments to the mappings it receives, before they are recorded
     field: dict[str, Any] = {
         "positional_encoding": "normal", "downscale_p_by": 1, "predict_rgb": True, "use_viewdirs": False,
         "w_dim": config.w_dim, "rgb_out_dim": config.features, "activation": "lrelu",
@@ -181,7 +181,7 @@ def generator_config_from_official(
 def _fill_in(
     section: dict[str, Any], state: Mapping[str, Tensor], prefix: str, *, point_dims: int, code: int = 0
 ) -> None:
-    """Sizes of a field that its arguments leave out, from the shapes of its tensors."""
+    """Fill in missing sizes of a field from the shapes of its tensors."""
     first = _matrix(state, f"{prefix}fc_in.weight")
     if first is None:
         return
@@ -192,19 +192,19 @@ def _fill_in(
 
 
 def _matrix(state: Mapping[str, Tensor], name: str) -> Tensor | None:
-    """A layer's weight; None where there is none, or one without inputs, which loading refuses by its shape."""
+    """A layer's weight; None if absent or below two dims, which loading then refuses by its shape."""
     weight = state.get(name)
     return weight if weight is not None and weight.ndim >= 2 else None
 
 
 def _background_code(bg: Mapping[str, Any], state: Mapping[str, Tensor]) -> int:
-    """Width of the background's code: what its first layer reads beside the encoding; 128 by default."""
+    """Width of the background's code: inputs of its first layer less those of the encoding; 128 by default."""
     first = _matrix(state, "synthesis.bg_nerf.fc_in.weight")
     return 128 if first is None else int(first.shape[1]) - 8 * bg.get("n_freq_posenc", 10)
 
 
 def _skips(state: Mapping[str, Tensor] | None) -> tuple[int, ...]:
-    """Foreground layers whose weight is wide enough to read the encoding again."""
+    """Foreground layers that also read the encoding: those whose weight has more inputs than outputs."""
     skips = []
     for name, value in (state or {}).items():
         block = re.fullmatch(r"synthesis\.fg_nerf\.blocks\.(\d+)\.weight", name)
@@ -256,7 +256,7 @@ def _background_config(
 
 
 def _upsampler_config(syn: dict[str, Any], ups: dict[str, Any]) -> UpsamplerConfig:
-    # the upsampler's own section wins where both name a width
+    # the upsampler's own section takes precedence over the synthesis section
     base = ups.get("channel_base", syn.get("channel_base", 1))
     widest = ups.get("channel_max", syn.get("channel_max", 1024))
     syn.pop("channel_base", None)
@@ -322,7 +322,7 @@ def discriminator_config_from_official(kwargs: Mapping[str, Any]) -> Discriminat
         fp16_levels=kw.pop("num_fp16_res", 0),
     )
     _finish("epilogue_kwargs.", epilogue, set(), activation="lrelu")
-    # resizing of real images and an average of the weights belong to training, not to what is judged
+    # resizing of real images and an average of the weights belong to training, not to the forward pass
     ignored = {"upsample_type", "resize_real_early", "enable_ema"}
     _finish("", kw, ignored, img_channels=3, cmap_dim=None, block_kwargs={}, mapping_kwargs={})
     return config
@@ -332,7 +332,7 @@ _FIELD_HEADS = {"fc_in": "layers.0", "sigma_out": "density", "feat_out": "featur
 
 
 def field_name(name: str) -> str | None:
-    """Public name inside a radiance field to ours."""
+    """Our name of a radiance field's parameter, from the public one; None where it holds nothing learned."""
     if name.endswith("resample_filter"):
         return None
     name = re.sub(r"\.w_avg$", ".magnitude", name)
@@ -344,7 +344,7 @@ def field_name(name: str) -> str | None:
 
 
 def generator_name(name: str) -> str | None:
-    """Public name of a generator's parameter or buffer to ours; None where it holds nothing learned."""
+    """Our name of a generator's parameter or buffer, from the public one; None where it holds nothing learned."""
     if name.endswith("resample_filter"):
         return None
     mapping = re.fullmatch(r"mapping\.fc(\d+)\.(.*)", name)
@@ -361,7 +361,7 @@ def generator_name(name: str) -> str | None:
 
 
 def discriminator_name(name: str) -> str | None:
-    """Public name of a discriminator's parameter to ours; None where it holds nothing learned."""
+    """Our name of a discriminator's parameter, from the public one; None where it holds nothing learned."""
     if name.endswith("resample_filter"):
         return None
     mapping = re.fullmatch(r"mapping\.fc(\d+)\.(.*)", name)

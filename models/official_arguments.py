@@ -1,4 +1,4 @@
-"""What the public constructors' arguments may be: one table of kinds, checked before any of them is used."""
+"""Legal arguments of the public constructors: one table of kinds, checked before any argument is used."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from .config import SYNTHESIS_MODES
 
 SECTIONS = ("camera", "renderer", "foreground", "background", "upsampler")
 WARPS = {None: "linear", "InverseWarp": "inverse", "LogWarp": "log"}
-_LARGEST = 1e300  # what is larger is no number that anybody meant, and may not fit a float
+_LARGEST = 1e300  # larger numbers are mistakes, and integers among them may not fit a float
 _ARCHITECTURES = ("skip", "resnet", "orig")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What an argument may be: in words, and as a test that never raises."""
+    """Legal values of an argument: a description for errors, and a predicate that never raises."""
 
     wanted: str
     fits: Callable[[Any], bool]
@@ -98,10 +98,10 @@ DISCRIMINATOR: dict[str, dict[str, Kind]] = {
 def check_arguments(
     kwargs: Mapping[str, Any], table: Mapping[str, Mapping[str, Kind]] = GENERATOR, *, sections_only: bool = False
 ) -> None:
-    """Refuse arguments that are not of their kind; those that are absent, or that the table does not know, pass.
+    """Refuse arguments that are not of their kind; absent arguments and those not in the table pass.
 
-    ``sections_only`` checks only that sections are mappings, before what they leave out is filled in.
-    Raises: ValueError naming the argument, what was wanted and what came.
+    ``sections_only`` checks only that sections are mappings, before missing values are filled in.
+    Raises: ValueError naming the argument, the legal values and the value given.
     """
     waiting: list[tuple[str, Mapping[str, Any]]] = [("", kwargs)]
     for section, values in waiting:
@@ -117,7 +117,7 @@ def check_arguments(
 
 
 def shown(value: Any) -> str:
-    """A value for an error, not long."""
+    """A value for an error message, shortened."""
     if isinstance(value, Mapping | list | tuple) and len(value) > 8:
         return f"a {type(value).__name__} of {len(value)}"
     text = repr(value)

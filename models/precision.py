@@ -15,9 +15,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def in_float32(method: Callable[Concatenate[M, P], T]) -> Callable[Concatenate[M, P], T]:
-    """Decorate what a host program calls of a model: floating inputs become float32, autocast is disabled inside.
+    """Decorate a public method of a model: floating inputs become float32, autocast is disabled inside.
 
-    Raises: TypeError for parameters of another dtype, as ``.half()`` and ``.double()`` leave them.
+    Raises: TypeError for parameters of another dtype, such as after ``.half()`` or ``.double()``.
     """
     call: Callable[..., T] = method
 

@@ -24,12 +24,12 @@ from .sampling import StepDraws, inverted_sphere_points, path_pixels, stratify
 
 Parts = Literal["all", "foreground", "background"]
 
-# A quarter of float32's spacing below 1: a hundred samples of less add up to less than a millionth of a colour.
+# A quarter of float32's spacing below 1: a hundred samples of smaller weight change a colour by less than 2e-6.
 _LEAST_WEIGHT = 2.0**-26
 
 
 class PathSamples(NamedTuple):
-    """Every sample of the rays that the NeRF-path regularisation compares: foreground by depth, then background."""
+    """Samples of the rays of the NeRF-path regularisation: the foreground's by depth, then the background's."""
 
     indices: Tensor  # [B, P] pixels y * resolution + x
     colours: Tensor  # [B, P, S', 3]
@@ -38,17 +38,17 @@ class PathSamples(NamedTuple):
 
 
 class SeparateSamples(NamedTuple):
-    """Rays whose samples were not aggregated, and of their samples the K an image that one could see.
+    """Rays whose samples are not aggregated; of each image, the K samples with a visible weight.
 
     S' samples a ray: the foreground's by depth, then the background's.
     """
 
     colours: Tensor  # [B, K, 3]
     features: Tensor  # [B, K, C]
-    places: Tensor  # [B, K] r * S' + s, each at most once
+    places: Tensor  # [B, K] indices r * S' + s, without duplicates
     weights: Tensor  # [B, R, S'] of all samples
     depths: Tensor  # [B, R, S] of the foreground's samples along the optical axis, ascending; S = 0 without it
-    depth: Tensor  # [B, R] expected depth, what lies behind counted at the far end
+    depth: Tensor  # [B, R] expected depth; the remaining transmittance counts at the far end
     opacity: Tensor  # [B, R] sum of the foreground's weights
 
 
@@ -57,7 +57,7 @@ class VolumeOutput(NamedTuple):
 
     colours: Tensor  # [B, R, 3]
     features: Tensor  # [B, R, C]
-    depth: Tensor  # [B, R] expected depth along the optical axis, what lies behind counted at the far end
+    depth: Tensor  # [B, R] expected depth along the optical axis; the remaining transmittance counts at the far end
     opacity: Tensor  # [B, R] sum of the foreground's weights
     foreground: RayFeatures | None
     background: RayFeatures | None
@@ -65,7 +65,7 @@ class VolumeOutput(NamedTuple):
 
 
 class VolumeRenderer(nn.Module):
-    """Both fields and the rule that joins them: out = foreground + T background, T the foreground's transmittance."""
+    """Both fields, composited: out = foreground + T background, T the foreground's transmittance."""
 
     def __init__(self, cfg: GeneratorConfig) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class VolumeRenderer(nn.Module):
             samples: per pass, instead of the configured number.
             roll_rad: [B] turns of the image about the optical axis.
             draws: random numbers; None renders deterministically.
-            path_resolution: edge of the image that path pixels are counted in.
+            path_resolution: edge of the image that indices of path pixels refer to.
             precision: of the matrix operands in the fused ray pass; plain torch ignores it.
         """
         draws = draws or StepDraws()
@@ -150,10 +150,10 @@ class VolumeRenderer(nn.Module):
         samples: int | None = None,
         precision: Precision = "fp32",
     ) -> SeparateSamples:
-        """Samples of ``rays`` [B, R, 3] with colours, features and weights of their own, nothing aggregated.
+        """Colours, features and weights of single samples along ``rays`` [B, R, 3], not aggregated.
 
-        Most samples lie in empty space or behind something solid. They are left out before the heads, and so before
-        whatever comes after them: to leave them out changes no number that float32 can hold.
+        Most samples lie in empty space or behind something solid. They are dropped before the heads and the layers
+        that follow; their weights are too small to change a colour in float32.
         """
         fore, back = self._trace(ws, rays, z_bg, parts, samples, StepDraws(), rays.origins.shape[1], precision)
         total = sum(r.weights.shape[2] for r in (fore, back) if r is not None)
@@ -165,7 +165,7 @@ class VolumeRenderer(nn.Module):
                 continue
             assert traced.sample_hidden is not None
             weight = traced.weights * scale
-            chosen = _seen(weight.flatten(1))  # [B, K]
+            chosen = _visible(weight.flatten(1))  # [B, K]
             hidden = traced.sample_hidden.flatten(1, 2)
             hidden = hidden.gather(1, chosen[..., None].expand(-1, -1, hidden.shape[-1]))  # [B, K, H]
             one = hidden.new_ones(chosen.shape)
@@ -182,19 +182,19 @@ class VolumeRenderer(nn.Module):
         return SeparateSamples(colour, feature, place, torch.cat(weights, 2), depths, depth, opacity)
 
     def extinction(self, ws: Tensor, points: Tensor, *, precision: Precision = "fp32") -> Tensor:
-        """Light lost per world unit [B, N] in the foreground at ``points`` [B, N, 3]; negative where nothing is."""
-        density = evaluate_density(self._bent(points), self.foreground.trunk(ws), precision=precision)
+        """Extinction per world unit [B, N] in the foreground at ``points`` [B, N, 3]; negative in empty space."""
+        density = evaluate_density(self._contract(points), self.foreground.trunk(ws), precision=precision)
         return density * self.cfg.field.density_scale
 
     def colours_at(self, ws: Tensor, points: Tensor, *, precision: Precision = "fp32") -> tuple[Tensor, Tensor]:
         """Colours [B, N, 3] and features [B, N, C] of the foreground at world ``points`` [B, N, 3]."""
-        hidden, _ = evaluate_field(self._bent(points), self.foreground.trunk(ws), precision=precision)
+        hidden, _ = evaluate_field(self._contract(points), self.foreground.trunk(ws), precision=precision)
         one = hidden.new_ones(hidden.shape[:2])
         features = self.foreground.features(hidden, one, ws)
         return self._head(self.foreground)(features, one), features
 
-    def _bent(self, points: Tensor) -> Tensor:
-        """Where the foreground sees world points."""
+    def _contract(self, points: Tensor) -> Tensor:
+        """World points contracted as the foreground's ``space`` says."""
         cfg = self.cfg.field
         return contract(points, RaySpan(cfg.near, cfg.far, space=cfg.space, centre=cfg.centre))
 
@@ -215,7 +215,7 @@ class VolumeRenderer(nn.Module):
         sample_rays: int,
         precision: Precision,
     ) -> tuple[RayFeatures | None, RayFeatures | None]:
-        """Foreground and background along ``rays``, of which the last ``sample_rays`` keep their samples apart."""
+        """Foreground and background along ``rays``; the samples of the last ``sample_rays`` are not aggregated."""
         if parts == "foreground" and self.background is None:
             parts = "all"
         behind = self.background if parts != "foreground" else None
@@ -311,7 +311,7 @@ class VolumeRenderer(nn.Module):
         return VolumeOutput(colours, features, depth, opacity, fore, back, path)
 
     def _depth(self, fore: RayFeatures | None, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Expected depth and opacity [B, R] of the first R rays, as many as ``weights`` [B, R, S] has."""
+        """Expected depth and opacity [B, R] of the first R rays, R that of ``weights`` [B, R, S]."""
         far, count = self.cfg.field.far, weights.shape[1]
         if fore is None:
             return weights.new_full(weights.shape[:2], far), weights.new_zeros(weights.shape[:2])
@@ -319,7 +319,7 @@ class VolumeRenderer(nn.Module):
         return fore.expected_depth[:, :count] + (1 - opacity) * far, opacity
 
     def _samples(self, ws: Tensor, fore: RayFeatures | None, back: RayFeatures | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Colours [B, P, S', 3], features and weights of the samples that were kept apart."""
+        """Colours [B, P, S', 3], features and weights of the samples that are not aggregated."""
         colours, features, weights = [], [], []
         scale: Tensor | float = 1.0
         for field, rays in ((self.foreground, fore), (self.background, back)):
@@ -336,8 +336,8 @@ class VolumeRenderer(nn.Module):
         return torch.cat(colours, 2), torch.cat(features, 2), torch.cat(weights, 2)
 
 
-def _seen(weights: Tensor) -> Tensor:
-    """Places [B, K] of the ``weights`` [B, N] that count (NaN does), in order; short rows are filled from the rest."""
+def _visible(weights: Tensor) -> Tensor:
+    """Indices [B, K] of ``weights`` [B, N] above ``_LEAST_WEIGHT`` or NaN, ascending; short rows take others, too."""
     counts = ~(weights <= _LEAST_WEIGHT)
-    most = max(int(counts.sum(1).max()), 1)  # the heads want something to work on
+    most = max(int(counts.sum(1).max()), 1)  # the heads need at least one sample
     return counts.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]

@@ -1,4 +1,4 @@
-"""Where samples lie: stratified positions along a ray, the inverted sphere outside, and a step's random draws."""
+"""Positions of samples: stratified along a ray, on the inverted sphere outside; and a step's random draws."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def stratify(fractions: Tensor, u: Tensor) -> Tensor:
 
 
 def inverted_sphere_points(origins: Tensor, directions: Tensor, inverse_radius: Tensor) -> Tensor:
-    """Points outside the unit sphere as (unit direction, 1/r), where the ray from inside leaves it (NeRF++).
+    """Points of a ray outside the unit sphere as (unit direction, 1/r) (NeRF++).
 
     With m the ray's point nearest to the centre and p its exit from the unit sphere, the point at radius r is p turned
     about the axis o x p by asin|m| - asin(|m| / r).
@@ -34,7 +34,7 @@ def inverted_sphere_points(origins: Tensor, directions: Tensor, inverse_radius: 
     reach = torch.sqrt((1 - distance.square()).clamp_min(0)) / square.sqrt()
     exit_point = origins + (along + reach) * directions
     axis = torch.linalg.cross(origins, exit_point)
-    # a ray through the centre has no axis and needs none: its points keep their direction
+    # a ray through the centre has no rotation axis: all its points have the same direction
     axis = axis / axis.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     angle = torch.asin(distance.clamp(max=1)) - torch.asin((distance * inverse_radius).clamp(-1, 1))  # [..., S]
     cos, sin = angle.cos()[..., None], angle.sin()[..., None]
@@ -57,7 +57,7 @@ def path_pixels(u: Tensor, count: int, resolution: int) -> Tensor:
 
 @dataclass(frozen=True)
 class StepDraws:
-    """Every random number of one stochastic rendering, in the order in which they are drawn; None leaves a part out."""
+    """All random numbers of one stochastic rendering, in the order of drawing; None means deterministic or absent."""
 
     path_offset: Tensor | None = None  # [B, 2] uniform
     coarse_jitter: Tensor | None = None  # [B, R, S] uniform
@@ -79,7 +79,7 @@ class StepDraws:
         hierarchical: bool,
         background_samples: int,
     ) -> StepDraws:
-        """Draw what a rendering of ``rays`` rays needs; ``background_samples`` 0 means no background."""
+        """Draw the numbers for ``rays`` rays per image; ``background_samples`` 0 means no background."""
         device = generator.device
 
         def uniform(*shape: int) -> Tensor:

@@ -1,10 +1,9 @@
-"""Inference on a CPU, a strip of rows at a time, so that what one layer writes is still in the cache for the next.
+"""Inference on a CPU, a strip of rows at a time, so that a layer's output stays in the cache for the next layer.
 
-At 1024 px every layer's output is 128 MiB: plain torch writes it to memory that the system has to provide page by
-page, and reads it back for the next layer. A block without noise is local: a row of its output depends on the rows
-beside it, through the blur's taps, and not on its place. So a few rows go through the whole block at once, with as many
-beside them as the blur looks at, whose output is thrown away. The numbers are the same but for the rounding of products
-of another height.
+At 1024 px every layer's output is 128 MiB: plain torch writes it to memory that the system provides page by page, and
+reads it back for the next layer. A block without noise is local: a row of its output depends on neighbouring rows,
+through the blur's taps, and not on its position. So a strip of rows passes the whole block at once, with a halo for the
+blur whose output is discarded. Results differ only by the rounding of products of another height.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-STRIP_BYTES = 8 * 2**20  # of a block's output: about what a core's caches hold
-MIN_ROWS = 16  # of the input in a strip: fewer, and the rows beside it weigh too much
+STRIP_BYTES = 8 * 2**20  # of a block's output: about the size of a core's caches
+MIN_ROWS = 16  # of the input in a strip: with fewer, the halo costs too much
 HALO = 2  # rows of the input on each side that a strip depends on: one for nn_cat's corners, one for the blur of 4 taps
 
 Block = Callable[[Tensor, Tensor | None], tuple[Tensor | None, Tensor | None]]
@@ -29,11 +28,11 @@ def strip_rows(batch: int, channels: int, width: int, itemsize: int) -> int:
 def in_strips(
     block: Block, x: Tensor, image: Tensor | None, rows: int, *, keep_features: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """What ``block(x, image)`` returns, computed ``rows`` rows of the input at a time.
+    """Compute ``block(x, image)`` in strips of ``rows`` rows of the input.
 
     Args:
         block: doubles the resolution of features [N, C, H, W] and of an image [N, 3, H, W].
-        keep_features: whether anybody wants the features, or only the image.
+        keep_features: return the features too, not only the image.
     """
     height = x.shape[2]
     features: Tensor | None = None
@@ -54,7 +53,7 @@ def in_strips(
 
 
 def _like(strip: Tensor, height: int) -> Tensor:
-    """Memory for all the strips, in the layout of one."""
+    """An empty tensor for all strips, in the memory format of one."""
     N, C, _, W = strip.shape
-    lasting = torch.channels_last if strip.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    return torch.empty((N, C, 2 * height, W), dtype=strip.dtype, device=strip.device, memory_format=lasting)
+    layout = torch.channels_last if strip.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    return torch.empty((N, C, 2 * height, W), dtype=strip.dtype, device=strip.device, memory_format=layout)

@@ -28,11 +28,11 @@ SQRT_HALF = math.sqrt(0.5)
 
 @dataclass(frozen=True)
 class BlockOptions:
-    """How a block runs: its dtype, where noise comes from, and whether it enlarges.
+    """How a block runs: its dtype, the source of its noise, and whether it upsamples.
 
     ``enlarge=False`` is the NeRF path: the same 1x1 layers on single ray samples, without upsampling, blur or noise.
-    ``features`` says whether anybody wants a block's features beside its image.
-    ``kept`` is what the layers of a block that will be computed again measured and drew the first time.
+    ``features`` says whether a block's features are needed besides its image.
+    ``recorded`` holds magnitudes and noise of the first pass, reused when the block is recomputed.
     """
 
     dtype: torch.dtype = torch.float32
@@ -40,21 +40,21 @@ class BlockOptions:
     enlarge: bool = True
     features: bool = True
     generator: torch.Generator | None = None
-    kept: dict[tuple[nn.Module, str], Tensor] | None = None
+    recorded: dict[tuple[nn.Module, str], Tensor] | None = None
 
     def once(self, layer: nn.Module, name: str, make: Callable[[], Tensor]) -> Tensor:
-        """``make()``, or what it was when this pass came here before: averages move and numbers are drawn once."""
-        if self.kept is None:
+        """``make()``, or its recorded value: recomputation neither updates averages nor draws noise again."""
+        if self.recorded is None:
             return make()
-        if (layer, name) not in self.kept:
-            self.kept[layer, name] = make()
-        return self.kept[layer, name]
+        if (layer, name) not in self.recorded:
+            self.recorded[layer, name] = make()
+        return self.recorded[layer, name]
 
 
 class SynthesisLayer(nn.Module):
     """x / sqrt(a) -> modulated conv -> upsample and blur -> noise -> bias, leaky ReLU, gain sqrt 2, clamp.
 
-    a is a running mean of x^2, one number; in training it follows x before x is divided by it.
+    a is a running mean of x^2, one number; in training it is updated with x before it divides x.
     """
 
     magnitude: Tensor
@@ -110,10 +110,10 @@ class SynthesisLayer(nn.Module):
         return bias_act(y, self.bias, act="lrelu", gain=gain, clamp=clamp, inplace=True)
 
     def modulation(self, x: Tensor, w: Tensor, options: BlockOptions) -> ModulatedWeights:
-        """What x is multiplied with; in training, x moves the running mean that takes part in it."""
+        """Modulation of the layer for input x; in training, x updates the running magnitude first."""
         input_gain = None
         if self.decay is not None:
-            input_gain = options.once(self, "input gain", lambda: self._follow_magnitude(x).rsqrt())
+            input_gain = options.once(self, "input gain", lambda: self._update_magnitude(x).rsqrt())
         return ModulatedWeights(self.weight, self.affine(w), self.bias, input_gain)
 
     def _adapter(self) -> Adapter | None:
@@ -123,7 +123,7 @@ class SynthesisLayer(nn.Module):
         return Adapter(first.flat_weight, first.bias, second.flat_weight, second.bias)
 
     @torch.no_grad()
-    def _follow_magnitude(self, x: Tensor) -> Tensor:
+    def _update_magnitude(self, x: Tensor) -> Tensor:
         if self.training:
             assert self.decay is not None
             self.magnitude.lerp_(mean_square(x), 1 - self.decay)
@@ -187,7 +187,7 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """conv0 doubles the resolution, conv1 refines, toRGB adds to the enlarged image of the block before.
+    """conv0 doubles the resolution, conv1 refines, toRGB adds to the enlarged image of the previous block.
 
     Reads three rows of ws: conv0, conv1, toRGB.
     """
@@ -202,7 +202,7 @@ class SynthesisBlock(nn.Module):
         self.bilinear_image = cfg.mode in ("bilinear_all", "bilinear_ada")
         self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, cfg, up=True)
         self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, cfg, up=False)
-        # a row of the output depends on the rows beside it, not on its place
+        # a row of the output depends on neighbouring rows, not on its position
         self.local = cfg.pointwise and cfg.architecture != "resnet" and "bilinear" not in cfg.mode
         has_rgb = is_last or cfg.architecture == "skip"
         self.torgb = ToRGB(out_channels, w_dim, clamp=cfg.clamp) if has_rgb else None
@@ -300,14 +300,14 @@ class Upsampler(nn.Module):
         for i, block in enumerate(cast(list[SynthesisBlock], list(self.blocks.values()))[:blocks]):
             assert x is not None
             dtype = fine_dtype if i else torch.float32
-            again = self.recompute and torch.is_grad_enabled()
-            wanted = i + 1 < blocks or not x.is_cuda  # the plain form has them anyway
-            here = replace(options, dtype=dtype, features=wanted, kept={} if again else None)
-            run = partial(block, ws=ws[:, 2 * i : 2 * i + 3], options=here)
-            rows = self._strip_rows(block, x, here)
+            recompute = self.recompute and torch.is_grad_enabled()
+            needed = i + 1 < blocks or not x.is_cuda  # the plain form computes them anyway
+            own = replace(options, dtype=dtype, features=needed, recorded={} if recompute else None)
+            run = partial(block, ws=ws[:, 2 * i : 2 * i + 3], options=own)
+            rows = self._strip_rows(block, x, own)
             if rows < x.shape[2]:
                 x, skip = in_strips(run, x, skip, rows, keep_features=i + 1 < blocks)
-            elif again:  # nothing is drawn but through ``here``, so that torch's own random state may stay as it is
+            elif recompute:  # random numbers are recorded in ``own``, so checkpointing need not restore torch's state
                 x, skip = checkpoint(run, x, skip, use_reentrant=False, preserve_rng_state=False)
             else:
                 x, skip = run(x, skip)
@@ -315,7 +315,7 @@ class Upsampler(nn.Module):
         return images
 
     def _strip_rows(self, block: SynthesisBlock, x: Tensor, options: BlockOptions) -> int:
-        """How many rows go through ``block`` at a time: all of them, but for inference on a CPU."""
+        """Rows that pass ``block`` at a time: all of them, except in inference on a CPU."""
         noisy = block.conv0.use_noise and options.noise != "none"
         whole = torch.is_grad_enabled() or self.training or x.device.type != "cpu" or noisy
         if whole or not block.local or not options.enlarge:
