@@ -10,8 +10,8 @@ import torch
 
 from bench import gate
 from bench.ray_cases import RayCase, make, render
+from tests.checkpoints import assert_state_equal
 from tests.runs import assert_same_run, fresh, outcome, train_here
-from tests.test_checkpoint import assert_state_equal
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
