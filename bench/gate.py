@@ -104,9 +104,9 @@ def forward(call: Call, args: Args) -> tuple[Tensor, ...]:
 def backward(call: Call, args: Args, grad_outputs: list[Tensor] | None = None) -> tuple[Tensor, ...]:
     """Outputs, then the gradient of every leaf, through those outputs that depend on one."""
     outputs = call(args)
-    lit = differentiable(outputs)
-    grad_outputs = cotangents(lit) if grad_outputs is None else grad_outputs
-    return (*(o.detach() for o in outputs), *torch.autograd.grad(lit, leaves(args), grad_outputs))
+    with_grad = differentiable(outputs)
+    grad_outputs = cotangents(with_grad) if grad_outputs is None else grad_outputs
+    return (*(o.detach() for o in outputs), *torch.autograd.grad(with_grad, leaves(args), grad_outputs))
 
 
 def differentiable(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

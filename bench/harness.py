@@ -175,8 +175,8 @@ def _training_graph(call: gate.Call, args: gate.Args) -> Callable[[], object]:
     replay = captured_training(outputs, leaves)
 
     def run() -> tuple[Tensor, ...]:
-        lit = replay(*leaves)
-        return (*(o.detach() for o in lit), *torch.autograd.grad(lit, leaves, grad_outputs))
+        replayed = replay(*leaves)
+        return (*(o.detach() for o in replayed), *torch.autograd.grad(replayed, leaves, grad_outputs))
 
     return run
 
@@ -196,8 +196,8 @@ def check_graph(subject: Subject, call: gate.Call, both: bool) -> None:
     if both:
         want = gate.backward(call, args)
         kept = len(want) - len(gate.leaves(args))
-        lit = [o for o, plain in zip(want[:kept], call(args)) if plain.requires_grad]
-        want = (*lit, *want[kept:])
+        with_grad = [o for o, plain in zip(want[:kept], call(args)) if plain.requires_grad]
+        want = (*with_grad, *want[kept:])
     else:
         want = gate.forward(call, args)
     got = prepare_graph(subject, call, both)()

@@ -51,12 +51,12 @@ class RayCase:
     def flops(self) -> tuple[float, float]:
         """Operations of a forward, and of a backward alone."""
         points = self.batch * self.rays * (self.samples + self.fine)
-        lit = self.batch * (self.rays - self.sample_rays) * (self.samples + self.fine)
+        aggregated = self.batch * (self.rays - self.sample_rays) * (self.samples + self.fine)
         first = 2 * self.dims * self.octaves * self.width
         field = first + (self.depth - 1) * self.width**2 + self.width  # weights per point: trunk and density head
         # A product and a sum per weight and, for the aggregation, per hidden feature; sines, activations, weights
         # along the ray and sorting (3 %) left out.
-        forward = 2 * points * field + 2 * lit * self.width
+        forward = 2 * points * field + 2 * aggregated * self.width
         # Twice that for both gradients of every product, less the gradient of the encoding, which nobody wants. What
         # is computed again does not count: no implementation has to.
         return forward, 2 * forward - 2 * points * first

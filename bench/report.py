@@ -58,11 +58,9 @@ def _machine_lines(rows: Sequence[Row]) -> list[str]:
     for machine in dict.fromkeys(_machine(row) for row in rows):
         row = next(r for r in rows if _machine(r) == machine)
         lines.append(f"{machine}.")
-        matmul = f"float32 products {_number(row.get('ceiling_matmul_GFLOP_per_s'))} GFLOP/s"
-        if row.get("ceiling_matmul_bf16_GFLOP_per_s"):
-            matmul += f", bfloat16 products {_number(row['ceiling_matmul_bf16_GFLOP_per_s'])} GFLOP/s"
-        if row.get("ceiling_matmul_tf32_GFLOP_per_s"):
-            matmul += f", TF32 products {_number(row['ceiling_matmul_tf32_GFLOP_per_s'])} GFLOP/s"
+        formats = {"matmul": "float32", "matmul_bf16": "bfloat16", "matmul_tf32": "TF32"}
+        rates = {name: row.get(f"ceiling_{key}_GFLOP_per_s") for key, name in formats.items()}
+        matmul = ", ".join(f"{name} products {_number(rate)} GFLOP/s" for name, rate in rates.items() if rate)
         lines.append(f"Ceilings, same run: copy {_number(row.get('ceiling_copy_GB_per_s'))} GB/s, {matmul}.")
     return lines
 
@@ -80,29 +78,26 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
-    times = speed_up(row, rows)
-    error = row.get("error")
     return [
         row["op"],
         row["shape"],
         row["direction"],
         row["impl"],
         " / ".join(_number(row[f"p{q}_ms"]) for q in (20, 50, 80)),
-        "" if times is None else f"{times:.2f}",
+        _shown(speed_up(row, rows)),
         _number(row.get("GB_per_s")),
-        _percent(row.get("share_copy")),
+        _shown(row.get("share_copy"), "{:.0%}").replace("%", " %"),
         _number(row.get("GFLOP_per_s")),
-        _percent(row.get("share_matmul")),
+        _shown(row.get("share_matmul"), "{:.0%}").replace("%", " %"),
         _peak(row),
-        "" if error is None else f"{error:.0e}",
+        _shown(row.get("error"), "{:.0e}"),
     ]
 
 
 def _peak(row: Row) -> str:
     total, before = row.get("peak_mib"), row.get("peak_before_mib")
-    if total is None:
-        return ""
-    return f"{total:.0f}" if before is None else f"{total:.0f} (+{max(total - before, 0):.0f})"
+    added = "" if total is None or before is None else f" (+{max(total - before, 0):.0f})"
+    return _shown(total, "{:.0f}") + added
 
 
 def _public_table(rows: Sequence[Row]) -> list[str]:
@@ -112,7 +107,7 @@ def _public_table(rows: Sequence[Row]) -> list[str]:
             f"{row['op']} {row['shape']} {row['direction']}",
             _number(row["p50_ms"] / 1e3),
             _number(row["public_implementation_s"]),
-            f"{row['public_implementation_s'] / (row['p50_ms'] / 1e3):.2f}",
+            _shown(row["public_implementation_s"] / (row["p50_ms"] / 1e3)),
             _peak(row),
         ]
         for row in rows
@@ -134,16 +129,15 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]], left: int) -> l
 
 
 def _images_table(models: Sequence[Row], rows: Sequence[Row]) -> list[str]:
-    body = []
-    for row in models:
-        times = speed_up(row, rows)
-        pace = _number(row["images_per_s"])
-        body.append([row["shape"], row["impl"], pace, "" if times is None else f"{times:.2f}", _peak(row)])
+    body = [
+        [row["shape"], row["impl"], _number(row["images_per_s"]), _shown(speed_up(row, rows)), _peak(row)]
+        for row in models
+    ]
     head = ("generator", "implementation", "images/s", "times faster than ref", "peak MiB")
     return ["Whole images:", "", *markdown(head, body, 2)]
 
 
-class Step(NamedTuple):
+class TrainingStep(NamedTuple):
     """A whole training step, put together from its phases. ``ratio``: a step of D with R1 over one without."""
 
     shape: str
@@ -154,7 +148,7 @@ class Step(NamedTuple):
     peak_mib: float | None
 
 
-def training_steps(rows: Sequence[Row]) -> list[Step]:
+def training_steps(rows: Sequence[Row]) -> list[TrainingStep]:
     """One per shape and implementation of the phases in ``rows``, each counted as often as a step has it."""
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
@@ -170,7 +164,7 @@ def training_steps(rows: Sequence[Row]) -> list[Step]:
         both = ("D main" in ms) and ("R1" in ms)
         peaks = [row.get("peak_mib") for row in phases.values()]
         steps.append(
-            Step(
+            TrainingStep(
                 shape,
                 impl,
                 batch / sum(part) * 1e3 if whole else None,
@@ -187,11 +181,9 @@ def _steps_table(rows: Sequence[Row]) -> list[str]:
     body = []
     for step in steps:
         plain = next((s.images_per_s for s in steps if s.shape == step.shape and s.impl == "ref"), None)
-        times = f"{step.images_per_s / plain:.2f}" if step.images_per_s and plain else ""
-        ratio = "" if step.ratio is None else f"{step.ratio:.2f}"
-        peak = "" if step.peak_mib is None else f"{step.peak_mib:.0f}"
-        cells = [_number(step.images_per_s), times, ratio, _number(step.nerf_path_ms), peak]
-        body.append([step.shape, step.impl, *cells])
+        times = step.images_per_s / plain if step.images_per_s and plain else None
+        figures = [_shown(times), _shown(step.ratio), _number(step.nerf_path_ms), _shown(step.peak_mib, "{:.0f}")]
+        body.append([step.shape, step.impl, _number(step.images_per_s), *figures])
     head = (
         "training",
         "implementation",
@@ -260,8 +252,8 @@ def _number(value: float | None) -> str:
     return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.2g}"
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.0f} %"
+def _shown(value: float | None, form: str = "{:.2f}") -> str:
+    return "" if value is None else form.format(value)
 
 
 def load(path: Path) -> tuple[list[Row], dict[str, list[str]]]:

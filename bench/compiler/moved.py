@@ -104,10 +104,10 @@ def plans(
     least = minimal_bytes(args, outputs, False)
     found = {"fwd": Plan(least, forward.parts(sampled))}
     if "bwd" in directions:
-        lit = gate.differentiable(outputs)
-        grad_outputs = [torch.empty_like(o) for o in lit]
+        with_grad = gate.differentiable(outputs)
+        grad_outputs = [torch.empty_like(o) for o in with_grad]
         with _recorded(target) as backward:
-            torch.autograd.grad(lit, gate.leaves(args), grad_outputs)
+            torch.autograd.grad(with_grad, gate.leaves(args), grad_outputs)
         both = minimal_bytes(args, outputs, True, linear=subject.linear)
         found["bwd"] = Plan(both - least, backward.parts(sampled))
     return found

@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.gpu.plan import ROOT, Step, steps
 from bench.gpu.runner import Outcome, Runner
-from bench.gpu.targets import judge
+from bench.gpu.targets import NOT_MEASURED, judge
 from bench.report import markdown
 
 ABOUT = """\
@@ -172,7 +172,10 @@ def write(path: Path, outcomes: Iterable[Outcome], environment: dict[str, Any], 
 def summary(outcomes: Sequence[Outcome]) -> str:
     """What is printed last: targets, verdicts, training, and what went wrong."""
     rows = [row["extra_info"] for o in outcomes for row in o.benchmarks if "p50_ms" in row["extra_info"]]
-    lines = [*markdown(("target", "wanted", "measured", ""), judge(rows), 1), ""]
+    judged = judge(rows)
+    known = [target for target in judged if target[-1] != NOT_MEASURED]
+    lines = [*markdown(("target", "wanted", "measured", ""), known, 1), ""] if known else []
+    lines.append(f"targets not measured: {len(judged) - len(known)} of {len(judged)}")
     counts = sum((Counter(outcome.tests) for outcome in outcomes), Counter())
     lines.append(f"tests and benches: {', '.join(f'{n} {verdict}' for verdict, n in counts.items()) or 'none ran'}")
     for found in (o.training for o in outcomes if o.training):

@@ -8,6 +8,7 @@ from bench.report import training_steps
 FFHQ = "FFHQ 32x32 rays, 14+14 samples, batch {}"
 IMAGE = "FFHQ 1024 px, batch {}, fp16"
 STEP = "FFHQ 512 px, batch 8"
+NOT_MEASURED = "not measured"
 KERNEL, GRAPH = "triton fp16", "triton fp16 graph"
 LARGE_BYTES = 30e6  # some 10 us on an H100, more than it takes to launch anything
 
@@ -83,7 +84,7 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
             met = value >= target.bound if target.at_least else value <= target.bound
         except (LookupError, TypeError):
             value = met = None
-        verdict = "not measured" if met is None else "met" if met else "missed"
+        verdict = NOT_MEASURED if met is None else "met" if met else "missed"
         wanted = f"{'>=' if target.at_least else '<='} {target.bound:g}"
         judged.append((target.name, wanted, "" if value is None else f"{value:.3g}", verdict))
     return judged
