@@ -1,4 +1,4 @@
-"""The device that a command works on, and the precision it computes in there."""
+"""Device and precision of a command."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,11 +18,11 @@ def default_precision(device: torch.device) -> Precision:
 def with_precision_of(
     cfg: Config, device: torch.device, overrides: Sequence[str], report: Callable[[str], None], *, began_on: str = ""
 ) -> Config:
-    """The configuration with fp32 in place of half precision on a CPU, said in one line.
+    """The configuration with fp32 in place of half precision on a CPU, reported in one line.
 
     Args:
-        overrides: the ``--set`` of the command line: a precision chosen there is obeyed.
-        began_on: the device type of the run to go on with, which keeps its precision there.
+        overrides: the ``--set`` of the command line: a precision set there is kept.
+        began_on: device type of a run to resume, which keeps its precision on that type.
     """
     chosen = any(text.partition("=")[0].strip() == "train.precision" for text in overrides)
     precision = cfg.train.precision
@@ -34,13 +34,13 @@ def with_precision_of(
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device called ``name``, or CUDA if there is one, or the CPU; float32 products on it are exact, not TF32."""
+    """The device called ``name``, else CUDA if available, else the CPU; disables TF32."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # "meta" has tensors, but no numbers in them
+        torch.zeros(1, device=device).item()  # fails on "meta", whose tensors hold no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device: wanted a device of this machine, got {name!r}: {reason}") from None

@@ -1,4 +1,4 @@
-"""Errors that a person can cause and mend: one clear line, no traceback. And what else is said in one line."""
+"""User errors: one clear line, no traceback; one-line texts of other errors."""
 
 import contextlib
 import functools
@@ -10,16 +10,16 @@ _MAX_SHOWN = 80
 
 
 class UserError(Exception):
-    """Bad input of any kind. The message names the argument, what was wanted and what came; exit code 2."""
+    """Bad input of any kind. The message names the argument, the wanted and the given value; exit code 2."""
 
 
 def one_line(error: object) -> str:
-    """The text of an error, or its type if it says nothing, with line breaks and runs of blanks made single blanks."""
+    """Message of an error, or its type if the message is empty, with all white space collapsed to single blanks."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def os_reason(error: OSError) -> str:
-    """Why the system refused, without the error's number and path."""
+    """The system's reason, without the error's number and path."""
     return error.strerror or one_line(error)
 
 

@@ -1,4 +1,4 @@
-"""Libraries that only some commands need: the optional extras of pyproject.toml."""
+"""Optional libraries of some commands: the extras of pyproject.toml."""
 
 import importlib.util
 
@@ -11,7 +11,7 @@ _LIBRARIES = {  # extra -> module -> the library's own name
 
 
 def missing(extra: str) -> str | None:
-    """What is not installed of an extra and how to get it, or None."""
+    """Missing libraries of an extra and the command that installs them, or None."""
     names = [name for module, name in _LIBRARIES[extra].items() if importlib.util.find_spec(module) is None]
     return f"{' and '.join(names)}: pip install 'stylenerf-engine[{extra}]'" if names else None
 

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, their names, and hashes of what is in them."""
+"""Atomic writing of files, file names, and hashes of values."""
 
 import contextlib
 import errno
@@ -19,10 +19,10 @@ _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def write_whole(path: str | Path, write: Callable[[Path], Any], *, new: bool = False) -> None:
-    """Let ``write`` write a file under a temporary name beside ``path`` and rename it: no reader sees half a file.
+    """Write a file atomically: ``write`` gets a temporary name beside ``path``, which is then renamed.
 
-    Missing folders are made; the temporary name ends like ``path``, since writers go by the ending. With ``new``
-    nothing is overwritten, even what came there while ``write`` was at work.
+    Missing folders are made; the temporary name has the suffix of ``path``, since writers choose the format by it. With
+    ``new`` nothing is overwritten, not even a file created during ``write``.
     Raises: UserError naming ``path`` if it cannot be written, or with ``new`` if it exists.
     """
     path = Path(path)
@@ -37,22 +37,22 @@ def write_whole(path: str | Path, write: Callable[[Path], Any], *, new: bool = F
     except OSError as error:
         raise UserError(f"{path}: wanted a file that can be written, got {os_reason(error)}") from error
     finally:
-        with contextlib.suppress(OSError):  # there is none after success, nor where its folder could not be made
+        with contextlib.suppress(OSError):  # absent after success, or if its folder could not be made
             part.unlink()
 
 
 def _rename_to_new(part: Path, path: Path) -> None:
-    """Rename onto nothing, checked and taken in one step; UserError if there is anything."""
+    """Rename atomically without replacing a file. Raises: UserError if ``path`` exists."""
     try:
         if not _link(part, path):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            part.replace(path)  # the empty file just made
+            part.replace(path)  # replaces the empty file just made
     except FileExistsError:
         raise UserError(f"{path}: wanted a name that is not taken, got one that exists by now") from None
 
 
 def _link(part: Path, path: Path) -> bool:
-    """Give a file its name too, if the file system has hard links: FAT and some network mounts have none."""
+    """Hard-link ``part`` to ``path``; False without hard links, as on FAT and some network mounts."""
     try:
         os.link(part, path)
     except FileExistsError:
@@ -63,7 +63,7 @@ def _link(part: Path, path: Path) -> bool:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a file, return once it is on the disk."""
+    """Write and fsync a file."""
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
@@ -71,12 +71,12 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def fsync_folder(path: Path) -> None:
-    """Put a folder's entries on the disk: without it a file may survive a power cut and its name not.
+    """Fsync a folder: without it a file may survive a power cut but lose its name.
 
-    Best effort: network and FUSE mounts that cannot do it get one remark; a disk that fails at it is still an error.
+    Best effort: mounts without support (network, FUSE) get one warning; a disk failure is still an error.
     """
     if not hasattr(os, "O_DIRECTORY"):
-        return  # Windows opens no folders
+        return  # Windows cannot open folders
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -89,7 +89,7 @@ def fsync_folder(path: Path) -> None:
 
 
 def file_names(labels: Sequence[str], otherwise: str) -> list[str]:
-    """A name for the files of each label, no two alike; ``otherwise`` where nothing of a label may stand in a name."""
+    """A unique file name for each label; ``otherwise`` for a label without usable characters."""
     names = [re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip(".-")[:80] or otherwise for label in labels]
     return [f"{i}-{n}" for i, n in enumerate(names)] if len(set(names)) < len(names) else names
 

@@ -13,9 +13,9 @@ _NOTICE = b"\ninterrupted: finishing this round, then saving (once more to stop 
 class Interrupt:
     """Context manager: the first SIGINT or SIGTERM sets ``requested``, the second raises KeyboardInterrupt.
 
-    A training loop asks ``requested`` after each step, writes its checkpoint and then raises KeyboardInterrupt itself,
-    so that the command ends with 130 either way. The handlers that stood before come back on exit. Outside the main
-    thread, which no signal reaches, nothing is installed.
+    A training loop checks ``requested`` after each step, writes its checkpoint and raises KeyboardInterrupt itself, so
+    that the exit code is 130 either way. The previous handlers are restored on exit. Nothing is installed outside the
+    main thread, which alone receives signals.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -39,7 +39,7 @@ class Interrupt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            # None: it was installed from C and cannot be put back from here.
+            # None: installed from C, and cannot be restored from Python.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 
@@ -51,10 +51,10 @@ class Interrupt:
         else:
             self._requested = True
             with contextlib.suppress(OSError):
-                os.write(2, _NOTICE)  # print() may be what the signal interrupted, and it is not reentrant
+                os.write(2, _NOTICE)  # the signal may have interrupted print(), which is not reentrant
 
     def _handle_in_child(self, number: int) -> None:
-        """A forked worker inherits this handler: Ctrl-C is its parent's business, SIGTERM has to end it."""
+        """Handler inherited by a forked worker: Ctrl-C is left to the parent, SIGTERM ends the worker."""
         if number == signal.SIGTERM:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""Models on the disk, for everything that renders: the average generator of a run, or one that was converted.
+"""Models on the disk, for rendering: the average generator of a run, or a converted one.
 
 A converted model is a folder with the three files of a checkpoint: ``state.pt`` (tensors, read with
 ``weights_only=True``), ``meta.json`` (configuration, camera prior, where it came from), ``manifest.json`` (SHA-256).
@@ -34,8 +34,8 @@ class Model:
     """A generator ready to render, in evaluation mode, without gradients of its parameters.
 
     Attributes:
-        generator: G_ema of a run, or the network that was converted.
-        prior: where its training cameras stood.
+        generator: G_ema of a run, or the converted network.
+        prior: distribution of its training cameras.
         path: the folder that was read.
         meta: the folder's meta.json: the run's configuration, or the source of a converted model.
     """
@@ -51,13 +51,13 @@ class Model:
 
     @property
     def label_kind(self) -> LabelKind:
-        """What its labels are; where its meta.json does not say so, what their number suggests."""
+        """Kind of the labels from meta.json, else deduced from their number."""
         kind: LabelKind = self.meta.get("label_kind", deduced_kind(self.config.label_dim))
         return kind
 
     @property
     def sha256(self) -> str:
-        """Of everything that decides about its pictures: configuration, samples, weights."""
+        """Hash of everything that determines its pictures: configuration, samples, weights."""
         g = self.generator
         return sha256_of([to_dict(g.cfg), g.synthesis.default_samples, g.state_dict()])
 
@@ -69,7 +69,7 @@ def load_model(
 
     Args:
         path: a run's folder (its newest intact checkpoint), a checkpoint, a converted model's folder, or a file in one.
-        report: takes one line where a conditional model does not say what its labels are.
+        report: takes one line if a conditional model does not state the kind of its labels.
     Raises: UserError naming the path: nothing there, not a model, damaged, of another format.
     """
     folder = model_folder(Path(path))
@@ -89,7 +89,7 @@ def load_model(
         generator = _build(generator_config, weights)
         generator.synthesis.default_samples = _samples(samples)
         _check_label_kind(meta, generator.cfg.label_dim)
-    except (UserError, ValueError, TypeError, RuntimeError) as error:  # a RecursionError is one of the last kind
+    except (UserError, ValueError, TypeError, RuntimeError) as error:  # RuntimeError includes RecursionError
         raise UserError(f"{folder}: wanted a model, got: {one_line(error)[:400]}") from None
     model = Model(generator.eval().requires_grad_(False).to(device), prior, folder, meta)
     if model.config.label_dim and "label_kind" not in meta:
@@ -110,8 +110,8 @@ def save_model(
 
     Args:
         path: a folder that does not exist yet, or is empty.
-        source: where it came from, anything that JSON can hold.
-        label_kind: what its labels are; None: what their number suggests (:func:`deduced_kind`).
+        source: origin of the model, anything that JSON can hold.
+        label_kind: kind of its labels; None: deduced from their number (:func:`deduced_kind`).
     Returns: the folder.
     Raises: UserError naming the path if it exists or cannot be written.
     """
@@ -128,9 +128,9 @@ def save_model(
 
 
 def check_sizes(config: GeneratorConfig, state: Mapping[str, Tensor]) -> None:
-    """Refuse a configuration that its tensors do not bear out, before memory is taken for it.
+    """Refuse a configuration that is too large for the tensors given, before memory is allocated for it.
 
-    Raises: ValueError saying what is out of proportion.
+    Raises: ValueError naming the size in question.
     """
     samples = max(config.field.samples, config.background.samples)
     edge = max(config.resolution, config.path_lattice)
@@ -139,15 +139,15 @@ def check_sizes(config: GeneratorConfig, state: Mapping[str, Tensor]) -> None:
     if config.mapping_layers + config.field.depth > len(state):
         layers = config.mapping_layers + config.field.depth
         raise ValueError(f"the configuration has at least {layers} layers, the file {len(state)} tensors")
-    # by storage: a tensor may claim more elements than are there, and several may share them
+    # by storage: a tensor may claim more elements than its storage holds, and several may share one
     storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in state.values()}
-    wanted, given = least_numbers(config), sum(storages.values()) // 2  # two bytes are the narrowest number
+    wanted, given = least_numbers(config), sum(storages.values()) // 2  # at least two bytes a number
     if wanted > given:
         raise ValueError(f"the configuration takes at least {wanted} numbers, the file has at most {given}")
 
 
 def least_numbers(config: GeneratorConfig) -> int:
-    """A lower bound of what the generator's state holds, at most a few times less."""
+    """Lower bound of the number of values in the generator's state, within a small factor."""
     w, features, field = config.w_dim, config.features, config.field
     count = w * (config.z_dim + (config.mapping_layers - 1) * w + config.label_dim)
     first = 6 * field.num_freqs
@@ -176,7 +176,7 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
 
 
 def model_folder(path: Path) -> Path:
-    """The folder that a person means by a folder or by a file in it."""
+    """Model folder for a path: the folder itself, or that of a file in it."""
     if not os.path.exists(path):  # unlike Path.exists, false for any name that leads nowhere, however long
         raise UserError(f"{path}: wanted a run, a checkpoint or a converted model, got nothing there")
     if path.is_dir():
@@ -219,8 +219,8 @@ def _build(config: GeneratorConfig, weights: Mapping[str, Any]) -> Generator:
     wrong = [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]
     unknown = sorted(weights.keys() - own.keys())
     if wrong or unknown:
-        found = f"{_some(wrong)} missing or misshapen, {_some(unknown)} unknown"
-        raise ValueError(f"wanted the tensors of its configuration, got {found}")
+        faults = f"{_some(wrong)} missing or misshapen, {_some(unknown)} unknown"
+        raise ValueError(f"wanted the tensors of its configuration, got {faults}")
     check_finite(tensors)
     generator.load_state_dict(tensors)
     return generator

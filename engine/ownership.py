@@ -1,4 +1,4 @@
-"""Who works in a folder: one process at a time, by a lock that the system releases when that process ends or dies."""
+"""Ownership of a folder: one process at a time, by a lock that the system releases when that process ends or dies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ except ImportError:  # Windows locks by msvcrt
     fcntl = None  # type: ignore[assignment]
 
 LOCK_FILE = ".lock"
-LEFTOVER_S = 60.0  # a temporary file that nobody has written to for as long belongs to a killed process
+LEFTOVER_S = 60.0  # a temporary file unchanged for this long belongs to a killed process
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.part(\..*)?", re.DOTALL)
 _TAKEN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 _WINDOWS_LOCK_AT = 2**20  # a locked byte cannot be read on Windows; this one lies past the owner's name
@@ -28,12 +28,12 @@ _WINDOWS_LOCK_AT = 2**20  # a locked byte cannot be read on Windows; this one li
 
 @contextlib.contextmanager
 def own_folder(folder: Path, made: Sequence[Path] = ()) -> Iterator[None]:
-    """Hold ``folder`` alone; missing folders are made, and removed again in the end where nothing came into them.
+    """Lock ``folder``; missing folders are made, and removed at the end if they are still empty.
 
     ``made``: folders that the caller has just made for it, removed likewise, innermost first.
 
-    The lock file names the owner for those who come second. It is removed at the end; one that a killed process left
-    behind is taken over, and that process's temporary files are removed.
+    The lock file names the owner for other processes. It is removed at the end; the lock file of a killed process is
+    taken over, and that process's temporary files are removed.
 
     Raises: UserError naming the owner if another process holds the folder, or if it cannot be written.
     """
@@ -49,14 +49,14 @@ def own_folder(folder: Path, made: Sequence[Path] = ()) -> Iterator[None]:
         if descriptor is not None:
             _release(descriptor, folder / LOCK_FILE)
         for path in ours:
-            with contextlib.suppress(OSError):  # of use by now, or never made
+            with contextlib.suppress(OSError):  # not empty, or never made
                 path.rmdir()
 
 
 def make_numbered(base: Path) -> list[Path]:
-    """Make the first of base, base-2, base-3 ... that is not there: two processes never get the same one.
+    """Make the first of base, base-2, base-3 ... that does not exist: two processes never get the same one.
 
-    Returns: what was made, the folder itself first, then those above it.
+    Returns: the folders made, the numbered one first, then its parents.
     Raises: UserError if it cannot be made.
     """
     above = _missing(base.parent)
@@ -73,9 +73,9 @@ def make_numbered(base: Path) -> list[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Find out before a long computation whether ``path`` can be made: a file is made above it and removed again.
+    """Check before a long computation that ``path`` can be made: make and remove a file in its nearest existing parent.
 
-    Raises: UserError naming ``path`` if the lowest folder above it that is there takes no file.
+    Raises: UserError naming ``path`` if that fails.
     """
     above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     with os_errors(path):
@@ -85,17 +85,17 @@ def check_writable(path: Path) -> None:
 
 
 def _missing(folder: Path) -> list[Path]:
-    """The folder and those above it that are not there, innermost first."""
+    """The folder and its parents, as far as they do not exist, innermost first."""
     return [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
 
 
 def entries(folder: Path) -> list[str]:
-    """Names in a folder, without the lock file and temporary files, which say nothing about what the folder holds."""
+    """Names in a folder, without the lock file and temporary files."""
     return [name for name in os.listdir(folder) if name != LOCK_FILE and not _TEMPORARY.fullmatch(name)]
 
 
 def temporary_name(ending: str = "") -> str:
-    """A hidden name that no other thread, process or host chooses, for what is renamed once it is whole."""
+    """A hidden name that is unique among threads, processes and hosts, for a file to be renamed when complete."""
     return f".{uuid.uuid4().hex}.part{ending}"
 
 
@@ -113,7 +113,7 @@ def _remove_leftovers(folder: Path, now: float) -> None:
 
 
 def _open_locked(folder: Path) -> int:
-    """A descriptor that holds the lock of the file that is now in ``folder``."""
+    """Descriptor that holds the lock of the lock file in ``folder``."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -164,9 +164,9 @@ def _is_file(descriptor: int, path: Path) -> bool:
 
 
 def _release(descriptor: int, file: Path) -> None:
-    """Remove the file while it is still locked, so that nobody locks a file that is about to go."""
+    """Remove the file while it is still locked, so that nobody locks a file about to be removed."""
     with contextlib.suppress(OSError):
-        file.unlink()  # not on Windows, which removes no open file
+        file.unlink()  # fails on Windows, which cannot remove an open file
     with contextlib.suppress(OSError):
         os.close(descriptor)
     if fcntl is None:

@@ -1,4 +1,4 @@
-"""Pictures for people: image grids, coloured depth maps, labelled rows, and writing them safely.
+"""Pictures: image grids, coloured depth maps, labelled rows, and atomic writing.
 
 Everywhere in this file images are [N, 3, H, W] (or [N, 1, H, W] for grey), uint8 or floating point in -1..1.
 """
@@ -21,8 +21,8 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _PAPER, _INK = (255, 255, 255), (32, 34, 40)
 
-# Far to near: CIE lightness rises in equal steps from 14 to 94 while the hue turns from blue over rose to yellow, so
-# that equal steps of depth look equal and the picture survives printing in grey.
+# Far to near: CIE lightness rises in equal steps from 14 to 94 while the hue goes from blue through rose to yellow, so
+# that equal steps of depth look equal, also when printed in grey.
 _WARMTH = (
     (10, 33, 79),
     (26, 43, 95),
@@ -50,9 +50,9 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def grid(images: Tensor, columns: int | None = None, pad: int = 2) -> Image.Image:
-    """Lay ``images`` out row by row, ``pad`` white pixels between and around them.
+    """Arrange ``images`` row by row, ``pad`` white pixels between and around them.
 
-    ``columns`` defaults to the root of the number of images, rounded up. Unfilled places stay white.
+    ``columns`` defaults to the root of the number of images, rounded up. Empty cells stay white.
     Raises: ValueError on shape, no images, ``columns`` < 1 or ``pad`` < 0; TypeError on dtype.
     """
     tiles = _tiles("images", images)

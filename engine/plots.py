@@ -1,4 +1,4 @@
-"""Line charts for people, drawn by matplotlib: the extra ``plots``."""
+"""Line charts, drawn by matplotlib: the extra ``plots``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .extras import need
 _Points = list[tuple[float, float]]
 
 _DPI = 100
-_MARKED = 40  # more points than these would be a caterpillar of discs
+_MARKED = 40  # series with more points are drawn without markers, which would overlap
 
 
 def line_chart(
@@ -26,10 +26,10 @@ def line_chart(
 ) -> Image.Image:
     """Lines through the points (x, y) of each named series, sorted by x, with axes and, for several, a legend.
 
-    Points that have no place are left out: not finite, or with ``log_y`` not positive.
+    Points that cannot be drawn are omitted: not finite, or with ``log_y`` not positive.
     Raises: ValueError if nothing is left to draw; UserError if matplotlib is missing.
     """
-    lines = {name: kept for name, points in series.items() if (kept := _drawable(points, log_y))}
+    lines = {name: drawable for name, points in series.items() if (drawable := _drawable(points, log_y))}
     if not lines:
         raise ValueError(f"series must hold at least one point that can be drawn, got none in {list(series)}")
     need("plots", "plots")

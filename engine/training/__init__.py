@@ -1,1 +1,1 @@
-"""Training: configuration, step, loop, checkpoints, statistics, figures of quality."""
+"""Training: configuration, step, loop, checkpoints, statistics, quality metrics."""

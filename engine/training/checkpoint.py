@@ -3,8 +3,8 @@
 Each directory holds ``state.pt`` (tensors and plain values, read with ``weights_only=True``), ``meta.json`` and
 ``manifest.json`` (size and SHA-256 of the other two). It is written under a hidden name, every file and directory is
 fsynced, the manifest comes last, then one rename makes it visible; so a directory that is not hidden is whole, and
-damage done later shows in the hashes. The sequence number orders checkpoints by when they were written: after going
-back to an earlier one, the count of images no longer does.
+later damage shows in the hashes. The sequence number orders checkpoints by time of writing; the count of images does
+not, once a run has been resumed from an earlier checkpoint.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ def write_checkpoint(
         final = folder / f"{sequence:05d}-images-{images_shown}"
         _free_leftovers(folder)
         hidden = folder / f".writing-{final.name}"
-        hidden.mkdir()  # outside of try: what another process made is not removed
+        hidden.mkdir()  # outside of try: the handler must not remove another process's folder
         try:
             _write_files(hidden, state, meta_text, {"images_shown": images_shown})
             os.replace(hidden, final)
@@ -93,7 +93,7 @@ def write_folder(path: Path, state: dict[str, Any], meta: dict[str, Any]) -> Pat
     with os_errors(path, "cannot write here"):
         check_vacant(path)
         if final.is_dir() and os.listdir(final):
-            with own_folder(final):  # removes what a killed process left, refuses the lock of a living one
+            with own_folder(final):  # removes leftovers of a killed process; fails while another process holds the lock
                 pass
         hidden = final.with_name(f".writing-{final.name[:40]}{temporary_name()}")
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def write_folder(path: Path, state: dict[str, Any], meta: dict[str, Any]) -> Pat
             _write_files(hidden, state, meta_text, {})
             if os.name == "nt" and final.is_dir():
                 final.rmdir()  # Windows renames onto nothing; this fails on a folder with anything in it
-            os.rename(hidden, final)  # onto nothing or an empty folder; fails on all else
+            os.rename(hidden, final)  # replaces an empty folder; fails on anything else
         except BaseException:
             shutil.rmtree(hidden, ignore_errors=True)
             raise
@@ -115,13 +115,13 @@ def write_folder(path: Path, state: dict[str, Any], meta: dict[str, Any]) -> Pat
 
 
 def check_vacant(path: Path) -> None:
-    """Raises: UserError if there is anything at ``path`` but an empty folder (a lock in it is nothing)."""
+    """Raises: UserError unless ``path`` is absent or an empty folder (a lock file does not count)."""
     if os.path.lexists(path) and not (os.path.isdir(path) and not entries(path)):
         raise UserError(f"{path}: wanted a new or empty folder, got one that exists; nothing is overwritten")
 
 
 def verify(path: Path) -> str | None:
-    """Why the checkpoint directory cannot be trusted, or None if its files are as they were written."""
+    """Reason to distrust the checkpoint directory, or None if its files match the manifest."""
     try:
         files = _read_manifest(Path(path))["files"]
         for name in (_STATE, _META):
@@ -149,7 +149,7 @@ def latest_checkpoint(run_dir: Path, report: Callable[[str], None] = to_stderr) 
 
 
 def read_checkpoint(path: Path, report: Callable[[str], None] = to_stderr) -> tuple[dict[str, Any], dict[str, Any]]:
-    """State (tensors on the CPU) and meta of a checkpoint directory, or of the newest good one of a run directory.
+    """State (tensors on the CPU) and meta of a checkpoint directory, or of the newest intact one of a run directory.
 
     Nothing in the files is executed. Raises: UserError saying what is wrong with which path.
     """
@@ -171,7 +171,7 @@ def read_checkpoint(path: Path, report: Callable[[str], None] = to_stderr) -> tu
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder and prove that a file can be written and synced in it; UserError if not."""
+    """Make the folder and write and sync a test file in it. Raises: UserError if that fails."""
     folder = Path(folder)
     probe = folder / temporary_name()
     with os_errors(folder, "cannot write here"):
@@ -183,15 +183,15 @@ def check_writable(folder: Path) -> None:
 
 
 class _BadManifest(Exception):
-    """What is wrong with a manifest."""
+    """Fault of a manifest."""
 
 
 class _Sink:
-    """A file for torch.save that hashes what it is given and keeps the first OSError.
+    """A file for torch.save that hashes the written bytes and keeps the first OSError.
 
-    The hash is of what was meant, not of what a read after the write returns, so that ``verify`` really compares.
-    torch's archive writer answers a failed write with an unrelated RuntimeError of its own while it closes, so the
-    error is kept here, the rest of the stream is dropped, and the caller raises what really happened.
+    The hash covers the bytes passed to ``write``, not those read back, so that ``verify`` is a real comparison. After
+    a failed write, torch's archive writer raises an unrelated RuntimeError while it closes: the original error is
+    kept here, the rest of the stream is dropped, and the caller raises the original.
     """
 
     def __init__(self, file: Any) -> None:
@@ -212,7 +212,7 @@ class _Sink:
         return size
 
     def entry(self) -> dict[str, Any]:
-        """What the manifest says of the file."""
+        """The file's entry in the manifest."""
         return {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
 
     def flush(self) -> None:
@@ -224,13 +224,13 @@ class _Sink:
 
 
 def _write_files(hidden: Path, state: dict[str, Any], meta_text: str, facts: dict[str, Any]) -> None:
-    """Fill an empty directory: the two files first, the manifest only when they are safely on the disk."""
+    """Write both files into an empty directory, and the manifest once they are synced."""
     with open(hidden / _STATE, "wb") as file:
         sink = _Sink(file)
         try:
             torch.save(state, sink)  # type: ignore[arg-type]
         except RuntimeError as error:
-            # Ctrl-C inside a write: the archive writer fails to close, and its error takes the interruption's place
+            # Ctrl-C inside a write: the archive writer fails to close, and its error hides the KeyboardInterrupt
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
@@ -257,7 +257,7 @@ def _sha256(path: Path) -> str:
 
 
 def _entries(folder: Path, *, hidden: bool) -> list[tuple[Path, int]]:
-    """(directory, sequence number) of each checkpoint; with ``hidden`` also of what is half written or half removed."""
+    """(directory, sequence number) of each checkpoint; with ``hidden`` also of half-written and half-removed ones."""
     if not folder.is_dir():
         return []
     matches = [(path, _NAME.fullmatch(path.name)) for path in folder.iterdir()]
@@ -269,9 +269,9 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _free_leftovers(folder: Path) -> None:
-    """Remove what killed writes left behind, since it may hold the room that this write needs.
+    """Remove leftovers of killed writes, to free space for this write.
 
-    Only if a good checkpoint exists: until then a complete but unnamed one may be all that a person has.
+    Only if an intact checkpoint exists: until then a complete but not yet renamed one may be the only copy.
     """
     leftovers = [path for path, _ in _entries(folder, hidden=True) if path.name.startswith(".")]
     if leftovers and any(verify(path) is None for path in _newest_first(folder)):
@@ -280,9 +280,9 @@ def _free_leftovers(folder: Path) -> None:
 
 
 def _free_old_leftovers(hidden: Path) -> None:
-    """Remove what killed writes of the same folder left beside ``hidden``, which was made just now.
+    """Remove leftovers of killed writes of the same folder, beside the newly made ``hidden``.
 
-    Nobody owns the folder above: what was written to within the hour may be another process's work, and stays.
+    Nobody owns the parent folder: entries modified within the hour may belong to another process, and stay.
     """
     stem = hidden.name[: -len(temporary_name())]
     now = hidden.stat().st_mtime  # by the clock of the file system
@@ -293,7 +293,7 @@ def _free_old_leftovers(hidden: Path) -> None:
 
 
 def _prune(folder: Path, keep: int, written: Path) -> None:
-    """Keep the newest ``keep`` that verify, ``written`` just did; while there are fewer, remove nothing."""
+    """Keep the newest ``keep`` that verify, ``written`` (known to be intact) included; remove none while fewer do."""
     good = [written]
     candidates = _newest_first(folder)
     for path in candidates:
@@ -307,8 +307,8 @@ def _prune(folder: Path, keep: int, written: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    # Renamed first: a kill halfway through leaves a hidden leftover, not something that looks like a checkpoint.
-    # What cannot be removed now is tried again at the next write.
+    # Rename before removal: a kill halfway leaves a hidden leftover, not a damaged checkpoint.
+    # A failed removal is retried at the next write.
     with contextlib.suppress(OSError):
         shutil.rmtree(path.rename(path.with_name(f".removing-{path.name}")), ignore_errors=True)
 
@@ -332,7 +332,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint_dir(path: Path, report: Callable[[str], None]) -> Path:
-    """The checkpoint that a person means by a run directory, its ``checkpoints`` folder or a checkpoint directory."""
+    """Checkpoint directory for a path: a run, its ``checkpoints`` folder or a checkpoint itself."""
     if not path.is_dir():
         raise UserError(
             f"{path}: wanted a run or checkpoint directory, got {'a file' if path.exists() else 'nothing there'}"
@@ -352,11 +352,11 @@ def _load_state(file: Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        detail = f"it asks for {found[1]}" if found else "its pickle is not a plain one"
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        detail = f"it asks for {match[1]}" if match else "its pickle is not a plain one"
         raise UserError(f"{file}: refused: wanted tensors and plain values only, but {detail}") from None
     except Exception as error:
-        # A crafted or foreign archive makes torch raise almost anything; none of it is this program's own fault.
+        # torch may raise almost any exception for a crafted or foreign archive; none of them is a bug of ours.
         raise UserError(f"{file}: wanted a file of tensors, got one that torch cannot read: {_head(error)}") from None
 
 
@@ -365,7 +365,7 @@ def _head(error: Exception) -> str:
 
 
 def _check_state(value: object, where: str) -> None:
-    """Refuse what ``weights_only`` would refuse to read back; exact types, since subclasses pickle as code."""
+    """Refuse values that ``weights_only`` could not read back; exact types only, since subclasses pickle as code."""
     if type(value) in (dict, OrderedDict):
         for key, item in value.items():  # type: ignore[attr-defined]
             if type(key) not in (str, int):

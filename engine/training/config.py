@@ -20,8 +20,8 @@ from ..errors import UserError
 from .config_io import PRESETS, apply_overrides, from_dict, load_file
 
 HALF_MAX = torch.finfo(torch.float16).max
-# Keys of the networks that change no tensor and not what the tensors stand for, only how finely, how cheaply or how
-# often they are evaluated: a run may be resumed with others. All other keys of these sections are held fixed.
+# Network keys that may change when a run is resumed: they affect sampling density, precision or recomputation, but
+# neither the tensors nor their meaning. All other keys of these sections are fixed.
 NETWORK_SECTIONS = ("generator", "discriminator", "growth")
 FREE_ON_RESUME = frozenset({
     "generator.upsampler.recompute", "generator.path_lattice", "generator.field.samples",
@@ -40,7 +40,7 @@ def _is_power_of_two(value: int) -> bool:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where images come from: "procedural", a folder or a zip.
+    """Source of the images: "procedural", a folder or a zip.
 
     mirror doubles the set by flipped copies; labels conditions both networks on dataset.json; scenes is the number of
     procedural scenes; cache_mib bounds the memory for decoded images.
@@ -59,7 +59,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class DiscriminatorSection:
-    """The discriminator's form; its resolutions follow the generator's."""
+    """Architecture of the discriminator; its resolutions follow the generator's."""
 
     architecture: Literal["skip", "resnet", "orig"] = "skip"
     channel_base: float = 16384
@@ -78,7 +78,7 @@ class DiscriminatorSection:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses; a weight of 0 turns its loss off. Intervals count steps (lazy regularisation)."""
+    """Loss weights; a weight of 0 disables its loss. Intervals count steps (lazy regularisation)."""
 
     r1_gamma: float = 0.5
     r1_interval: int = 16
@@ -116,7 +116,7 @@ class OptimiserConfig:
 
 @dataclass(frozen=True)
 class GrowthConfig:
-    """Progressive growth between two moments, in thousands of images; off, everything is trained from the start."""
+    """Progressive growth from start_kimg to end_kimg; if off, all resolutions are trained from the start."""
 
     enabled: bool = True
     start_kimg: float = 500.0
@@ -132,7 +132,7 @@ class GrowthConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop.
+    """Training loop.
 
     total_kimg thousands of images; batch images per step in rounds of micro_batch; ema_kimg is the half-life of G_ema,
     shortened early to ema_rampup times the images shown; a row of statistics every tick_kimg, checkpoint and pictures
@@ -169,7 +169,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class MonitorConfig:
-    """What is looked at beside training: pictures and figures of G_ema at every snapshot.
+    """Monitoring: pictures and metrics of G_ema at every snapshot.
 
     grid_images latents in the sample sheet, turn_frames cameras in the turning strip, swd_images images for the sliced
     Wasserstein distance (0 turns it off), depth_scenes scenes and latents for the depth correlation (procedural data).
@@ -190,7 +190,7 @@ class MonitorConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run depends on; written into its folder and into every checkpoint."""
+    """Complete configuration of a run; written into its folder and into every checkpoint."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     camera: CameraPrior = dataclasses.field(default_factory=CameraPrior)
@@ -247,7 +247,7 @@ class Config:
                 _need(f"{section}.clamp", f"at most {HALF_MAX:g}, the largest fp16 number", fits, clamp)
 
     def discriminator_config(self, label_dim: int = 0) -> DiscriminatorConfig:
-        """The discriminator that judges this generator's images."""
+        """Configuration of the discriminator for this generator's images."""
         g = self.generator
         return DiscriminatorConfig(
             resolution=g.resolution,
@@ -261,7 +261,7 @@ class Config:
 def load_config(preset: str | None, file: str | None, overrides: list[str]) -> Config:
     """A preset or a YAML file, with ``a.b=c`` overrides on top.
 
-    Raises: UserError naming the key, what was wanted and what came.
+    Raises: UserError naming the key, the wanted and the given value.
     """
     if (preset is None) == (file is None):
         got = "neither" if file is None else "both"
@@ -275,7 +275,7 @@ def load_config(preset: str | None, file: str | None, overrides: list[str]) -> C
 
 
 def preset_path(name: str) -> Path:
-    """The file of a preset. Raises: UserError listing the presets there are."""
+    """File of a preset. Raises: UserError listing the available presets."""
     known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
     if name not in known:
         raise UserError(f"--preset: wanted one of {', '.join(known)}, got {name!r}")

@@ -23,11 +23,11 @@ PRESETS = Path(__file__).parent / "presets"
 T = TypeVar("T")
 Plain = dict[str, Any]
 
-# YAML 1.1 reads `1e-8` (no dot, no sign after e) as text, and people write it all the time.
+# YAML 1.1 reads the common spelling `1e-8` (no dot) as text.
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _SCALAR_NAMES: dict[Any, str] = {bool: "true or false", int: "int", float: "float", str: "string", type(None): "null"}
 
-RENAMED = {"train.public_slips": "match_public_code"}  # former key -> its name now, in the same section
+RENAMED = {"train.public_slips": "match_public_code"}  # old key -> new key, in the same section
 
 
 def from_dict(cls: type[T], data: object, *, where: str = "config") -> T:
@@ -98,7 +98,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str], cls: type
 
 
 def with_present_names(data: Mapping[str, Any], source: object, report: Callable[[str], None] = to_stderr) -> Plain:
-    """``data`` with the keys of :data:`RENAMED` under their present names; one line for each that it has."""
+    """``data`` with the old keys of :data:`RENAMED` replaced by the new ones; reports each in one line."""
     out = merge({}, data)
     for former, name in RENAMED.items():
         *above, key = former.split(".")
@@ -130,7 +130,7 @@ def read_yaml(path: Path) -> Plain:
 
 
 def load_file(path: Path, presets_dir: Path) -> Plain:
-    """One YAML file laid over the preset its top-level ``base`` names, and so on down; ``description`` is dropped."""
+    """One YAML file laid over the preset that its key ``base`` names, recursively; ``description`` is dropped."""
     return _load_chain(Path(path), Path(presets_dir), ())
 
 
@@ -144,7 +144,7 @@ def load_preset(cls: type[T], name: str, presets_dir: Path) -> T:
 
 
 def list_presets(presets_dir: Path) -> dict[str, str]:
-    """Name → description of every preset in the folder, by name."""
+    """Name → description of every preset in the folder, sorted by name."""
     return {name: _text_key(path, read_yaml(path), "description") or "" for name, path in _presets(presets_dir).items()}
 
 
@@ -181,7 +181,7 @@ def _did_you_mean(got: object, known: Iterable[str]) -> str:
 
 
 def _describe(tp: Any) -> str:
-    """What a person may write for a field of this type."""
+    """Accepted values of a field of this type, for error messages."""
     if tp in _SCALAR_NAMES:
         return _SCALAR_NAMES[tp]
     if dataclasses.is_dataclass(tp):
@@ -207,7 +207,7 @@ def _convert(value: Any, tp: Any, key: str) -> Any:
     if origin in (list, tuple):
         return _convert_sequence(value, tp, key)
     if origin is Literal:
-        # type(): 1 == True and 1 == 1.0, which are not the same choice.
+        # Compare types too: 1 == True and 1 == 1.0, but they are different choices.
         if any(type(value) is type(choice) and value == choice for choice in args):
             return value
     elif tp is float:
@@ -237,7 +237,7 @@ def _is_nonfinite(value: object, tp: Any) -> bool:
 
 
 def _convert_union(value: Any, tp: Any, args: Sequence[Any], key: str) -> Any:
-    # A section or a list has one possible meaning in most unions: its own error then says more than the union's.
+    # Most unions accept at most one section or list type: its own error says more than the union's.
     fitting = [a for a in args if _is_structure(a, value)]
     if len(fitting) == 1:
         return _convert(value, fitting[0], key)
@@ -311,7 +311,7 @@ def _parse_yaml(text: str, source: str) -> Any:
     except RecursionError:
         raise UserError(f"{source}: wanted a few levels of nesting, got too many") from None
     except (ValueError, KeyError, AttributeError) as error:
-        # The YAML constructors let these through for a date such as 2024-99-99, `!!bool x`, `!!timestamp x`.
+        # PyYAML's constructors raise these for a date such as 2024-99-99, `!!bool x`, `!!timestamp x`.
         raise UserError(f"{source}: wanted valid YAML, got a value that cannot be read: {one_line(error)}") from None
 
 
@@ -320,7 +320,7 @@ def _at(source: str, mark: Any) -> str:
 
 
 def _check_nodes(node: yaml.Node, source: str, seen: set[int]) -> None:
-    """Refuse what safe_load would take in silence: a key given twice (the last one would win), and aliases.
+    """Refuse what safe_load accepts silently: duplicate keys (the last one would win) and aliases.
 
     Aliases can build circular or exponentially large values; ``base`` does what they are used for.
     """
@@ -363,7 +363,7 @@ def _text_key(path: Path, data: Plain, key: str) -> str | None:
 
 
 def _load_chain(path: Path, presets_dir: Path, above: tuple[Path, ...]) -> Plain:
-    """``path`` over its bases; ``above`` are the files that led here, most recent last."""
+    """``path`` laid over its bases; ``above`` is the chain of files that name it as a base, most recent last."""
     data = read_yaml(path)
     chain = (*above, path)
     base, _ = _text_key(path, data, "base"), _text_key(path, data, "description")

@@ -1,4 +1,4 @@
-"""A run that diverges says so: losses, gradients and weights that are not finite, and when to stop."""
+"""Detect divergence: report losses, gradients and weights that are not finite, and decide when to stop."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ _HINTS = {
 
 
 class Watch:
-    """Counts steps in a row that had a loss or gradient that is not finite, and tells the first of each kind.
+    """Counts consecutive steps with a non-finite loss or gradient, and reports the first of each kind.
 
-    What a step notes stays on its device until ``read``, so that a step never waits for the GPU.
+    Flags stay on the device until ``read``, so that a step never waits for the GPU.
 
     Args:
-        limit: so many such steps in a row are a diverged run; None: any number goes on.
+        limit: number of consecutive non-finite steps after which a run counts as diverged; None: never.
         report: takes one line per message.
     """
 
     def __init__(self, limit: int | None, report: Callable[[str], None]) -> None:
         self.limit, self.report = limit, report
-        self.streak = 0  # steps in a row, as of the last read
+        self.streak = 0  # consecutive non-finite steps, as of the last read
         self.loss_bad = False  # whether the last step had a loss that is not finite
         self._told: set[str] = set()
         self._pending: list[tuple[int, list[str], Tensor]] = []
 
     def step_done(self, step: int, flags: dict[str, Tensor]) -> None:
-        """Keep the flags of one step: name of a loss or gradient -> whether it was not finite, a bool scalar."""
+        """Record the flags of one step: name of a loss or gradient -> whether it was not finite, a bool scalar."""
         self._pending.append((step, list(flags), torch.stack(list(flags.values()))))
 
     def read(self, state: TrainState) -> bool:
-        """Read what was kept, tell what is new; True if the run has diverged."""
+        """Read the recorded flags and report new faults; True if the run has diverged."""
         if not self._pending:
             return False
         values = iter(torch.cat([flags for _, _, flags in self._pending]).tolist())
@@ -62,14 +62,14 @@ class Watch:
         return diverged
 
     def unfit_to_save(self, state: TrainState) -> str | None:
-        """Why a checkpoint of this state must not replace an older one, or None."""
+        """Reason not to replace an older checkpoint by this state, or None."""
         self.read(state)
         if self.loss_bad or self.streak > 1:
             return f"{max(self.streak, 1)} steps in a row were not finite"
         return self.weights(state)
 
     def weights(self, state: TrainState) -> str | None:
-        """The first tensor of the state that is not finite, told once; None if all are finite."""
+        """The first tensor of the state that is not finite, reported once; None if all are finite."""
         reason = nonfinite_weights(state)
         if reason is not None:
             self._tell("Weight", state.step, reason, "optimiser.generator_lr and optimiser.discriminator_lr")
@@ -82,7 +82,7 @@ class Watch:
 
 
 def nonfinite_weights(state: TrainState) -> str | None:
-    """Which tensor of the state has numbers that are not finite, and how many, or None."""
+    """Name of the first tensor with non-finite values and their number, or None."""
     for name in ("generator", "discriminator", "average"):
         tensors = getattr(state, name).state_dict()
         try:

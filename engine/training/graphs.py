@@ -1,10 +1,10 @@
-"""Calls replayed as CUDA graphs: where kernels take less time than launching them does, the launches are recorded once.
+"""CUDA graphs: record the launches of a call once and replay them, where launching takes longer than the kernels.
 
     render = Captured(lambda z, rays: model(z, rays), z, rays)
     image = render(z2, rays2)             copies both in, replays every kernel, returns the captured outputs
 
-A graph repeats the launches of one call, at the same addresses: shapes and dtypes cannot change, nothing that Python
-decides is decided again, and random numbers have to come in as inputs.
+A graph repeats the launches of one call, at the same addresses: shapes and dtypes are fixed, Python code does not run
+again, and random numbers must be inputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,21 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARM_UP_CALLS = 3  # what torch asks for before a capture: allocators, cuBLAS and Triton's compiler are ready then
+WARM_UP_CALLS = 3  # as torch recommends, to initialise allocators, cuBLAS and Triton's compiler
 
 
 class Captured:
     """``fn`` as one CUDA graph, without gradients.
 
     Args:
-        fn: takes CUDA tensors and returns tensors, also nested ones. May not wait for the device (``.item()``).
-        inputs: one set of arguments, whose shapes, dtypes and devices every call must have. With none, ``fn`` finds its
-            tensors by itself, and a replay reads what lies at their addresses then.
+        fn: takes CUDA tensors and returns tensors, also nested ones. Must not synchronise (``.item()``).
+        inputs: one set of arguments; every call must match their shapes, dtypes and devices. Without inputs, ``fn``
+            uses tensors of its own, and a replay reads the current values at their addresses.
         warm_up: calls before the capture.
-    Calling it copies the arguments to where the graph reads them and returns what the graph writes: the same tensors
-    every time, so clone what must outlive the next call.
+    A call copies the arguments into the graph's input buffers and returns its output buffers: the same tensors every
+    time, so clone what must outlive the next call.
     Raises: TypeError or ValueError for an input that is no CUDA tensor, or not like the captured one; RuntimeError
-        without CUDA, and where a gradient is asked for: use :func:`captured_training`.
+        without CUDA, and if an input requires a gradient: use :func:`captured_training`.
     """
 
     def __init__(self, fn: Callable[..., Any], *inputs: Tensor, warm_up: int = WARM_UP_CALLS) -> None:
@@ -38,7 +38,7 @@ class Captured:
         self.graph = torch.cuda.CUDAGraph()
         device = inputs[0].device if inputs else torch.device("cuda", torch.cuda.current_device())
         with torch.no_grad(), torch.cuda.device(device):
-            side = torch.cuda.Stream(device)  # warm-up leaves its traces on a stream that the capture does not use
+            side = torch.cuda.Stream(device)  # warm up on a stream other than the capture's
             side.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(side):
                 for _ in range(warm_up):
@@ -57,22 +57,21 @@ class Captured:
         return self.replay()
 
     def replay(self) -> Any:
-        """Run the graph on what its inputs hold now."""
+        """Run the graph on the current values of its inputs."""
         self.graph.replay()
         return self.outputs
 
 
 def captured_training(fn: Callable[..., Any], sample_args: Sequence[Tensor]) -> Callable[..., Any]:
-    """``fn`` with its forward and its backward as a CUDA graph each: ``torch.cuda.make_graphed_callables``.
+    """``fn`` with one CUDA graph for forward and one for backward: ``torch.cuda.make_graphed_callables``.
 
-    For the chain of kernels in a training step whose shapes never change. The result is differentiable once: a backward
-    under create_graph=True (path length, R1) is not possible through it. Outputs and gradients lie in the same buffers
-    every time.
+    For training steps of fixed shapes. The result is differentiable once: a backward under create_graph=True (path
+    length, R1) cannot pass through it. Outputs and gradients use the same buffers every time.
 
     Args:
         fn: takes CUDA tensors, returns a tensor or a tuple of tensors. Only its arguments get gradients: weights come
             in as arguments too, and each that requires a gradient must take part.
-        sample_args: one set of arguments with the shapes, dtypes and ``requires_grad`` of those to come.
+        sample_args: one set of arguments with the shapes, dtypes and ``requires_grad`` of all later calls.
     Raises: TypeError or ValueError for an argument that is no CUDA tensor, or not like its sample; ValueError if none
         requires a gradient (use :class:`Captured`); RuntimeError without CUDA.
     """
@@ -80,7 +79,7 @@ def captured_training(fn: Callable[..., Any], sample_args: Sequence[Tensor]) -> 
     if not any(x.requires_grad for x in sample_args):
         raise ValueError("inputs must require a gradient somewhere to be captured for training, got none that does")
     _need_cuda("captured_training")
-    # the graph reads from these: copies, or later calls would write over the caller's tensors
+    # the graph's input buffers: copies, or later calls would overwrite the caller's tensors
     samples = tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in sample_args)
     graphed = torch.cuda.make_graphed_callables(fn, samples, num_warmup_iters=WARM_UP_CALLS)
 
@@ -92,7 +91,7 @@ def captured_training(fn: Callable[..., Any], sample_args: Sequence[Tensor]) -> 
 
 
 def check_like(inputs: Sequence[Tensor], captured: Sequence[Tensor]) -> None:
-    """Refuse inputs that a graph captured with ``captured`` could not read."""
+    """Refuse inputs that differ in shape, dtype or device from those of the capture."""
     if len(inputs) != len(captured):
         raise TypeError(f"inputs must be {len(captured)} tensors, as captured, got {len(inputs)}")
     _check_tensors(inputs, cuda=False)

@@ -1,4 +1,4 @@
-"""A new run that begins with the weights of another model: what fits is copied, everything else starts anew."""
+"""Start a run from another model's weights: matching tensors are copied, all others are initialised."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .step import TrainState
 
 NETWORKS = ("generator", "average", "discriminator")
 MAX_GROUPS = 8
-_ALPHA = "synthesis.alpha"  # how far growth is: a counter of the run, not a weight
+_ALPHA = "synthesis.alpha"  # progress of growth: state of the run, not a weight
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Weights to begin with, read and found finite: per network of :data:`NETWORKS`, as far as the model has it."""
+    """Initial weights, checked to be finite, for each network of :data:`NETWORKS` that the model has."""
 
     path: Path
     meta: dict[str, Any]
     tensors: dict[str, dict[str, Tensor]]
 
     def config(self, overrides: list[str]) -> Config:
-        """The model's own configuration for a new run; growth is off, since the model has grown."""
+        """The model's configuration for a new run; growth is off, since the model is fully grown."""
         if "config" in self.meta:
             data = {**self.meta["config"]}
         else:
@@ -40,7 +40,7 @@ class InitialWeights:
         return from_dict(Config, apply_overrides(data, overrides, Config), where="")
 
     def copy_into(self, state: TrainState, report: Callable[[str], None]) -> None:
-        """Copy the tensors that fit by name and shape; one line per network says what started anew or was left over.
+        """Copy tensors that match by name and shape; report the initialised and unused ones, one line per network.
 
         Raises: UserError, before anything is copied, if no tensor of the generator fits.
         """
@@ -96,7 +96,7 @@ def _mapping(state: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _groups(names: Collection[str], copied: Collection[str]) -> str:
-    """Names that were not copied, with their count, a module that was left out as a whole by its own name."""
+    """Names that were not copied, and their count; a module without any copied tensor is listed by its own name."""
     groups: Counter[str] = Counter()
     for name in sorted(set(names) - set(copied)):
         parts = name.split(".")

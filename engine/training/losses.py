@@ -1,4 +1,4 @@
-"""What is minimised: non-saturating GAN losses, R1, path length, and the NeRF-path regularisation."""
+"""Training losses: non-saturating GAN losses, R1, path length, and the NeRF-path regularisation."""
 
 import math
 from typing import NamedTuple
@@ -40,10 +40,10 @@ class PathLength(NamedTuple):
 
 
 def path_length(images: Tensor, ws: Tensor, noise: Tensor, mean: Tensor, decay: float = 0.01) -> PathLength:
-    """How far the images move for a step in w, against its running mean (StyleGAN2, section 3.2).
+    """Path length regularisation: change of the images per step in w, against its running mean (StyleGAN2, sec. 3.2).
 
     l = sqrt(mean over rows of sum over w of (d<image, noise> / dw)^2), noise scaled by 1/sqrt(H W);
-    m <- m + decay (mean l - m) first, then penalty = (l - m)^2, m carrying its share of the gradient.
+    m <- m + decay (mean l - m) first, then penalty = (l - m)^2; gradients flow through m.
 
     Args:
         images: [B, 3, H, W] made from ws [B, num_ws, w_dim], which must require a gradient.
@@ -60,7 +60,7 @@ def path_length(images: Tensor, ws: Tensor, noise: Tensor, mean: Tensor, decay: 
 def nerf_path_loss(rendered: Rendered) -> Tensor:
     """Mean over the path's rays of the squared RGB distance between the fast image and the composited samples, [B].
 
-    Gradients flow to both sides (StyleNeRF eq. 9; there the factor in front is the loss's weight).
+    Gradients flow to both sides (StyleNeRF eq. 9, whose leading factor is the loss's weight).
     """
     if rendered.path is None:
         raise ValueError("rendered must come with its NeRF path: render with RenderOptions(path=True) and draws")

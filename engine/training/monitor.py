@@ -1,4 +1,4 @@
-"""What a person looks at: sample sheets, turning strips and depth pictures, and the built-in quality figures."""
+"""Monitoring: sample sheets, turning strips, depth pictures and the built-in quality metrics."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ MIN_SWD_RESOLUTION = 16
 
 
 class Monitor:
-    """Pictures and figures of a generator, always from the same latents and cameras, so that snapshots compare."""
+    """Pictures and metrics of a generator, always from the same latents and cameras, so that snapshots compare."""
 
     def __init__(self, cfg: Config, data: Dataset, folder: Path, device: torch.device) -> None:
         self.cfg, self.data, self.folder, self.device = cfg, data, folder, device
         self.truth = data if isinstance(data, ProceduralScenes) else None
         self.before_batch: Callable[[str], None] = lambda progress: None
-        self.picture_s: float | None = None  # what a picture of the last batch took; on a GPU, to be launched
+        self.picture_s: float | None = None  # seconds per picture in the last batch; on a GPU, of the launches only
         self._swd: dict[int, SlicedWassersteinMetric] = {}
         self._true_depth: tuple[int, Tensor] | None = None
 
@@ -86,7 +86,7 @@ class Monitor:
         return self._swd[edge].distance(fake.float()).mean
 
     def _consistency(self, g: Generator) -> dict[str, float]:
-        """Two cameras a little apart: how different the views are, and how different after reprojection."""
+        """Difference of views from two nearby cameras, before and after reprojection."""
         count = self.cfg.monitor.batch
         low, high = self.cfg.camera.yaw
         turn = VIEWS_APART_RAD / (2 * math.pi if not self.cfg.camera.angular else 1)
@@ -106,7 +106,7 @@ class Monitor:
         }
 
     def _surface(self, out: Rendered) -> Tensor:
-        """Depth of what is solid at the image's resolution [B, R, R]; infinite where one mostly sees through."""
+        """Surface depth at the image's resolution [B, R, R]; infinite where a ray is mostly transparent."""
         far, size = self.cfg.generator.field.far, out.image.shape[-2:]
         maps = torch.stack([out.depth - (1 - out.opacity) * far, out.opacity], dim=1)
         weighted, opacity = torch.nn.functional.interpolate(maps, size=size, mode="bilinear").unbind(1)
@@ -146,7 +146,7 @@ class Monitor:
     def _render(self, g: Generator, purpose: str, count: int, camera: Camera, *, repeat: int = 1) -> Rendered:
         """``count`` latents of one purpose, each repeated for ``repeat`` cameras, in batches.
 
-        A camera label is that of the camera that renders the picture; others are drawn from the data.
+        A camera label describes the rendering camera; labels of other kinds are drawn from the data.
         """
         rng = generator_for(self.cfg.train.seed, "monitor latents", purpose)
         z = torch.randn(count, self.cfg.generator.z_dim, generator=rng)

@@ -1,4 +1,4 @@
-"""Numbers of a run: ``stats.jsonl``, means between two rows, a progress line, peak memory."""
+"""Statistics of a run: ``stats.jsonl``, means between two rows, a progress line, peak memory."""
 
 import contextlib
 import json
@@ -36,8 +36,8 @@ class StatsWriter:
     """Append rows, one JSON object per line, keys ``Group/name_unit``.
 
     JSON has no nan or inf: such a value becomes null, and ``Stats/nonfinite_values`` counts those of its row. Rows
-    reach the disk at ``flush``: flush before a checkpoint is written, or a resumed run may lack them. A half-written
-    last line that an earlier process left is dropped.
+    reach the disk at ``flush``: flush before writing a checkpoint, or a resumed run may lack them. A half-written last
+    line of an earlier process is dropped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,7 +64,7 @@ class StatsWriter:
         self._pending.append(_line(out))
 
     def flush(self) -> None:
-        """Put the queued rows on the disk; after a failure the file is as before and the rows are still queued."""
+        """Write the queued rows to the disk; after a failure the file is unchanged and the rows stay queued."""
         if not self._pending:
             return
         with os_errors(self.path, "cannot write statistics"):
@@ -81,7 +81,7 @@ class StatsWriter:
         self._pending.clear()
 
     def truncate_after(self, images_shown: int) -> None:
-        """Drop the rows past ``images_shown``, in one atomic rewrite, so that a resumed run writes them anew."""
+        """Drop the rows past ``images_shown``, in one atomic rewrite, so that a resumed run writes them again."""
         self.flush()
         if self.path.exists():
             rows = [row for row in read_stats(self.path) if (row.get(IMAGES_KEY) or 0) <= images_shown]
@@ -122,7 +122,7 @@ class Accumulator:
     """Means of named scalars collected between two rows.
 
     The sums are kept in float64, on the tensor's own device, and read only by ``summarise`` and ``state_dict``, so that
-    ``add`` never waits for the GPU. A sum carried through a checkpoint goes on bit for bit.
+    ``add`` never waits for the GPU. A checkpoint preserves the sums bit for bit.
     """
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class Accumulator:
         self._counts: dict[str, int] = {}
 
     def add(self, name: str, value: float | Tensor) -> None:
-        """Count one value in. Raises: ValueError for a tensor of more than one element."""
+        """Add one value. Raises: ValueError for a tensor of more than one element."""
         if isinstance(value, Tensor):
             if value.numel() != 1:
                 raise ValueError(f"{name} must be a scalar, got a tensor of shape {list(value.shape)}")
@@ -147,7 +147,7 @@ class Accumulator:
         self._counts.clear()
 
     def copy(self) -> tuple[dict[str, float | Tensor], dict[str, int]]:
-        """The sums and counts of this moment, for ``restore``; no sum is ever changed in place."""
+        """Current sums and counts, for ``restore``; no sum is ever changed in place."""
         return dict(self._sums), dict(self._counts)
 
     def restore(self, copied: tuple[dict[str, float | Tensor], dict[str, int]]) -> None:
@@ -165,8 +165,8 @@ class Accumulator:
 class ProgressBar:
     """One line on stderr: percentage, count, rate, time left and a postfix.
 
-    A terminal sees the line redrawn, anything else a plain line at most every ``interval_s`` seconds. Output that fails
-    (a closed terminal) ends the bar, never the work.
+    On a terminal the line is redrawn; elsewhere a plain line is printed at most every ``interval_s`` seconds. Failed
+    output (a closed terminal) ends the bar, never the work.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class ProgressBar:
         self.close()
 
     def line(self) -> str:
-        """The text as it stands now."""
+        """The current text."""
         elapsed_s = self._clock() - self._start_s
         rate = (self.count - self._initial) / elapsed_s if elapsed_s > 0 else 0.0
         left = _clock_text((self.total - self.count) / rate) if rate > 0 else "?"
@@ -226,7 +226,7 @@ class ProgressBar:
         self._shown_s = self._clock()
         line = self.line()
         if self._tty:
-            width = shutil.get_terminal_size().columns - 1  # a full line would wrap, and \r go back only half of it
+            width = shutil.get_terminal_size().columns - 1  # a full line would wrap, and \r not return to its start
             self._emit("\r" + line[:width] + "\x1b[K")
         elif self._shown != (self.count, self.postfix):
             self._emit(line + "\n")
@@ -243,7 +243,7 @@ class ProgressBar:
 def peak_memory_mib(device: torch.device | str = "cpu") -> float | None:
     """Peak memory of this process in MiB (2**20): allocated by torch on a CUDA device, else resident in RAM.
 
-    None on the CPU of a system that does not say (Windows).
+    None on the CPU of a system that does not report it (Windows).
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
@@ -272,6 +272,6 @@ def _ends_whole(path: Path) -> bool:
 
 
 def _replace(path: Path, rows: list[Row]) -> None:
-    """Put ``rows`` in the file's place: a kill or a power cut leaves the old file or the new one."""
+    """Replace the file by ``rows``: a kill or a power cut leaves the old file or the new one."""
     write_whole(path, lambda part: write_synced(part, "".join(map(_line, rows)).encode()))
     fsync_folder(path.parent)

@@ -1,7 +1,7 @@
 """One step of adversarial training: generator, path length, discriminator, R1, moving average.
 
-Every random number comes from (seed, images shown, phase, round); nothing else is remembered between steps than what
-:class:`TrainState` holds.
+Every random number is a function of (seed, images shown, phase, round); :class:`TrainState` is the only state between
+steps.
 """
 
 import copy
@@ -29,11 +29,11 @@ from .losses import (
 from .stats import Accumulator
 from .undo import StepUndo
 
-RANK = 0  # part of every seed, so that more than one process could draw apart
+RANK = 0  # part of every seed, so that several processes would draw different numbers
 
 
 def build_optimiser(module: nn.Module, lr: float, cfg: OptimiserConfig, lazy_interval: int | None) -> torch.optim.Adam:
-    """Adam; with lazy regularisation every ``interval`` steps its rate and betas are scaled by r = i / (i + 1)."""
+    """Adam; for lazy regularisation every i steps, learning rate and betas are corrected by r = i / (i + 1)."""
     ratio = 1.0 if lazy_interval is None else lazy_interval / (lazy_interval + 1)
     betas = (cfg.beta1**ratio, cfg.beta2**ratio)
     return torch.optim.Adam(module.parameters(), lr=lr * ratio, betas=betas, eps=cfg.eps, fused=True)
@@ -41,7 +41,7 @@ def build_optimiser(module: nn.Module, lr: float, cfg: OptimiserConfig, lazy_int
 
 @dataclass
 class TrainState:
-    """Everything that training changes."""
+    """Mutable state of a training run."""
 
     generator: Generator
     discriminator: Discriminator
@@ -95,7 +95,7 @@ class TrainState:
 
 
 def _load_moments(optimiser: torch.optim.Adam, state: dict[str, Any]) -> None:
-    """Load what the optimiser has gathered; rate, betas and eps stay those of the configuration."""
+    """Load Adam's moments; learning rate, betas and eps remain those of the configuration."""
     own = [{key: value for key, value in group.items() if key != "params"} for group in optimiser.param_groups]
     optimiser.load_state_dict(state)
     for group, options in zip(optimiser.param_groups, own):
@@ -103,15 +103,15 @@ def _load_moments(optimiser: torch.optim.Adam, state: dict[str, Any]) -> None:
 
 
 class Interrupted(Exception):
-    """Raised between two rounds, or two batches of pictures, when somebody wants to stop."""
+    """A request to stop, raised between two rounds or two batches of pictures."""
 
 
 class Stepper:
-    """Runs steps on a :class:`TrainState` and adds what happens to an :class:`Accumulator`.
+    """Runs training steps on a :class:`TrainState` and adds their statistics to an :class:`Accumulator`.
 
     ``before_round`` is called with the phase and the number of each round. If it raises :class:`Interrupted`, the step
-    is taken back and ``run`` raises it on. On a CPU, where a step may take minutes, that holds for every round;
-    elsewhere, where copies of weights and moments would cost memory, for the rounds before the step's first update.
+    is rolled back and ``run`` re-raises. On a CPU, where a step may take minutes, it is called before every round;
+    elsewhere, to save the memory for copies of weights and moments, only before the step's first update.
     """
 
     def __init__(self, cfg: Config, data: Dataset, state: TrainState, stats: Accumulator, device: torch.device) -> None:
@@ -123,7 +123,7 @@ class Stepper:
         self.nonfinite: dict[str, Tensor] = {}  # of the last step: loss or gradient -> whether it was not finite
 
     def run(self) -> None:
-        """One step: every phase that is due, then the moving average; counts the batch as shown."""
+        """One step: every phase that is due, then the EMA update; adds the batch to ``images_shown``."""
         state, alpha, path_length_mean = self.state, self.alpha, self.state.path_length_mean
         self._undo = undo = StepUndo([state.generator, state.discriminator], self.stats)
         try:
@@ -149,7 +149,7 @@ class Stepper:
         self._discriminator_main()
         if cfg.loss.r1_gamma > 0 and state.step % cfg.loss.r1_interval == 0:
             self._r1()
-        if cfg.loss.path_length_weight > 0:  # a mean that is not finite spoils every path-length step to come
+        if cfg.loss.path_length_weight > 0:  # a non-finite mean spoils all later path-length steps
             self._note("Loss/path_length", ~torch.isfinite(state.path_length_mean))
 
     def _rng(self, phase: str, number: int) -> torch.Generator:
@@ -162,9 +162,9 @@ class Stepper:
         return DiscriminatorOptions(growth=growth, fade=not public, entry_rgb_twice=public, precision=cfg.precision)
 
     def _fake(self, rng: torch.Generator, n: int, *, path: bool) -> tuple[Rendered, Tensor, Tensor | None]:
-        """Render ``n`` images from fresh latents and cameras; also their styles and labels.
+        """Render ``n`` images from new latents and cameras; also returns their styles and labels.
 
-        A camera label is the label of the picture that it conditions only if that is rendered from this camera.
+        With camera labels, each image is rendered from the camera of its label.
         """
         g, cfg = self.state.generator, self.cfg
 
@@ -201,7 +201,7 @@ class Stepper:
         return torch.stack([torch.as_tensor(self.data.label(i)) for i in picks]).to(self.device)
 
     def _real(self, number: int) -> tuple[Tensor, Tensor | None]:
-        """The round's share of the batch that the data's order puts at this moment, at the current resolution."""
+        """Real images and labels of one round, next in the data's order, at the current resolution."""
         size = self.cfg.train.micro_batch
         first = self.state.images_shown + number * size
         edge = self.state.generator.synthesis.growth(self.alpha).resolution
@@ -276,7 +276,7 @@ class Stepper:
         self._phase("R1", state.discriminator, state.discriminator_optimiser, loss_of_round, cfg.r1_interval)
 
     def _path_without_loss(self) -> bool:
-        """Whether passes that do not use the NeRF path run it all the same, as the public code does."""
+        """Whether to run the NeRF path also in passes without its loss, as the public code does."""
         return self.cfg.train.match_public_code and self.cfg.loss.nerf_path_weight > 0
 
     def _phase(
@@ -300,14 +300,14 @@ class Stepper:
         self._note(name, ~torch.isfinite(loss.detach()))
 
     def _note(self, name: str, bad: Tensor) -> None:
-        """Keep on the device whether a loss or gradient was not finite, in any round."""
+        """Record on the device whether a loss or gradient was not finite in any round."""
         before = self.nonfinite.get(name)
         self.nonfinite[name] = bad if before is None else before | bad
 
     def _update(self, phase: str, module: nn.Module, optimiser: torch.optim.Adam) -> None:
         """Sanitise the gradients (count non-finite ones, replace them), step the optimiser, clear the gradients."""
         pairs = [(p, p.grad) for p in module.parameters() if p.grad is not None]
-        flat = torch.cat([grad.flatten() for _, grad in pairs])  # one pass each instead of one per parameter
+        flat = torch.cat([grad.flatten() for _, grad in pairs])  # one kernel per operation instead of one per parameter
         self.stats.add(f"Gradient/{phase}_norm", flat.norm())
         count = (~torch.isfinite(flat)).sum()
         self.stats.add(f"Gradient/{phase}_nonfinite", count)
@@ -318,7 +318,7 @@ class Stepper:
         if self._undo is not None and self.device.type == "cpu":
             self._undo.before_update(module, optimiser)
         else:
-            self._undo = None  # from here on the step is finished
+            self._undo = None  # no rollback after the first update
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         module.requires_grad_(False)
@@ -333,5 +333,5 @@ class Stepper:
         beta = 0.5 ** (cfg.batch / max(half_life, 1e-8))
         for mean, now in zip(state.average.parameters(), state.generator.parameters()):
             mean.copy_(now.lerp(mean, beta))
-        for kept, buffer in zip(state.average.buffers(), state.generator.buffers()):
-            kept.copy_(buffer)
+        for average, buffer in zip(state.average.buffers(), state.generator.buffers()):
+            average.copy_(buffer)

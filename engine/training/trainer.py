@@ -39,7 +39,7 @@ CAMERAS_LOOKED_AT = 1000
 def open_training_data(cfg: Config, report: Report) -> Dataset:
     """The data set that ``cfg.data`` names, at the generator's resolution.
 
-    Raises: UserError also where the cameras of its labels stand where no ray would meet the object.
+    Raises: UserError, also if no ray from the cameras of its labels would meet the object.
     """
     data = open_dataset(
         cfg.data.path,
@@ -65,7 +65,7 @@ def open_training_data(cfg: Config, report: Report) -> Dataset:
 
 
 def resolve_resume(path: Path, overrides: list[str], data: str | None, report: Report) -> tuple[Config, dict[str, Any]]:
-    """Config and state to go on from: the run's newest checkpoint that verifies, with overrides on its config.
+    """Config and state to resume from: the run's newest checkpoint that verifies, with overrides on its config.
 
     Raises: UserError if there is none, if an override changes the networks that the checkpoint holds, or if ``data`` is
         not the run's own.
@@ -132,7 +132,7 @@ class Trainer:
         self.losses = ""  # of the last row, for the progress bar
         self.watch = Watch(cfg.train.max_nonfinite_steps, report)
         self.saved_at = -1
-        # a row whose snapshot is due: of a fresh start, or of a run that was interrupted while it made one
+        # a row whose snapshot is due: of a new run, or of a run interrupted during a snapshot
         self.pending: Row | None = {"Progress/images": self.state.images_shown}
         if resume is not None:
             self._restore(resume)
@@ -209,15 +209,15 @@ class Trainer:
         return 0 if self.saved_at == self.state.images_shown else EXIT_DIVERGED
 
     def _between(self, interrupt: Interrupt, bar: ProgressBar, progress: str) -> None:
-        """Between two rounds or two batches of pictures: obey Ctrl-C, say how far it is."""
+        """Between two rounds or two batches of pictures: stop on Ctrl-C, show the progress."""
         if interrupt.requested:
             raise Interrupted
         bar.update(0, f"{self.losses}{progress}")
 
     def _between_pictures(self, interrupt: Interrupt, bar: ProgressBar, progress: str) -> None:
-        """The first pictures already tell when a run would take weeks: a training image costs at least four of them.
+        """Warn of a run of weeks by the time of the first pictures: a training image costs at least four of them.
 
-        Two forward passes, for generator and discriminator, and a backward one of about two.
+        That is two forward passes, of generator and discriminator, and a backward pass worth about two.
         """
         self._between(interrupt, bar, f"pictures, {progress}")
         picture_s = self.monitor.picture_s
@@ -227,7 +227,7 @@ class Trainer:
         self._name_smaller(least_s, f"at least {_duration(least_s)}, as one picture takes {picture_s:.2g} s")
 
     def _name_smaller(self, left_s: float, estimate: str) -> None:
-        """Once, where a run would take weeks."""
+        """Suggest a smaller run, once, if this one would take weeks."""
         if left_s < WEEKS_S or self.told_weeks:
             return
         self.told_weeks = True
@@ -235,25 +235,25 @@ class Trainer:
         self.report(f"estimate:    {estimate}; hours: python train.py --preset quickstart --data {data}")
 
     def _stop(self) -> NoReturn:
-        """Save the last whole step and end."""
+        """Save the last complete step and stop."""
         self.save()
         self.report(f"interrupted; go on with: python train.py --resume {shlex.quote(str(self.run_dir))}")
         raise KeyboardInterrupt
 
     def _estimate(self, step_s: float, images_left: int) -> None:
-        """Say after the first step how long the rest takes, and what takes less where that is weeks."""
+        """Report the remaining time after the first step, and a smaller run if it is weeks."""
         left_s = step_s * images_left / self.cfg.train.batch
         text = f"{step_s:.3g} s for the first step, about {_duration(left_s)} for the rest at that speed"
         self.report(f"estimate:    {text}")
         self._name_smaller(left_s, "weeks")
 
     def _diverged(self, tick: bool) -> bool:
-        """Hand the step's flags to the watch; read them at a tick, or at once where nothing has to wait for it."""
+        """Pass the step's flags to the watch; read them at a tick, or at once on a device that need not synchronise."""
         self.watch.step_done(self.state.step, self.stepper.nonfinite)
         return (tick or self.device.type == "cpu") and self.watch.read(self.state)
 
     def _give_up(self, row: Row) -> int:
-        """Write the last statistics, and no checkpoint, so that the good ones stay."""
+        """Write the last statistics, but no checkpoint, so that the finite ones stay."""
         self.writer.write(row)
         self.writer.flush()
         limit, newest = self.cfg.train.max_nonfinite_steps, latest_checkpoint(self.run_dir)
@@ -284,9 +284,9 @@ class Trainer:
         return row
 
     def _snapshot(self) -> None:
-        """Figures into the row that is due, then pictures, then the checkpoint: what it has seen is on the disk.
+        """Write pictures and the due row with its metrics, then the checkpoint, which never precedes them.
 
-        An interrupted one is made anew when the run goes on.
+        An interrupted snapshot is repeated when the run is resumed.
         """
         if self.pending is None:
             return
@@ -309,7 +309,7 @@ class Trainer:
         self.report(f"{self.state.images_shown / 1000:8.1f} kimg  {shown}")
 
     def save(self) -> Path | None:
-        """Write a checkpoint of this very moment, unless one was just written or the state has diverged."""
+        """Write a checkpoint of the current state, unless one was just written or the state has diverged."""
         if self.saved_at == self.state.images_shown:
             return None
         reason = self.watch.unfit_to_save(self.state)
@@ -333,7 +333,7 @@ class Trainer:
     def _summary(self) -> None:
         last = next((r for r in reversed(read_stats(self.writer.path)) if "Metric/view_residual" in r), {})
         for name, first in self.first_figures.items():
-            if name in last:  # null in a row is a figure that was not finite
+            if name in last:  # null stands for a non-finite value
                 now = math.nan if last[name] is None else last[name]
                 self.report(f"  {name.removeprefix('Metric/'):20s} {first:10.4g} -> {now:10.4g}")
         self.report(f"pictures:    {self.run_dir / 'images'}")
@@ -342,7 +342,7 @@ class Trainer:
 
 
 def _write_config(cfg: Config, path: Path) -> None:
-    """A full disk leaves the older one."""
+    """Write config.json atomically: a full disk leaves the old file."""
     text = json.dumps(to_dict(cfg), indent=2) + "\n"
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 

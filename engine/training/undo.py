@@ -1,4 +1,4 @@
-"""Taking back a step that was interrupted: what it has changed so far becomes what it was, bit for bit."""
+"""Roll back an interrupted training step, bit for bit."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from .stats import Accumulator
 
 
 class StepUndo:
-    """Copies of what a step changes, taken as late as possible.
+    """Copies of the state that a step changes, taken as late as possible.
 
-    Forward passes move the buffers (running magnitudes, the mean style) and the mean path length, every round adds to
-    the statistics: these are small and copied on construction. Weights and moments are copied by ``before_update``.
-    G_ema and the counters change only at the end of a step, where nothing interrupts it.
+    Forward passes update the buffers (running magnitudes, the mean style), every round adds to the statistics: these
+    are small and copied on construction. Weights and moments are copied by ``before_update``. The caller restores the
+    mean path length. G_ema and the counters change only at the end of a step, where nothing interrupts it.
     """
 
     def __init__(self, networks: list[nn.Module], stats: Accumulator) -> None:
@@ -24,8 +24,8 @@ class StepUndo:
         self._moments: list[tuple[torch.optim.Optimizer, dict[Tensor, dict[str, Tensor]]]] = []
 
     def before_update(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Copy the weights of a network and what its optimiser has gathered, once per step."""
-        if any(kept is optimiser for kept, _ in self._moments):
+        """Copy the weights of a network and its optimiser's moments, once per step."""
+        if any(copied is optimiser for copied, _ in self._moments):
             return
         self._weights += [(p, p.detach().clone()) for p in module.parameters()]
         moments = {p: {key: value.clone() for key, value in own.items()} for p, own in optimiser.state.items()}
@@ -33,7 +33,7 @@ class StepUndo:
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put everything back, and forget gradients."""
+        """Restore all copies and clear the gradients."""
         for network in self._networks:
             network.zero_grad(set_to_none=True)
             network.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Quality figures that need no network and no download."""
+"""Quality metrics that need no network and no download."""
 
 from .consistency import Reprojection, reproject
 from .depth import depth_correlation, mean_depth_correlation

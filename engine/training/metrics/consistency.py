@@ -1,4 +1,4 @@
-"""Do two views of one scene show the same surface? One is carried into the other through its depth, and compared."""
+"""View consistency: warp one view of a scene into another by its depth, and compare the two."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ...errors import UserError
 
 
 class Reprojection(NamedTuple):
-    """View A carried into view B.
+    """View A warped into view B.
 
-    ``residual`` well below ``baseline`` means that the images move with the depth, as those of a solid object do. Look
-    at ``valid.float().mean()`` beside it: a residual over few pixels says little.
+    ``residual`` well below ``baseline`` means that the parallax of the images agrees with the depth, as for a solid
+    object. Check ``valid.float().mean()`` as well: a residual over few pixels says little.
     """
 
-    warped: Tensor  # [B, 3, H, H], view A as camera B would see it; 0 where not valid
-    valid: Tensor  # [B, H, H] bool, pixels of B that A sees too
+    warped: Tensor  # [B, 3, H, H], view A resampled at the pixels of B; 0 where not valid
+    valid: Tensor  # [B, H, H] bool, pixels of B that are visible in A
     residual: float  # mean |warped - image_b| over valid pixels; NaN if there are none
-    baseline: float  # mean |image_a - image_b| over the same pixels: the residual of doing nothing
+    baseline: float  # mean |image_a - image_b| over the same pixels: the residual without warping
 
 
 @torch.no_grad()
@@ -37,15 +37,15 @@ def reproject(
     *,
     occlusion_tolerance: float,
 ) -> Reprojection:
-    """Lift the pixels of B by their depth to world points, look these up in A, and compare colours.
+    """Unproject the pixels of B by their depth, sample A at the projected points, and compare colours.
 
     Args:
         image_a, image_b:     [B, 3, H, H], the same B scenes from two sides; any range, the result is in its units.
         depth_a, depth_b:     [B, H, H], along the optical axis in world units; pixels of infinite depth do not count.
         camera_a, camera_b:   B cameras each.
         occlusion_tolerance:  largest difference, in world units, between a point's distance from A and A's own depth
-                              there at which the point still counts as seen by A; pixels on silhouettes, whose depth is
-                              interpolated across a gap, fall out with it.
+                              there at which the point still counts as visible in A; this also excludes silhouettes,
+                              where the depth is interpolated across a gap.
     Raises: ValueError on shape or number of cameras, UserError if the tolerance is not positive.
     Example: ``reproject(*front, *side, occlusion_tolerance=0.05).residual``
     """
@@ -65,10 +65,10 @@ def reproject(
     camera_a, camera_b = camera_a.to(device, dtype), camera_b.to(device, dtype)
 
     pixels, distance = _pixels_in_a(depth_b, camera_a, camera_b)
-    inside = (pixels.abs() <= 1).all(dim=-1) & (distance > 0)  # False for the NaN that an infinite depth leaves
+    inside = (pixels.abs() <= 1).all(dim=-1) & (distance > 0)  # False for NaN, the result of an infinite depth
     look_up = torch.where(inside[..., None], pixels * pixels.new_tensor([1.0, -1.0]), 2.0)  # [B, H, H, 2], y down
-    seen = _sample(depth_a[:, None], look_up)[:, 0]  # infinite or NaN beside the background, which no tolerance lets by
-    valid = inside & ((distance - seen).abs() <= occlusion_tolerance)
+    sampled = _sample(depth_a[:, None], look_up)[:, 0]  # infinite or NaN beside the background: never within tolerance
+    valid = inside & ((distance - sampled).abs() <= occlusion_tolerance)
     warped = torch.where(valid[:, None], _sample(image_a, look_up), 0.0)
     keep = valid[:, None].expand_as(image_b)
     return Reprojection(
@@ -80,7 +80,7 @@ def reproject(
 
 
 def _pixels_in_a(depth_b: Tensor, camera_a: Camera, camera_b: Camera) -> tuple[Tensor, Tensor]:
-    """Where A sees what B sees: pixel positions [B, H, H, 2] with y up, and distances [B, H, H] along A's axis."""
+    """Project the pixels of B into A: positions [B, H, H, 2] with y up, distances [B, H, H] along A's axis."""
     size = depth_b.shape[-1]
     rays = camera_b.rays(pixel_grid(size, device=depth_b.device, dtype=depth_b.dtype))
     points = rays.origins + depth_b.flatten(1)[..., None] * rays.directions  # [B, H*H, 3]
@@ -89,5 +89,5 @@ def _pixels_in_a(depth_b: Tensor, camera_a: Camera, camera_b: Camera) -> tuple[T
 
 
 def _sample(x: Tensor, look_up: Tensor) -> Tensor:
-    """Bilinear; the outer half of a border pixel has its centre's value."""
+    """Sample bilinearly; the outer half of a border pixel has its centre's value."""
     return functional.grid_sample(x, look_up, mode="bilinear", padding_mode="border", align_corners=False)

@@ -1,6 +1,6 @@
 """How well generated depth agrees with the true depth of procedural scenes: Pearson correlation of depth maps.
 
-Correlation ignores offset and scale, which a generator that never saw depth has no way to know. Background, where a
+Correlation ignores offset and scale, which a generator cannot learn without depth supervision. Background, where a
 depth map is infinite, counts as ``far``, so that the silhouette is part of the comparison.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ....kernels.base.checks import check_shapes
 from ...errors import UserError
 
-_FLAT = 1e-6  # relative spread that a few float32 roundings alone can give a constant map
+_FLAT = 1e-6  # relative spread of a constant map due to float32 rounding alone
 
 
 def depth_correlation(depth: Tensor, true_depth: Tensor, *, far: float, mask: Tensor | None = None) -> float:
@@ -37,8 +37,8 @@ def depth_correlation(depth: Tensor, true_depth: Tensor, *, far: float, mask: Te
 def mean_depth_correlation(fake_depths: Tensor, true_depths: Tensor, *, far: float) -> float:
     """Correlation of the populations' mean depth maps, averaged over cameras.
 
-    A generated image has no true depth of its own, but the mean over many scenes seen by one camera is a property of
-    the data that the mean over many latents, seen by the same camera, should share.
+    A generated image has no true depth, but the mean depth of many scenes from one camera is a property of the data:
+    the mean over many latents, from the same camera, should match it.
 
     Args:
         fake_depths: [C, K, r, r], C cameras, K latents.

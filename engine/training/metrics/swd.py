@@ -2,16 +2,16 @@
 
 SWD = 1000 * mean over unit vectors v of W1({v . d}, {v . d'}), where d and d' run over the normalised 7 x 7 x 3 patches
 of the real and the generated images at one pyramid level, and W1 of two equally large sets of numbers is the mean
-absolute difference of the sorted sets. The level named r holds the details that an r x r image has and an r/2 x r/2 one
-has not; the lowest level holds what is left, shapes and colours. Needs no network and no download; smaller is better,
-but two finite sets of one distribution are apart too (about 10 at 256 images): compare figures of equal N.
+absolute difference of the sorted sets. Level r holds the details of an r x r image that an r/2 x r/2 image lacks; the
+lowest level holds the rest, shapes and colours. Needs no network and no download; smaller is better, but two finite
+sets of one distribution also have a positive distance (about 10 at 256 images): compare values of equal N.
 
 Source: Karras et al. 2018 (progressive growing), section 5; Rabin et al. 2011 (the sliced distance). Differs in:
   * Both sets are normalised with the mean and deviation of the REAL set, per level and colour channel. The paper
-    normalises each set with its own, which makes the distance blind to a shift of colour or a loss of contrast; here
-    those count. One set against itself is 0 either way, and the distance is no longer exactly symmetric.
+    normalises each set with its own, which hides a shift of colour or a loss of contrast; here they count. The
+    distance of a set from itself is 0 either way, but the distance is no longer exactly symmetric.
   * Patch positions are drawn once per level and shared by all images, so that the order of the images has no influence
-    and less of the figure is luck. Positions are drawn without replacement, all of them where the level is small.
+    and the variance is lower. Positions are drawn without replacement, all of them where the level is small.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class SlicedWasserstein:
 
     Attributes:
         levels: distance by pyramid level, finest first; the key is the level's resolution.
-        mean:   their plain mean, the one number to watch.
+        mean:   unweighted mean over the levels, the one number to watch.
     """
 
     levels: dict[int, float]
@@ -47,7 +47,7 @@ class SlicedWasserstein:
 
 @dataclass(frozen=True)
 class _Level:
-    """What is remembered of the real images at one level."""
+    """Sorted projections and statistics of the real images at one level."""
 
     positions: Tensor  # [P], upper left corners, y * (r - patch + 1) + x
     directions: Tensor  # [D, 3 * patch^2], unit vectors
@@ -66,9 +66,9 @@ def wasserstein_1d(a: Tensor, b: Tensor, *, presorted: bool = False) -> Tensor:
 def laplacian_pyramid(images: Tensor, min_resolution: int = 16) -> dict[int, Tensor]:
     """Split square ``images`` [N, C, H, H] into bands: {H: details, H/2: details, ..., lowest: the rest}.
 
-    A band is the image minus its halved and re-doubled self (5-tap binomial filter, mirrored borders). Halving goes on
-    while the resolution is even and the half is at least ``min_resolution``; upsampled and summed, the bands give the
-    images back.
+    A band is the image minus its downsampled and upsampled copy (5-tap binomial filter, mirrored borders). Halving
+    continues while the resolution is even and the half is at least ``min_resolution``. The upsampled bands sum to the
+    images.
     """
     bands = {}
     resolution = images.shape[-1]
@@ -81,7 +81,7 @@ def laplacian_pyramid(images: Tensor, min_resolution: int = 16) -> dict[int, Ten
 
 
 class SlicedWassersteinMetric:
-    """The distance from one set of real images, whose part of the work is done once and kept.
+    """Distance from one set of real images, whose sorted projections are computed once and kept.
 
     Keeps 4 * projections * N * patches bytes per level on ``device``: 64 MiB for 256 images with the defaults.
     """
@@ -103,7 +103,7 @@ class SlicedWassersteinMetric:
             seed:              fixes patch positions and projections; the same on every device.
             min_resolution:    the lowest level is at least this large.
             patch:             side of a patch in pixels.
-            patches_per_image: at most that many patches of each image and level.
+            patches_per_image: maximum number of patches of each image and level.
             projections:       number of random unit vectors per level.
             device:            where to compute; that of ``real`` if None.
         Raises: ValueError on shape, TypeError on dtype, UserError if an option is out of range or the images are empty,
@@ -179,7 +179,7 @@ def sliced_wasserstein(
     projections: int = 512,
     device: torch.device | str | None = None,
 ) -> SlicedWasserstein:
-    """The distance of two sets of images [N, 3, H, H]; :class:`SlicedWassersteinMetric` explains the arguments."""
+    """Distance of two sets of images [N, 3, H, H]; :class:`SlicedWassersteinMetric` explains the arguments."""
     metric = SlicedWassersteinMetric(
         real,
         seed,
@@ -213,10 +213,10 @@ def _halve(x: Tensor) -> Tensor:
 
 
 def _double(x: Tensor) -> Tensor:
-    """Insert zeros and blur along both axes with twice the filter of :func:`_halve`, its even and odd taps apart."""
+    """Insert zeros and blur along both axes with twice the filter of :func:`_halve`, in polyphase form."""
     for dim in (2, 3):
         size = x.shape[dim]
-        # the mirror of the stretched row: left of x[0] comes x[1], right of x[-1] comes x[-1] again
+        # mirror padding of the zero-stuffed row: x[1] on the left of x[0], x[-1] again on the right of x[-1]
         x = torch.cat([x.narrow(dim, 1, 1), x, x.narrow(dim, size - 1, 1)], dim=dim)
         left, middle, right = (x.narrow(dim, i, size) for i in range(3))
         x = torch.stack([(left + 6 * middle + right) / 8, (middle + right) / 2], dim=dim + 1).flatten(dim, dim + 1)
