@@ -4,7 +4,7 @@ import struct
 
 import torch
 
-from stylenerf.engine.applications.convert.values import MAX_OPCODES
+from stylenerf.engine.applications.convert.scan import MAX_OPCODES
 from tests import snapshots as s
 from tests.snapshot_files import DTYPE, LIST, SCALAR
 
@@ -67,11 +67,11 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "text": (b"\x8d" + le("<Q", GIB10), f"wanted {GIB10} more bytes"),
     "text 4": (b"X" + le("<I", 2**31), "wanted 2147483648 more bytes"),
     "old text": (b"T" + le("<i", -1), "wanted 4294967295 more bytes"),
-    "frame": (b"\x95" + le("<Q", GIB10), f"wanted a frame of {GIB10} bytes"),
+    "frame": (b"\x95" + le("<Q", GIB10), "the stack is empty"),
     "integer": (b"\x8b" + le("<i", 2**31 - 1), "wanted an integer of at most 16 bytes"),
-    "negative integer": (b"\x8b" + le("<i", -1), "wanted an integer of at most 16 bytes, got -1"),
+    "negative integer": (b"\x8b" + le("<i", -1), "wanted an integer of at most 16 bytes"),
     "short integer": (b"\x8a\xff" + bytes(255), "wanted an integer of at most 16 bytes, got 255"),
-    "memo": (b"Np-1\n", "memo index -1 is negative"),
+    "memo": (b"Np-1\n", "wanted a memo index of at most 500000, got -1"),
     "far memo": (b"Nr" + le("<I", 2**32 - 1), "wanted a memo index of at most 500000, got 4294967295"),
     "farther memo": (b"Np99999999999999999999\n", "wanted a memo index of at most 500000, got 99999999999999999999"),
     "memo of one hash": (
@@ -97,7 +97,7 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "new dict": (b"(" + b"".join(s.raw(i) + b"N" for i in MANY) + b"d", "numbers as keys, got more"),
     "small sets": (
         b"]q\x00(" + b"".join(map(s.raw, MANY[:64])) + b"e0" +
-        (s.named("builtins", "set") + b"h\x00\x85R0") * 9000, "numbers as keys, got more",
+        (s.named("builtins", "set") + b"h\x00\x85R0") * 9000 + b"N", "numbers as keys, got more",
     ),
     "sets at the bound": (
         (b"\x8f(" + b"".join(map(s.raw, MANY[:4096])) + b"\x90"), "wanted a network G_ema, got none",
@@ -105,11 +105,11 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "looked up": (unsaved_numbers(), "refused a module or tensor called"),
     "absent memo": (b"j" + le("<I", 2**32 - 1), "nothing is remembered under 4294967295"),
     # numbers of millions of digits
-    "digits": (b"I" + b"9" * 60_000 + b"\n", "wanted a number of at most 40 digits"),
-    "long digits": (b"L" + b"9" * 60_000 + b"L\n", "wanted a number of at most 40 digits"),
-    "float digits": (b"F" + b"9" * 60_000 + b"\n", "wanted a number of at most 40 digits"),
-    "memo digits": (b"g" + b"9" * 60_000 + b"\n", "wanted a number of at most 40 digits"),
-    "no end of a line": (b"I" + b"9" * 2_000_000, "wanted a line of text, got no end of it"),
+    "digits": (b"I" + b"9" * 60_000 + b"\n", "wanted a line of at most 1000 bytes"),
+    "long digits": (b"L" + b"9" * 60_000 + b"L\n", "wanted a line of at most 1000 bytes"),
+    "float digits": (b"F" + b"9" * 60_000 + b"\n", "wanted a line of at most 1000 bytes"),
+    "memo digits": (b"g" + b"9" * 60_000 + b"\n", "wanted a line of at most 1000 bytes"),
+    "no end of a line": (b"I" + b"9" * 2_000_000, "got no end of it"),
     # floods
     "opcodes": (b"N0" * 300_000, f"wanted at most {MAX_OPCODES} opcodes"),
     "lists": (b"]" * 600_000, f"wanted at most {MAX_OPCODES} opcodes"),
@@ -117,7 +117,7 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "marks": (b"(" * 600_000, f"wanted at most {MAX_OPCODES} opcodes"),
     "copies": (b"]" + b"2" * 600_000, f"wanted at most {MAX_OPCODES} opcodes"),
     "words": (s.text("a" * 10**6) * 40, "bytes of text"),
-    "lines": ((b"V" + b"a" * 60_000 + b"\n") * 600, "bytes of text"),
+    "lines": ((b"V" + b"a" * 60_000 + b"\n") * 600, "wanted a line of at most 1000 bytes"),
     # depth
     "deep tuples": (b")" + b"\x85" * 490_000, "wanted a network G_ema"),
     "deep lists": (b"]" * 240_000 + b"a" * 239_999, "wanted a network G_ema"),

@@ -1,5 +1,6 @@
 """Damaged and random snapshots end in one line or in a model, never otherwise; and no reading runs anything."""
 
+import pickletools
 import random
 import subprocess
 import sys
@@ -11,8 +12,11 @@ from hypothesis import strategies as st
 
 from stylenerf.engine.applications.convert.generator import convert_network
 from stylenerf.engine.applications.convert.inspection import describe
-from stylenerf.engine.applications.convert.opcodes import HANDLERS
+from stylenerf.engine.applications.convert.objects import known_globals
+from stylenerf.engine.applications.convert.refusals import Refused
+from stylenerf.engine.applications.convert.scan import Budget, scan
 from stylenerf.engine.applications.convert.snapshot import read_snapshot
+from stylenerf.engine.applications.convert.unpickler import load
 from stylenerf.engine.errors import UserError
 from tests import snapshots as s
 from tests.bombs import BLOB
@@ -20,6 +24,8 @@ from tests.conftest import ROOT
 from tests.snapshot_files import ARRAY, DTYPE, LIST, OD, file, honest
 
 __all__ = ["file", "honest"]  # the fixtures
+
+CODES = sorted(pickletools.code2op, key=ord)
 
 
 def outcome(file: Path, data: bytes) -> str:
@@ -51,7 +57,7 @@ def damaged(data: bytes, seed: int) -> bytes:
         lambda: data[:at] + rng.randbytes(length) + data[at:],
         lambda: data[:at],
         lambda: data[:at] + data[max(at - 40, 0) :],
-        lambda: data[:at] + bytes([rng.choice(list(HANDLERS))]) + data[at + 1 :],
+        lambda: data[:at] + rng.choice(CODES).encode("latin-1") + data[at + 1 :],
     )
     return rng.choice(ways)()
 
@@ -70,7 +76,7 @@ def test_truncation(part: int, honest: Path, file: Path) -> None:
 
 
 PIECES = [
-    *(bytes([code]) for code in sorted(HANDLERS)),
+    *(code.encode("latin-1") for code in CODES),
     *(opcode + bytes([i]) for opcode in (b"h", b"q") for i in range(4)),
     *(s.text(word) for word in ("_content", "state", "os", "system")),
     *(s.raw(value) for value in (2, (2,), (1,))),
@@ -86,6 +92,32 @@ STREAMS = st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join)
 @given(STREAMS)
 def test_random_streams(file: Path, body: bytes) -> None:
     assert outcome(file, s.stream(body)) != "converted"
+
+
+PLAIN_PIECES = [
+    b")", b"N", b"K\x01", s.text("a"), b"}", b"\x8f", b"(", b"0", b"\x94", b"h\x00", b"h\x01", b"\x85", b"\x86", b"t",
+    b"s", b"}(", b"u", b"\x90", b"\x91",
+]  # fmt: skip
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(st.sampled_from(PLAIN_PIECES), max_size=12).map(b"".join))
+def test_whatever_is_loaded_has_plain_keys(body: bytes) -> None:
+    """The scan judges keys by its own account of stack and memo; the unpickler's must agree with it."""
+    budget = Budget()
+    try:
+        value = load(scan(b"]((" + body + b"te.", budget), known_globals(budget))
+    except Refused:
+        return
+    waiting, seen = [value], set[int]()
+    while waiting:
+        inside = waiting.pop()
+        if id(inside) in seen or not isinstance(inside, dict | list | tuple | set | frozenset):
+            continue
+        seen.add(id(inside))
+        waiting.extend(inside.values() if isinstance(inside, dict) else inside)
+        if not isinstance(inside, list | tuple):
+            assert all(key is None or type(key) in (str, int, float, bool) for key in inside)
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -105,7 +137,11 @@ WATCHED = """
 import os, sys
 from pathlib import Path
 from stylenerf.engine.errors import UserError
+from stylenerf.engine.applications.convert.objects import known_globals
+from stylenerf.engine.applications.convert.refusals import Refused
+from stylenerf.engine.applications.convert.scan import Budget, scan
 from stylenerf.engine.applications.convert.snapshot import read_snapshot
+from stylenerf.engine.applications.convert.unpickler import load
 from stylenerf.engine.applications.convert.generator import convert_network
 from stylenerf.engine.applications.convert.inspection import describe
 def use(path):

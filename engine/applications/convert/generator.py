@@ -20,12 +20,12 @@ from ....models.official import (
 from ....models.official_arguments import check_arguments
 from ...errors import UserError
 from ...model_io import check_finite, check_sizes
-from ...training.config_io import from_dict, one_line, to_dict
+from ...training.config_io import from_dict, to_dict
 from .interpolation import Unresolved
 from .modules import arguments_of, attributes, make_tensors, plain, tensors_of
 from .objects import Persistent
+from .refusals import Refused, brief
 from .snapshot import Snapshot
-from .values import Refused
 
 _CAMERA = ("range_u", "range_v", "range_radius", "depth_range", "fov", "gaussian_camera", "angular_camera",
            "depth_transform", "dists_normalized", "ray_align_corner", "bg_start")  # fmt: skip
@@ -75,23 +75,17 @@ def convert_network(snapshot: Snapshot, which: str = "G_ema") -> Converted:
         prior = from_dict(CameraPrior, to_dict(camera_prior_from_official(kwargs)), where="camera")
         check_finite(generator.state_dict())
     except UserError as error:
-        raise UserError(f"{snapshot.path}: {which}: {_brief(error)}") from None
+        raise UserError(f"{snapshot.path}: {which}: {brief(error)}") from None
     except Refused as error:
         raise UserError(f"{snapshot.path}: {error}") from None
     except ValueError as error:
-        raise UserError(f"{snapshot.path}: {which}: {_brief(error)}") from None
+        raise UserError(f"{snapshot.path}: {which}: {brief(error)}") from None
     except (TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
         # arguments of wrong types fail wherever they are first used
         raise UserError(
-            f"{snapshot.path}: {which}: wanted arguments as the public code takes, got: {_brief(error)}"
+            f"{snapshot.path}: {which}: wanted arguments as the public code takes, got: {brief(error)}"
         ) from None
     return Converted(generator, prior, completed)
-
-
-def _brief(error: Exception) -> str:
-    """One line, not long, and nothing in it that a terminal would obey."""
-    text = "".join(c if c.isprintable() else " " for c in one_line(str(error)[:2000]))
-    return text if len(text) <= 400 else f"{text[:397]}..."
 
 
 def _named(args: list[object], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError
 from .modules import arguments_of, tensors_of
-from .objects import Array, Persistent, Record, TensorRecord
+from .objects import Persistent, Record, TensorRecord
+from .refusals import Refused, kind, shown
 from .snapshot import Snapshot
-from .values import Foreign, Name, Refused, shown
 
 if TYPE_CHECKING:
     from .generator import Converted
@@ -21,16 +21,22 @@ MAX_VISITED = 500_000
 
 
 def describe(snapshot: Snapshot, which: str = "G_ema") -> Iterator[str]:
-    """Objects, globals, sources, then arguments and tensors of one network, then what would become of it."""
+    """Globals and what is refused; objects, sources, arguments and tensors of one network; what would become of it."""
     yield f"snapshot:    {snapshot.path}"
     yield f"             {snapshot.size_bytes} bytes, pickle protocol {snapshot.protocol}, SHA-256 {snapshot.sha256}"
     yield ""
+    yield "globals (named in the file, never imported):"
+    yield from _cut(f"    {count:6d}  {_plain_text(name)}" for name, count in sorted(snapshot.globals_named.items()))
+    yield ""
+    if snapshot.refused:
+        yield "refused:"
+        reasons = ((count, reason.removeprefix("refused ")) for reason, count in snapshot.refused.items())
+        yield from _cut(f"    {count:6d}  {reason}" for count, reason in reasons)
+        yield "    so this file would not be converted"
+        return
     yield "objects:"
     objects = (f"    {_plain_text(name):22s} {_object(value)}" for name, value in snapshot.objects.items())
     yield from _cut(objects, MAX_OBJECTS)
-    yield ""
-    yield "globals (named in the file, never imported):"
-    yield from _cut(f"    {count:6d}  {name}" for name, count in sorted(snapshot.globals_met.items()))
     yield ""
     yield "module sources (data, never compiled):"
     yield from _cut(_sources(snapshot))
@@ -39,11 +45,6 @@ def describe(snapshot: Snapshot, which: str = "G_ema") -> Iterator[str]:
     if isinstance(network, Persistent):
         yield from _network(which, network)
     yield "refused:"
-    if snapshot.refused:
-        reasons = ((count, reason.removeprefix("refused ")) for reason, count in snapshot.refused.items())
-        yield from _cut(f"    {count:6d}  {reason}" for count, reason in reasons)
-        yield "    so this file would not be converted"
-        return
     yield "    nothing in the file"
     yield ""
     from .generator import convert_network  # with torch: after all that is told without it
@@ -106,11 +107,7 @@ def _millions(tensors: dict[str, TensorRecord]) -> str:
 
 
 def _value(value: object) -> str:
-    if isinstance(value, Foreign):
-        return "refused"
-    if isinstance(value, Record | Name | TensorRecord | Array):
-        return type(value).__name__.lower()
-    return _plain_text(str(value)) if value is None or type(value) in (bool, int, float, str) else type(value).__name__
+    return _plain_text(str(value)) if value is None or type(value) in (bool, int, float, str) else kind(value)
 
 
 def _network(which: str, network: Persistent) -> Iterator[str]:

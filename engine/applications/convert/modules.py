@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .interpolation import ABSENT, MISSING, PLACE, Unresolved, lookup, node_value
 from .objects import Array, Persistent, Record, TensorRecord
-from .values import Refused, kind, shown
+from .refusals import Refused, kind, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +81,7 @@ def make_tensors(records: Mapping[str, TensorRecord], limit_bytes: int) -> dict[
         raise Refused(f"refused tensors that take {cost} bytes, many times what their file holds")
     for name, record in records.items():
         dtype = record.storage.dtype
-        if not dtype.is_floating_point:
+        if "float" not in dtype.name:
             raise Refused(f"refused {shown(name)}: wanted floating-point numbers, got {dtype.name}")
     return {name: record.tensor() for name, record in records.items()}
 

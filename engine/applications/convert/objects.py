@@ -1,55 +1,78 @@
-"""What a snapshot of the public code may be made of, and the inert record that each of its globals becomes."""
+"""What a snapshot of the public code may be made of, and the inert object that stands for each part.
+
+No dataclass here has slots and is frozen: Python gives those a ``__setstate__`` of its own.
+"""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .torch_storage import Storage, read_storage
-from .values import Budget, Inert, Name, Refused, Rule, Rules, kind, shown
+from .refusals import Refused, demand, kind, shown
+from .scan import Budget
+from .storage import Storage, read_storage
+from .unpickler import Global, Inert, Known
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Args = tuple[Any, ...]
 
 MAX_DIMS = 8
 MAX_ELEMENTS = 2**40  # of a tensor, by its sizes
 MAX_SET = 64
 MAX_ARRAY = 4096  # elements of an array among constructor arguments
 _NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
-_CONTAINERS = ("ModuleList", "Sequential", "ModuleDict")
-_NODES = ("AnyNode", "IntegerNode", "FloatNode", "BooleanNode", "StringNode")
-_TYPES = ("dict", "list", "int", "float", "str", "tuple", "set", "bool")
 _BUILTINS = ("builtins", "__builtin__")  # the second: how protocol 2 spells it
 
 
-@dataclass(slots=True)
+class Dict(dict[Any, Any]):
+    """An ordered or attribute mapping. What it has besides its items is dropped."""
+
+    __slots__ = ()
+
+    def __init__(self, *args: object) -> None:
+        demand(not args, "an OrderedDict made from arguments")
+
+    def __setstate__(self, state: object) -> None:
+        demand(type(state) is dict, f"state for an OrderedDict that is a {kind(state)}")
+
+
 class Record(Inert):
-    """An object of a known class: its name and, once given, its attributes."""
+    """An object of a known class: the class's name, a subclass's own, and the attributes once given."""
 
-    name: str
-    state: dict[object, object] | None = None
+    __slots__ = ("state",)
+    name: ClassVar[str]
+    state: dict[Any, Any] | None
 
-    def build(self, state: object) -> None:
-        if self.state is not None:
-            raise Refused(f"refused a second state for {self.name}")
-        self.state = checked_state(state, self.name)
+    def __new__(cls, *args: object) -> Record:
+        demand(not args, f"{cls.name} with arguments")
+        made = super().__new__(cls)
+        made.state = None
+        return made
+
+    def __init__(self) -> None:  # unpicklers make a bare instance, so it is the file that calls the class
+        raise Refused(f"refused call of {shown(self.name)}")
+
+    def __setstate__(self, state: Any) -> None:
+        demand(self.state is None, f"a second state for {self.name}")
+        self.state = _checked_state(state, self.name)
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class Persistent(Inert):
     """An object of the public code: class name, attributes, and the source text that it came with, never run."""
 
     class_name: str
     source: str
-    state: dict[object, object]
+    state: dict[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class TensorRecord(Inert):
     """A tensor: where in which storage it lies."""
 
@@ -83,47 +106,37 @@ class TensorRecord(Inert):
         return torch.frombuffer(part, dtype=dtype).as_strided(self.shape, self.stride).clone().contiguous()
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class NumberType(Inert):
-    """A numpy dtype of plain numbers."""
+    """A numpy dtype of plain numbers, little-endian."""
 
-    code: str
-    built: bool = False
+    dtype: np.dtype[Any]
 
-    def build(self, state: object) -> None:
-        if self.built or type(state) is not tuple or len(state) < 5 or any(part is not None for part in state[2:5]):
-            raise Refused("refused a numpy dtype that is not one plain number")
-        if type(state[1]) is not str or state[1] not in ("<", "|", "="):
-            raise Refused(f"refused a numpy dtype that is not little-endian: {self.code}")
-        self.built = True
+    def __setstate__(self, state: Any) -> None:
+        plain = type(state) is tuple and len(state) >= 5 and all(part is None for part in state[2:5])
+        demand(plain, "a numpy dtype that is not one plain number")
+        demand(state[1] in ("<", "|", "="), f"a numpy dtype that is not little-endian: {self.dtype.str}")
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class Array(Inert):
     """A numpy array of plain numbers."""
 
-    shape: tuple[int, ...] = ()
     values: np.ndarray | None = field(default=None, repr=False)
 
-    def build(self, state: object) -> None:
-        if self.values is not None or type(state) is not tuple or len(state) != 5:
-            raise Refused("refused a numpy array's state")
-        _, shape, dtype, fortran, data = state
-        if not _naturals(shape) or not isinstance(dtype, NumberType) or not isinstance(data, memoryview):
-            raise Refused("refused a numpy array that is not one of plain numbers")
-        assert isinstance(shape, tuple)
-        made = np.dtype(dtype.code).newbyteorder("<")
-        if math.prod(shape) > MAX_ARRAY or math.prod(shape) * made.itemsize != len(data):
-            raise Refused(f"refused a numpy array of shape {str(shape)[:100]} with {len(data)} bytes")
-        flat = np.frombuffer(bytes(data), made)
-        self.shape, self.values = shape, flat.reshape(shape, order="F" if fortran is True else "C")
+    def __setstate__(self, state: Any) -> None:
+        demand(type(state) is tuple and len(state) == 5, "a numpy array's state")
+        _, shape, number, fortran, data = state
+        plain = _naturals(shape) and isinstance(number, NumberType) and isinstance(data, memoryview)
+        demand(plain, "a numpy array that is not one of plain numbers")
+        fits = math.prod(shape) <= MAX_ARRAY and math.prod(shape) * number.dtype.itemsize == len(data)
+        demand(fits, f"a numpy array of shape {str(shape)[:100]} with {len(data)} bytes")
+        self.values = np.frombuffer(bytes(data), number.dtype).reshape(shape, order="F" if fortran is True else "C")
 
 
-def checked_state(state: object, name: str) -> dict[object, object]:
-    """Attributes as a mapping: kept as data, never set on anything."""
-    if type(state) not in (dict, OrderedDict):
-        raise Refused(f"refused a state of {name} that is not a mapping of attributes")
-    assert isinstance(state, dict)
+def _checked_state(state: Any, name: str) -> dict[Any, Any]:
+    """Dict as a mapping: kept as data, never set on anything."""
+    demand(isinstance(state, dict), f"a state of {name} that is not a mapping of attributes")
     return state
 
 
@@ -131,154 +144,125 @@ def _naturals(value: object) -> bool:
     return type(value) is tuple and len(value) <= MAX_DIMS and all(type(n) is int and n >= 0 for n in value)
 
 
-def _persistent(args: tuple[object, ...]) -> Persistent:
-    meta = args[0] if len(args) == 1 else None
-    if not isinstance(meta, dict):
-        raise Refused("refused a persistent object without its description")
-    source, name, state = meta.get("module_src"), meta.get("class_name"), meta.get("state")
-    if meta.get("type") != "class":
-        form = meta.get("type")
-        raise Refused(f"refused a persistent object of type {shown(form) if type(form) is str else kind(form)}")
-    if type(source) is not str or type(name) is not str:
-        raise Refused("refused a persistent object whose class and source are not text")
-    return Persistent(name, source, checked_state(state, shown(name)))
+def _persistent(args: Args) -> Persistent:
+    demand(len(args) == 1 and type(args[0]) is dict, "a persistent object without its description")
+    form, source, name, state = (args[0].get(key) for key in ("type", "module_src", "class_name", "state"))
+    demand(type(form) is str and form == "class", f"a persistent object of type {shown(form)}")
+    demand(type(source) is type(name) is str, "a persistent object whose class and source are not text")
+    return Persistent(name, source, _checked_state(state, shown(name)))
 
 
-def _tensor(args: tuple[object, ...]) -> TensorRecord:
-    if len(args) not in (6, 7):
-        raise Refused(f"refused a tensor with {len(args)} arguments")
-    storage, offset, shape, stride = args[:4]
-    if not isinstance(storage, Storage) or not _naturals((offset,)) or not _naturals(shape) or not _naturals(stride):
-        raise Refused("refused a tensor whose storage, offset, size and stride are not plain")
-    assert isinstance(offset, int) and isinstance(shape, tuple) and isinstance(stride, tuple)
-    if len(shape) != len(stride):
-        raise Refused(f"refused a tensor of {len(shape)} sizes and {len(stride)} strides")
+def _tensor(args: Args) -> TensorRecord:
+    demand(len(args) in (6, 7), f"a tensor with {len(args)} arguments")
+    storage, offset, shape, stride, _, hooks = args[:6]
+    plain = isinstance(storage, Storage) and all(map(_naturals, ((offset,), shape, stride)))
+    demand(plain, "a tensor whose storage, offset, size and stride are not plain")
+    demand(len(shape) == len(stride), f"a tensor of {len(shape)} sizes and {len(stride)} strides")
+    demand(math.prod(max(n, 1) for n in shape) <= MAX_ELEMENTS, f"a tensor of size {str(shape)[:100]}")
     # a step along a single element is never taken, and may be any number
     made = TensorRecord(storage, offset, shape, tuple(step if n > 1 else 0 for n, step in zip(shape, stride)))
-    if math.prod(max(n, 1) for n in shape) > MAX_ELEMENTS:
-        raise Refused(f"refused a tensor of size {str(shape)[:100]}")
-    if offset + made.extent > storage.numel:
-        raise Refused(f"refused a tensor that reaches element {offset + made.extent} of {storage.numel}")
-    _no_hooks(args[5])
+    end = offset + made.extent
+    demand(end <= storage.numel, f"a tensor that reaches element {end} of {storage.numel}")
+    _check_hooks(hooks)
     return made
 
 
-def _parameter(args: tuple[object, ...]) -> TensorRecord:
-    if len(args) != 3 or not isinstance(args[0], TensorRecord):
-        raise Refused("refused a parameter that is not a tensor")
-    _no_hooks(args[2])
+def _parameter(args: Args) -> TensorRecord:
+    demand(len(args) == 3 and isinstance(args[0], TensorRecord), "a parameter that is not a tensor")
+    _check_hooks(args[2])
     return args[0]
 
 
-def _no_hooks(hooks: object) -> None:
-    if type(hooks) is not OrderedDict or hooks:
-        raise Refused("refused a tensor with hooks")
+def _check_hooks(hooks: object) -> None:
+    demand(type(hooks) is Dict and not hooks, "a tensor with hooks")
 
 
-def _ordered(args: tuple[object, ...]) -> OrderedDict[object, object]:
-    if args:
-        raise Refused("refused an OrderedDict made from arguments")
-    return OrderedDict()
-
-
-def _bytes(args: tuple[object, ...]) -> memoryview:
+def _bytes(args: Args) -> memoryview:
     """As protocol 2 writes bytes: Latin-1 text."""
-    if len(args) != 2 or type(args[0]) is not str or args[1] not in ("latin1", "latin-1"):
-        raise Refused("refused encoded text that is not Latin-1")
-    try:
-        return memoryview(args[0].encode("latin-1"))
-    except UnicodeEncodeError:
-        raise Refused("refused encoded text that is not Latin-1") from None
+    latin = len(args) == 2 and type(args[0]) is str and args[1] in ("latin1", "latin-1")
+    demand(latin and max(args[0], default="") <= "\xff", "encoded text that is not Latin-1")
+    return memoryview(args[0].encode("latin-1"))
 
 
-def _set_maker(budget: Budget) -> Callable[[tuple[object, ...]], set[object]]:
-    def make(args: tuple[object, ...]) -> set[object]:
+def _defaulting(args: Args) -> Dict:
+    """What makes the missing values is dropped: nothing here asks for any."""
+    builtin = all(isinstance(arg, Global) and arg.name.startswith(_BUILTINS) for arg in args)
+    demand(len(args) <= 1 and builtin, "a defaultdict whose values are not made by a builtin type")
+    return Dict()
+
+
+def _number_type(args: Args) -> NumberType:
+    code = args[0] if args else None
+    demand(type(code) is str and code in _NUMBERS and len(args) <= 3, f"numpy dtype {shown(code)}")
+    return NumberType(np.dtype(code).newbyteorder("<"))
+
+
+def _number(args: Args) -> int | float | bool:
+    plain = len(args) == 2 and isinstance(args[0], NumberType) and isinstance(args[1], memoryview)
+    demand(plain, "a numpy scalar that is not one plain number")
+    dtype, data = args[0].dtype, bytes(args[1])
+    demand(len(data) == dtype.itemsize, f"a numpy scalar of {len(data)} bytes, wanted {dtype.itemsize}")
+    return np.frombuffer(data, dtype)[0].item()
+
+
+def _array(args: Args) -> Array:
+    demand(len(args) == 3 and kind(args[0]) == "numpy.ndarray", "an array that is not a numpy.ndarray")
+    return Array()
+
+
+def _set(budget: Budget) -> Callable[[Args], set[object]]:
+    def make(args: Args) -> set[object]:
         """As protocols 2 and 3 write a set."""
-        items = args[0] if len(args) == 1 else None
-        if type(items) is not list or len(items) > MAX_SET:
-            raise Refused("refused a set that is not made from a short list")
-        return {budget.spend_key(item) for item in items}
+        short = len(args) == 1 and type(args[0]) is list and len(args[0]) <= MAX_SET
+        demand(short, "a set that is not made from a short list")
+        return {budget.spend_key(item) for item in args[0]}
 
     return make
 
 
-def _defaulting(args: tuple[object, ...]) -> OrderedDict[object, object]:
-    """What makes the missing values is dropped: nothing here asks for any."""
-    if len(args) > 1 or (args and not (isinstance(args[0], Name) and args[0].module in _BUILTINS)):
-        raise Refused("refused a defaultdict whose values are not made by a builtin type")
-    return OrderedDict()
-
-
-def _number_type(args: tuple[object, ...]) -> NumberType:
-    code = args[0] if args else None
-    if type(code) is not str or code not in _NUMBERS or len(args) > 3:
-        raise Refused(f"refused numpy dtype {shown(code) if type(code) is str else kind(code)}")
-    return NumberType(code)
-
-
-def _number(args: tuple[object, ...]) -> int | float | bool:
-    if len(args) != 2 or not isinstance(args[0], NumberType) or not isinstance(args[1], memoryview):
-        raise Refused("refused a numpy scalar that is not one plain number")
-    made = np.dtype(args[0].code).newbyteorder("<")
-    if len(args[1]) != made.itemsize:
-        raise Refused(f"refused a numpy scalar of {len(args[1])} bytes, wanted {made.itemsize}")
-    value: int | float | bool = np.frombuffer(bytes(args[1]), made)[0].item()
-    return value
-
-
-def _array(args: tuple[object, ...]) -> Array:
-    if len(args) != 3 or not isinstance(args[0], Name) or str(args[0]) != "numpy.ndarray":
-        raise Refused("refused an array that is not a numpy.ndarray")
-    return Array()
-
-
-def _bare(name: str) -> Rule:
-    def new(args: tuple[object, ...]) -> Record:
-        if args:
-            raise Refused(f"refused {name} with arguments")
-        return Record(name)
-
-    return Rule(new=new)
-
-
-def _storage_reader(budget: Budget) -> Callable[[tuple[object, ...]], Storage]:
-    """Each blob is read once, however often the stream asks for it."""
+def _storage(budget: Budget) -> Callable[[Args], Storage]:
+    """Each blob is read once, however often the file asks for it."""
     read: dict[int, tuple[memoryview, Storage]] = {}
 
-    def load(args: tuple[object, ...]) -> Storage:
-        blob = args[0] if len(args) == 1 else None
-        if not isinstance(blob, memoryview):
-            raise Refused("refused a storage that is not bytes")
+    def make(args: Args) -> Storage:
+        demand(len(args) == 1 and isinstance(args[0], memoryview), "a storage that is not bytes")
+        blob = args[0]
         if id(blob) not in read:
             read[id(blob)] = blob, read_storage(blob, budget)
         return read[id(blob)][1]
 
-    return load
+    return make
 
 
-def snapshot_rules(budget: Budget) -> Rules:
-    """The globals of a snapshot; (module, name) must match exactly, so no dotted path can reach past them."""
-    rules = {
-        ("torch_utils.persistence", "_reconstruct_persistent_obj"): Rule(_persistent),
-        ("torch._utils", "_rebuild_tensor_v2"): Rule(_tensor),
-        ("torch._utils", "_rebuild_parameter"): Rule(_parameter),
-        ("torch.storage", "_load_from_bytes"): Rule(_storage_reader(budget)),
-        ("collections", "OrderedDict"): Rule(_ordered),
-        ("collections", "defaultdict"): Rule(_defaulting),
-        ("dnnlib.util", "EasyDict"): Rule(new=_ordered),
-        ("numpy", "dtype"): Rule(_number_type),
-        ("numpy", "ndarray"): Rule(),
-        ("typing", "Any"): Rule(),
-    }
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        rules[module, "scalar"] = Rule(_number)
-        rules[module, "_reconstruct"] = Rule(_array)
-    rules |= {(module, name): Rule() for module in _BUILTINS for name in _TYPES}
-    rules |= {("__builtin__", name): Rule() for name in ("long", "unicode")}
-    rules |= {(module, "set"): Rule(_set_maker(budget)) for module in _BUILTINS}
-    rules["_codecs", "encode"] = Rule(_bytes)
-    bare = [("torch.nn.modules.container", name) for name in _CONTAINERS]
-    bare += [("omegaconf.nodes", name) for name in _NODES]
-    bare += [("omegaconf.dictconfig", "DictConfig"), ("omegaconf.listconfig", "ListConfig")]
-    bare += [("omegaconf.base", "ContainerMetadata"), ("omegaconf.base", "Metadata")]
-    return rules | {key: _bare(".".join(key)) for key in bare}
+_MAKERS: dict[tuple[str, str], Callable[[Args], object] | None] = {
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("collections", "defaultdict"): _defaulting,
+    ("_codecs", "encode"): _bytes,
+    ("numpy", "dtype"): _number_type,
+    ("numpy", "ndarray"): None,
+    ("typing", "Any"): None,
+    **{(f"numpy.{core}.multiarray", "scalar"): _number for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _array for core in ("core", "_core")},
+    **{(m, name): None for m in _BUILTINS for name in ("dict", "list", "int", "float", "str", "tuple", "bool")},
+    **{("__builtin__", name): None for name in ("long", "unicode")},
+}
+_RECORDS = {
+    "torch.nn.modules.container": ("ModuleList", "Sequential", "ModuleDict"),
+    "omegaconf.nodes": ("AnyNode", "IntegerNode", "FloatNode", "BooleanNode", "StringNode"),
+    "omegaconf.dictconfig": ("DictConfig",),
+    "omegaconf.listconfig": ("ListConfig",),
+    "omegaconf.base": ("ContainerMetadata", "Metadata"),
+}
+_CLASSES: dict[tuple[str, str], type] = {("collections", "OrderedDict"): Dict, ("dnnlib.util", "EasyDict"): Dict}
+for _module, _names in _RECORDS.items():
+    for _name in _names:
+        _CLASSES[_module, _name] = type(_name, (Record,), {"__slots__": (), "name": f"{_module}.{_name}"})
+
+
+def known_globals(budget: Budget) -> Known:
+    """The globals of a snapshot; module and name must match exactly, so no dotted path can reach past them."""
+    makers = _MAKERS | {("torch.storage", "_load_from_bytes"): _storage(budget)}
+    makers |= {(module, "set"): _set(budget) for module in _BUILTINS}
+    return {**_CLASSES, **{key: Global(".".join(key), make) for key, make in makers.items()}}

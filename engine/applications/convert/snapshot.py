@@ -1,8 +1,8 @@
 """Snapshots (``.pkl``) of the public implementation, read without running anything in them.
 
 Python's own unpickler runs whatever a file names, and the public loader compiles the source text that a snapshot brings
-along. Here a file is read by a machine that only knows the inert parts of a snapshot (``machine``, ``objects``,
-``torch_storage``), and what it brings along as source stays text.
+along. Here the opcodes are scanned first (``scan``); the unpickler (``unpickler``) is then given inert stand-ins for
+what a file may name (``objects``, ``storage``), and source stays text.
 """
 
 import hashlib
@@ -15,10 +15,11 @@ from functools import cached_property
 from pathlib import Path
 
 from ...errors import UserError
-from .machine import Machine
-from .objects import Persistent, snapshot_rules
-from .torch_storage import MAGIC
-from .values import Budget, Damaged, Notes, Refused, kind, shown
+from .objects import Persistent, known_globals
+from .refusals import Damaged, Refused, kind, shown
+from .scan import Budget, scan
+from .storage import MAGIC
+from .unpickler import load, refusals
 
 # O_NONBLOCK: a pipe without a writer would wait for one. O_BINARY is Windows', the others POSIX'.
 _READ = sum(getattr(os, name, 0) for name in ("O_RDONLY", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
@@ -51,15 +52,15 @@ class Snapshot:
     Attributes:
         path, data, protocol: the file's own facts; ``data`` is its bytes, mapped.
         objects: the top-level mapping: G, D, G_ema, training_set_kwargs, ... as inert records.
-        globals_met: known globals with the number of times that they are named.
-        refused: reasons to refuse the file, with counts; empty unless it was read with ``tolerant``.
+        globals_named: globals with the number of times that they are named.
+        refused: reasons to refuse the file, with counts; nothing of a refused file is in ``objects``.
     """
 
     path: Path
     data: mmap.mmap = field(repr=False)
     protocol: int
     objects: dict[str, object]
-    globals_met: dict[str, int]
+    globals_named: dict[str, int]
     refused: dict[str, int]
 
     @property
@@ -85,27 +86,33 @@ def read_snapshot(path: str | Path, *, tolerant: bool = False) -> Snapshot:
 
     Args:
         path: the file.
-        tolerant: note what is refused instead of stopping at it, to show all of it.
+        tolerant: note what is refused instead of raising it, to show all of it.
     Raises: UserError: no such file, not a snapshot, cut off, refused (naming what).
     """
     path = Path(path)
     data = _map_file(path)
     _check_start(path, data)
-    notes, budget = Notes(tolerant=tolerant), Budget()
-    machine = Machine(data, snapshot_rules(budget), budget, notes)
+    budget, refused = Budget(), dict[str, int]()
     try:
-        value = machine.run()
+        known, found = known_globals(budget), scan(data, budget)
+        try:
+            value = load(found, known)
+        except Refused as error:
+            if not tolerant:
+                raise
+            value, refused = {}, refusals(found, known) or {str(error): 1}
         if type(value) is int and value == MAGIC:
             raise Refused(f"wanted a snapshot (a pickle), got a checkpoint in torch's older form, {_WHAT_TO_DO}")
-        if machine.position != len(data):
-            raise Damaged(f"{len(data) - machine.position} bytes follow its end (byte {machine.position})")
+        if found.end != len(data):
+            raise Damaged(f"{len(data) - found.end} bytes follow its end (byte {found.end})")
     except Damaged as error:
         raise UserError(f"{path}: wanted a whole snapshot (a pickle), got one that is damaged: {error}") from None
     except Refused as error:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(value, dict) or not all(type(key) is str for key in value):
         raise UserError(f"{path}: wanted a mapping with G_ema in it, got a {kind(value)}")
-    return Snapshot(path, data, machine.protocol, value, notes.known, notes.refused)
+    names = {".".join(key): count for key, count in found.globals.items()}
+    return Snapshot(path, data, found.protocol, value, names, refused)
 
 
 def _map_file(path: Path) -> mmap.mmap:
