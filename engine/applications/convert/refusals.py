@@ -1,6 +1,6 @@
 """Why a snapshot is not accepted, and how text of a file is shown."""
 
-from ...training.config_io import one_line
+from ...errors import one_line
 
 MAX_SHOWN = 120
 
