@@ -1,7 +1,7 @@
-"""The one rule of every op under ``torch.autocast``: which arguments are cast, to what; inside, autocast is disabled.
+"""One rule for every op under ``torch.autocast``: how arguments are cast. Inside the op, autocast is disabled.
 
-Outside autocast nothing is cast, and dtypes that differ are the op's to refuse. A cast is part of the graph, so every
-gradient comes back in the dtype of its own tensor.
+Outside autocast nothing is cast, and the op refuses dtypes that differ. A cast is part of the graph, so every gradient
+has the dtype of its own tensor.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def under_autocast(cast: Literal["others", "beside", "all"]) -> Callable[[Callab
     "others": the other floating tensors are cast to the dtype of x.
     "beside": the others are cast to float32 (float64 if x is), x keeps its dtype: weights are modulated and normalised
         in float32, and the op itself rounds them to the dtype of x.
-    "all": x too is cast to float32 (or stays float64): depths, densities and transmittance, which 16 bit cannot hold.
+    "all": x too is cast to float32 (or stays float64): 16 bits cannot hold depths, densities and transmittance.
     """
 
     def decorate(op: Callable[P, T]) -> Callable[P, T]:
@@ -37,10 +37,10 @@ def under_autocast(cast: Literal["others", "beside", "all"]) -> Callable[[Callab
             x = args[0] if args else kwargs.get(first)
             if not isinstance(x, Tensor) or x.dtype not in FLOATS or not autocast_enabled(x.device):
                 return op(*args, **kwargs)
-            wanted = x.dtype if cast == "others" else torch.promote_types(x.dtype, torch.float32)
-            others = [cast_floats(a, wanted) for a in args[1:]]
-            named: Any = {k: v if k == first else cast_floats(v, wanted) for k, v in kwargs.items()}
-            x = x.to(wanted) if cast == "all" else x
+            dtype = x.dtype if cast == "others" else torch.promote_types(x.dtype, torch.float32)
+            others = [cast_floats(a, dtype) for a in args[1:]]
+            named: Any = {k: v if k == first else cast_floats(v, dtype) for k, v in kwargs.items()}
+            x = x.to(dtype) if cast == "all" else x
             with torch.autocast(x.device.type, enabled=False):
                 return call(**{**named, first: x}) if not args else call(x, *others, **named)
 

@@ -9,7 +9,7 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 def check_shapes(**args: tuple[Tensor, str]) -> dict[str, int]:
     """Bind dimension names across arguments, first use wins; return {name: size}.
 
-    A name that is a number must be met exactly; a leading ``...`` binds nothing and takes any number of dims.
+    A name that is a number must match exactly; a leading ``...`` binds nothing and matches any number of dims.
     """
     sizes: dict[str, int] = {}
     for arg, (t, spec) in args.items():

@@ -8,7 +8,7 @@ from torch import Tensor
 from .launch import launch
 from .operands import OPERANDS, to_operand
 
-GRADIENT_EXPONENT = 8  # float16 gradients are scaled to 2^8: room of 2^8 above, of 2^22 below
+GRADIENT_EXPONENT = 8  # float16 gradients are scaled to 2^8: headroom of 2^8 above, 2^22 below
 BLOCK = 1024
 
 
@@ -37,9 +37,8 @@ def launch_gate(
     precision: str,
     clamp: float | None = None,
 ) -> None:
-    """Fill grad_z, operand type, with grad_out times ``scale`` [], as the activation that gave ``out`` lets it through.
-
-    Times ``slope`` where ``out`` is not positive, nothing where it stands at the clamp.
+    """Fill grad_z, operand type, with grad_out times ``scale`` [] times the derivative of the activation and clamp.
+    It is read off their output ``out``: ``slope`` where ``out`` is not positive, 0 where it is at the clamp.
     """
     launch(
         _gate_kernel,
@@ -65,6 +64,6 @@ def gradient_scale(grad: Tensor, precision: str) -> Tensor:
 
 
 def scale_of(peak: Tensor) -> Tensor:
-    """The power of two that takes the magnitude ``peak`` [] to 2^8; 1 for zero, infinity and NaN."""
-    exponent = (GRADIENT_EXPONENT - torch.frexp(peak).exponent).clamp(max=126)  # its inverse is a float32, too
+    """The power of two that scales the magnitude ``peak`` [] to 2^8; 1 for zero, infinity and NaN."""
+    exponent = (GRADIENT_EXPONENT - torch.frexp(peak).exponent).clamp(max=126)  # so that its inverse is a float32, too
     return torch.where(torch.isfinite(peak) & (peak > 0), torch.exp2(exponent.float()), 1.0)

@@ -1,4 +1,4 @@
-"""One way to launch a kernel, which can record the launch instead of making it."""
+"""Launching a kernel, or recording the launch instead."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,9 +42,9 @@ def launch(kernel: Any, grid: tuple[int, ...], *, num_warps: int = 4, num_stages
 
 @contextmanager
 def record_launches(target: int) -> Iterator[list[Launch]]:
-    """Collect launches instead of making them, as they would be on compute capability ``target`` (80, 90, ...).
+    """Record launches instead of running them, with the tiles of compute capability ``target`` (80, 90, ...).
 
-    The tensors may be on the meta device, so that real shapes cost nothing.
+    The tensors may be on the meta device, so that real shapes take no memory.
     """
     global _recording, _target
     before = _recording, _target
@@ -66,5 +66,5 @@ def compute_capability(device: torch.device) -> int:
 
 
 def has_warp_group_products(device: torch.device) -> bool:
-    """sm_90 and sm_100: four warps multiply together, and 227 KiB of shared memory; elsewhere one warp multiplies."""
+    """sm_90 and sm_100: warp-group products (four warps) and 227 KiB of shared memory; elsewhere products per warp."""
     return compute_capability(device) // 10 in (9, 10)

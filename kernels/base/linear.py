@@ -18,7 +18,7 @@ from torch import Tensor
 from .launch import launch
 from .operands import OPERANDS, dot, leaky_relu, to_operand
 
-PROGRAMS = 132  # that a weight gradient is spread over; fixed, so that results do not depend on the device
+PROGRAMS = 132  # per weight gradient; fixed, so that results do not depend on the device
 
 
 class ProductTile(NamedTuple):
@@ -33,7 +33,7 @@ class ProductTile(NamedTuple):
 
 @triton.jit
 def as_operand(x, DT: tl.constexpr):
-    """A loaded tile in the operand type; untouched if it has it, so that it can go to the product as it lies."""
+    """A loaded tile in the operand type; unchanged if it has that type, so that the product reads it in place."""
     if x.dtype == DT:
         return x
     return to_operand(x.to(tl.float32), DT)
@@ -49,13 +49,13 @@ def _rows_kernel(
     STAGES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """out[n, c] = sum_k x[n, k] weight[c, k], or weight[k, c] if TURNED."""
-    K = K // ALIGN_K * ALIGN_K  # changes nothing but what the compiler knows: loads as wide as the size allows
+    K = K // ALIGN_K * ALIGN_K  # a hint to the compiler: loads as wide as the size allows
     C = C // ALIGN_C * ALIGN_C
     pid = tl.program_id(0)
-    pid_c = pid % tiles_c  # tiles of the same rows follow each other: x comes from memory once, then from L2
+    pid_c = pid % tiles_c  # tiles of the same rows are consecutive: x is read from memory once, then from L2
     pid_n = pid // tiles_c % tiles_n
     b = (pid // tiles_c // tiles_n).to(tl.int64)
-    first = pid_n.to(tl.int64) * BLOCK_N  # whole rows are stepped over in 64 bit, offsets within a tile fit 32
+    first = pid_n.to(tl.int64) * BLOCK_N  # row offsets in 64 bits, offsets within a tile in 32
     offs_n, offs_k = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     offs_c = pid_c * BLOCK_C + tl.arange(0, BLOCK_C)
     mask_n, mask_c = first + offs_n < N, offs_c < C
@@ -132,7 +132,7 @@ def _weight_kernel(
 
 
 def _side(size: int, most: int, least: int = 16) -> int:
-    """A power of two that covers ``size`` or is ``most``; tensor cores take no side below 16."""
+    """The least power of two that covers ``size``, at most ``most``; at least 16, the least side of tensor cores."""
     return max(least, min(triton.next_power_of_2(max(size, 1)), most))
 
 
@@ -142,7 +142,7 @@ def _align(size: int) -> int:
 
 
 def rows_tile(rows: int, terms: int, columns: int, x: torch.dtype, precision: str) -> ProductTile:
-    """Tile of a product that keeps the rows; bytes per stage and registers fit every architecture from sm_80 on."""
+    """Tile of a product with an output row per input row; stages and registers fit every architecture from sm_80 on."""
     if precision == "fp32":  # no tensor cores: many registers
         return ProductTile(_side(rows, 64), _side(columns, 64), 16, 8, 2)
     wide = torch.float32 in (x, OPERANDS[precision].storage)
@@ -151,7 +151,7 @@ def rows_tile(rows: int, terms: int, columns: int, x: torch.dtype, precision: st
 
 
 def weight_tile(out_width: int, in_width: int, wide: bool, precision: str) -> ProductTile:
-    """Tile of a product that sums over the rows; ``wide`` if what it reads takes four bytes a number."""
+    """Tile of a product that sums over the rows; ``wide`` if its inputs have four bytes per element."""
     if precision == "fp32":
         return ProductTile(_side(out_width, 64), _side(in_width, 64), 32, 8, 2)
     block_o, block_i = _side(out_width, 128), _side(in_width, 128)
@@ -159,10 +159,10 @@ def weight_tile(out_width: int, in_width: int, wide: bool, precision: str) -> Pr
 
 
 def shares(batch: int, rows: int, tiles: int, block: int) -> tuple[int, int]:
-    """(shares that the rows of an image are split into, blocks of rows per share), from sizes only."""
+    """(number of shares of an image's rows, blocks of rows per share); depends on sizes only."""
     blocks = triton.cdiv(rows, block)
-    wanted = max(min(PROGRAMS // max(batch * tiles, 1), blocks), 1)
-    per_share = triton.cdiv(blocks, wanted)
+    count = max(min(PROGRAMS // max(batch * tiles, 1), blocks), 1)
+    per_share = triton.cdiv(blocks, count)
     return (triton.cdiv(blocks, per_share) if blocks else 1), per_share
 
 
@@ -308,6 +308,6 @@ def launch_wgrad(grad_z: Tensor, x: Tensor, *, precision: str, factor: Tensor | 
 
 
 def _stride(t: Tensor) -> int:
-    """Elements from one image to the next of a tensor that the images may share."""
+    """Stride between images, 0 for a tensor that the images share."""
     assert t[0].is_contiguous() if t.shape[0] else True, "images apart, rows one after the other"
     return 0 if t.shape[0] == 1 else t.stride(0)

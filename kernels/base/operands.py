@@ -8,14 +8,14 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
-# Triton decides at decoration whether kernels are compiled or interpreted, so this is a constant of the process.
+# Triton decides at decoration whether kernels are compiled or interpreted, so this is constant within a process.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 PI = tl.constexpr(3.141592653589793)
 ROUND_TO_INTEGER = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and subtracting it rounds a float32 to an integer
 
 
 class Operands(NamedTuple):
-    """How matrix operands are held and multiplied; accumulators are float32 throughout."""
+    """Type and product mode of matrix operands; accumulators are always float32."""
 
     storage: torch.dtype
     triton: tl.dtype
@@ -33,14 +33,14 @@ OPERANDS: dict[str, Operands] = {
 @triton.jit
 def dot(a, b, acc, INPUT_PRECISION: tl.constexpr):
     """acc + a @ b in float32."""
-    if INTERPRETED and a.dtype == tl.bfloat16:  # the interpreter holds bfloat16 as integers and multiplies those
+    if INTERPRETED and a.dtype == tl.bfloat16:  # the interpreter stores bfloat16 as integers and would multiply those
         return tl.dot(a.to(tl.float32), b.to(tl.float32), acc)
     return tl.dot(a, b, acc, input_precision=INPUT_PRECISION)
 
 
 @triton.jit
 def to_operand(x, DT: tl.constexpr):
-    """Round a float32 tile to the operand type, to nearest also where the interpreter would cut off."""
+    """Round a float32 tile to the operand type, to nearest also where the interpreter would truncate."""
     if INTERPRETED and tl.bfloat16 == DT:
         bits = x.to(tl.int32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536

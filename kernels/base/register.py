@@ -1,4 +1,4 @@
-"""One way to register an op with torch, whose backward is right at any order."""
+"""Registration of ops with torch, with backward passes that are correct at any order."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -31,8 +31,8 @@ def register(
         forward: allocates, launches, returns new tensors; its annotations are the op's schema.
         fake: same arguments, returns empty tensors of the right shapes.
         save: (ctx, inputs, output), keeps what the backward needs.
-        backward: (ctx, *grad_outputs), one entry per input. Its first act must be to ask ``torch.is_grad_enabled()``,
-            which is True only under create_graph=True, and then to take :func:`differentiable_gradients`.
+        backward: (ctx, *grad_outputs), one entry per input. It must first check ``torch.is_grad_enabled()``, which is
+            True only under create_graph=True, and then return :func:`differentiable_gradients`.
     """
     op = torch.library.custom_op(f"{namespace()}::{forward.__name__.strip('_')}", forward, mutates_args=())
     op.register_fake(fake)
@@ -43,7 +43,7 @@ def register(
 
 
 def _without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """``backward`` in the types of the forward, whatever the context it is called in."""
+    """``backward`` with autocast disabled, so that it computes in the types of the forward."""
 
     @wraps(backward)
     def run(ctx: Any, *grads: Tensor | None) -> Any:
@@ -60,21 +60,21 @@ def _without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
 def differentiable_gradients(
     reference: Callable[..., Any], inputs: Sequence[Any], grad_outputs: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
-    """Gradients as a graph of their own: run the plain torch ``reference`` on the inputs and differentiate that.
+    """Gradients with a graph: run the plain torch ``reference`` on the inputs and differentiate it.
 
-    What a backward does under create_graph=True (path length, R1): right at any order, at the plain form's cost.
+    The route of a backward under create_graph=True (path length, R1): correct at any order, at the plain form's cost.
     """
-    # aliases, since one input may be computed from another: what reaches it by that way is the caller's to add
+    # aliases: an input may be computed from another, and autograd adds that path's gradient itself
     inputs = [x.view_as(x) if isinstance(x, Tensor) and x.requires_grad else x for x in inputs]
     outputs = reference(*inputs)
     outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
     pairs = [(o, g) for o, g in zip(outputs, grad_outputs) if g is not None and o is not None and o.requires_grad]
-    wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
-    grads: list[Tensor | None] = [None] * len(wanted)
-    if pairs and wanted:
+    leaves = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
+    grads: list[Tensor | None] = [None] * len(leaves)
+    if pairs and leaves:
         grads = list(
             torch.autograd.grad(
-                [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True
+                [o for o, _ in pairs], leaves, [g for _, g in pairs], create_graph=True, allow_unused=True
             )
         )
     return tuple(grads.pop(0) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs)

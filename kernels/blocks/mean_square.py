@@ -14,8 +14,8 @@ def mean_square(x: Tensor, *, impl: Impl = "auto") -> Tensor:
     """Mean of the squares of all elements, accumulated in float32.
 
     Args:
-        x: any shape, float64|float32|float16|bfloat16; dense tensors are read as they lie, in any memory format.
-    Returns: [] float32; NaN for an empty tensor. The same every time.
+        x: any shape, float64|float32|float16|bfloat16; dense tensors are read in place, in any memory format.
+    Returns: [] float32; NaN for an empty tensor. Deterministic.
     Differentiable: no; the result carries no gradient.
     Raises: TypeError on dtype; RuntimeError if impl="triton" has no GPU or gets float64.
     Source: StyleGAN3 (arXiv 2106.12423), appendix F, where layers divide by the root of its running average.

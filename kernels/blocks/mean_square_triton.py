@@ -1,4 +1,4 @@
-"""Sum of squares: programs take an equal share of the elements each, and the shares are added in a fixed order."""
+"""Sum of squares: each program sums an equal share of the elements; the shares are added in a fixed order."""
 
 import torch
 import triton

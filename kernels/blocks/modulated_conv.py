@@ -66,13 +66,12 @@ def modulated_conv(
         demodulate:  give every output channel unit weight norm (eps 1e-8). A float16 x then has weight divided by
                      sqrt(I kh kw) max|weight| per output channel and styles by their largest magnitude per row, which
                      demodulation cancels, so that nothing overflows.
-        input_gain:  one number, or a tensor of one, that x is multiplied with; demodulation does not see it, and it
-                     costs no pass over x.
-        bias:        [O], added to the result; on a CPU free of cost for 1x1 kernels and one style row.
+        input_gain:  factor on x, a number or a tensor of one; demodulation ignores it, and it costs no pass over x.
+        bias:        [O], added to the result; on a CPU at no cost for 1x1 kernels and one style row.
         noise:       broadcastable to the output, added to it; None = none.
         up, padding, filter, flip_weight: as in ``conv2d_resample``.
-        form:        "weights" (1x1 without up: a matrix product per image), "activations", or "auto": weights where one
-                     style serves all or the kernel is 1x1, else activations. The kernel has one form.
+        form:        "weights" (1x1 without up: a matrix product per image), "activations", or "auto": weights where all
+                     images share a style or the kernel is 1x1, else activations. The kernel has one form.
         impl:        "triton": a 1x1 kernel without up or padding is one product over the pixels, in the type of x
                      (float32: TF32 where ``torch.backends.cuda.matmul.allow_tf32``), the result channels_last; others
                      are torch's own convolution (cuDNN), with the filter as a kernel.

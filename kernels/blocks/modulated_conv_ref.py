@@ -28,7 +28,7 @@ def demodulation_ref(weight: Tensor, styles: Tensor, eps: float) -> Tensor:
 
 
 def prenormalize_ref(weight: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring both to magnitudes that float16 holds; demodulation cancels the factors."""
+    """Scale both to magnitudes that float16 can represent; demodulation cancels the factors."""
     fan_in = weight[0].numel()
     peak = weight.abs().amax(dim=list(range(1, weight.ndim)), keepdim=True)
     return weight / (peak * fan_in**0.5), styles / styles.abs().amax(dim=1, keepdim=True)
@@ -50,7 +50,7 @@ def modulated_conv_ref(
     eps: float,
     fir: Callable[..., Tensor] = upfirdn2d_ref,
 ) -> Tensor:
-    """``form`` is "weights" or "activations"; ``padding`` holds the pads of the filter already; ``fir`` runs it."""
+    """``form`` is "weights" or "activations"; ``padding`` includes the filter's; ``fir`` runs the filter."""
     if demodulate and x.dtype == torch.float16:
         weight, styles = prenormalize_ref(weight, styles)
     repeat = x.shape[0] // max(styles.shape[0], 1)

@@ -1,9 +1,9 @@
-"""A modulated 1x1 layer and what follows it, in one pass over the pixels.
+"""A modulated 1x1 layer with noise, bias, activation and clamp, in one pass over the pixels.
 
     y[n] = clamp(gain lrelu(w''[n // (N // B)] x[n] + noise + b), -c, c),  w'' as in ``modulated_conv``
 
-A product over pixels with one small matrix per style row: each pixel's I numbers are read once, its O numbers written
-once. The bias, the activation, the gain and the clamp act on the sums before they are stored.
+A product over pixels with one small matrix per style row: each pixel's I inputs are read once, its O outputs written
+once. Bias, activation, gain and clamp are the product's epilogue.
 """
 
 import math
@@ -37,11 +37,11 @@ def modulated_layer(
     """Modulated 1x1 convolution, noise, bias, leaky ReLU, gain, clamp.
 
     Args:
-        x:          [N, I, H, W] float64|float32|float16|bfloat16; channels_last is read as it lies.
+        x:          [N, I, H, W] float64|float32|float16|bfloat16; channels_last is read in place.
         weight:     [O, I, 1, 1].
         styles:     [B, I], dtype of weight; N is a multiple of B and image n uses row n // (N // B).
         demodulate: give every output channel unit weight norm, see ``modulated_conv``.
-        input_gain: one number, or a tensor of one, that x is multiplied with; costs no pass over x.
+        input_gain: factor on x, a number or a tensor of one; costs no pass over x.
         bias:       [O], cast to the dtype of x in the plain form.
         noise:      broadcastable to the output, added before the bias; None = none.
         slope:      of the leaky ReLU below zero, 0..1; None = no activation.

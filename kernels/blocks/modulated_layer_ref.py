@@ -1,4 +1,4 @@
-"""Definition of modulated_layer in plain torch: a modulated 1x1 layer with everything that follows it."""
+"""Definition of modulated_layer in plain torch: a modulated 1x1 layer, noise, bias, activation, gain and clamp."""
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ def modulated_layer_ref(
     """``weight`` is [O, I, 1, 1]; ``slope`` is None where there is no activation."""
     early = None
     if slope is None and gain == 1 and noise is None:
-        early, bias = bias, None  # inside the product the bias costs nothing
+        early, bias = bias, None  # the bias costs nothing within the product
     form = "weights" if x.shape[0] else "activations"  # a grouped convolution needs at least one group
     taps, pads = x.new_ones(1, 1), (0, 0, 0, 0)
     y = modulated_conv_ref(x, weight, styles, demodulate, input_gain, early, noise, 1, pads, taps, True, form, eps)

@@ -1,7 +1,7 @@
 """A 1x1 layer over pixels with weights per image: product, bias, leaky ReLU, gain and clamp in one launch.
 
-The gain rides on weights and bias, lrelu being homogeneous. The backward reads the gate of activation and clamp off the
-output, then makes two products of it, one for x and one for the weights.
+The gain multiplies weights and bias, since lrelu is homogeneous. The backward reads the gate of activation and clamp
+off the output; two products then give the gradients of x and of the weights.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ from ..base.register import differentiable_gradients, register
 
 
 def operand_name(x: Tensor, allow_tf32: bool) -> str:
-    """The precision that an image of this dtype is multiplied in."""
+    """Precision of the products for an image of this dtype."""
     return {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(x.dtype, "tf32" if allow_tf32 else "fp32")
 
 

@@ -2,7 +2,7 @@
 
     y = clamp(gain lrelu(w'' x + noise + b)),   out = clamp(v'' y + b') + enlarge(image),   w'' as in ``modulated_conv``
 
-One pass over the pixels: all channels of y are in registers when the colours are made of them. Bytes per pixel, for C
+One pass over the pixels: all channels of y are in registers when the colours are computed. Bytes per pixel, for C
 channels of s bytes: x is read (C s), y written if it is kept (C s), the image read at a quarter of the size (3) and
 written (12).
 """
@@ -25,7 +25,7 @@ ENLARGEMENTS = ("fir", "bilinear", None)
 
 
 class ModulatedWeights(NamedTuple):
-    """A modulated 1x1 layer: weight [O, I, 1, 1], styles [B, I] of its dtype, bias [O], one number that scales x.
+    """A modulated 1x1 layer: weight [O, I, 1, 1], styles [B, I] of its dtype, bias [O], a scalar factor on x.
 
     B divides the batch N, and image n uses row n // (N // B).
     """
@@ -50,29 +50,28 @@ def refine_to_rgb(
     keep: bool = True,
     impl: Impl = "auto",
 ) -> tuple[Tensor | None, Tensor]:
-    """``modulated_layer`` with leaky ReLU (0.2), a second one to a few colours, and a running sum of images.
+    """``modulated_layer`` with leaky ReLU (0.2), a second one that computes colours, and a running sum of images.
 
     Args:
-        x:       [N, I, H, W] float64|float32|float16|bfloat16; channels_last is read as it lies.
+        x:       [N, I, H, W] float64|float32|float16|bfloat16; channels_last is read in place.
         layer:   from I to C channels, demodulated.
         rgb:     from C to O colours, neither demodulated nor activated.
-        image:   [N, O, H/2, W/2] that is enlarged and added, [N, O, H, W] where ``enlarge`` is None; float32, or
-                 float64 for x in float64; None = nothing to add.
+        image:   [N, O, H/2, W/2], enlarged and added, or [N, O, H, W] where ``enlarge`` is None; float32, or float64
+                 for x in float64; None = nothing to add.
         enlarge: "fir": ``upsample2d`` with the taps 1, 3, 3, 1; "bilinear": corners of the two images aligned.
         noise:   broadcastable to [N, C, H, W], added before the layer's bias; None = none.
         gain:    positive factor after the activation.
         clamp:   bound on the magnitude of the features, and of the colours before they are added; None = none.
-        keep:    False where only the image is wanted: the kernel then never writes the features.
+        keep:    False if only the image is needed: the kernel then never writes the features.
     Returns: features [N, C, H, W], dtype of x, channels_last from the kernel, or None unless ``keep``; image
         [N, O, H, W], float32, or float64 for x in float64.
-    Differentiable: any order in everything that is a tensor. Where a value has reached its bound the kernel passes no
-        gradient.
+    Differentiable: any order in every tensor. The kernel passes no gradient where a value is at the clamp.
     Raises: ValueError on shapes, enlarge, gain or clamp; TypeError on dtype; RuntimeError where impl="triton" does not
         cover the case: float64.
     Source: StyleGAN2 (arXiv 1912.04958), section 4; StyleNeRF (arXiv 2110.08985), section 3.3. The kernel multiplies
         16-bit x in its own type and float32 x in float32, or in TF32 where ``torch.backends.cuda.matmul.allow_tf32``
-        says so. With more channels than a program holds (256 of 16 bit, 64 of 32 bit), more than 4 colours, or noise,
-        impl="triton" runs the ops it is made of one after the other.
+        says so. With more channels than fit a program (256 of 16 bit, 64 of 32 bit), more than 4 colours, or noise,
+        impl="triton" runs the unfused ops in sequence.
     """
     _check(x, layer, rgb, image, enlarge, noise)
     if not gain > 0:
@@ -146,7 +145,7 @@ def _by_parts(
     clamp: float | None,
     impl: Impl,
 ) -> tuple[Tensor, Tensor]:
-    """Features by ``modulated_layer``, colours by another, the sum by torch."""
+    """The unfused ops: ``modulated_layer`` for features and for colours, torch for the sum."""
     y = modulated_layer(
         x, layer.weight, layer.styles, input_gain=layer.input_gain, bias=layer.bias, noise=noise, slope=SLOPE,
         gain=gain, clamp=clamp, impl=impl,

@@ -3,10 +3,10 @@
     dr = d image' where |v y + b'| < clamp,   dy = d y + v^T dr,   dz = dy lrelu'(y) where |y| < clamp
     dx = w^T dz,   dw = sum dz x^T,   db = sum dz,   dv = sum dr y^T,   db' = sum dr
 
-y is recomputed from x, which costs a product and no more bytes than reading it would. A program of the narrow form
-walks over its share of an image with all weights and their gradients at hand: x and the incoming gradients are read
-once, dx is written once. The wide form writes dz, and leaves dx and dw to the kernels of ``linear``. Shares of the
-weights' gradients are added in a fixed order.
+y is recomputed from x, which costs a product and moves no more bytes than reading y. In the narrow form, a program
+iterates over its share of an image and keeps all weights and their gradients on the chip: x and the incoming gradients
+are read once, dx is written once. The wide form writes dz, and the kernels of ``linear`` compute dx and dw. Shares of
+the weights' gradients are added in a fixed order.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from ..base.operands import OPERANDS, dot, to_operand
 from .refine_to_rgb_forward import NARROW, Packed, Tail, activated, colours, constants_of, features
 from .upsample_block_forward import rounded
 
-PROGRAMS = 264  # of the narrow form, in all images: two on each of 132 multiprocessors; fixed, see ``linear``
+PROGRAMS = 264  # of the narrow form, over all images: two on each of 132 multiprocessors; fixed, see ``linear``
 
 
 @triton.jit
@@ -32,7 +32,7 @@ def colour_gradient(
     CLAMPED: tl.constexpr, C: tl.constexpr, O: tl.constexpr, INPUT_PRECISION: tl.constexpr,  # noqa: E741
     SIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """dr of a run of pixels [BLOCK_M, SIDE], zero beyond O; ``grad_out_ptr`` is at the first one's first colour."""
+    """dr of consecutive pixels [BLOCK_M, SIDE], zero beyond O; ``grad_out_ptr`` is at the first one's first colour."""
     offs_o = tl.arange(0, SIDE)
     grad = tl.zeros([BLOCK_M, SIDE], tl.float32)
     for o in tl.static_range(O):
@@ -50,7 +50,7 @@ def sum_gradient(
     GRAD_Y: tl.constexpr, CLAMPED: tl.constexpr, C: tl.constexpr, O: tl.constexpr, DT: tl.constexpr,  # noqa: E741
     INPUT_PRECISION: tl.constexpr, SIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """dz as an operand; it and ``grad_rgb``, an operand, are times ``scale``."""
+    """dz as an operand; dz and ``grad_rgb``, also an operand, are multiplied by ``scale``."""
     offs_c, offs_o = tl.arange(0, BLOCK_C), tl.arange(0, SIDE)
     rgb_weight = tl.load(
         rgb_weight_ptr + offs_o[:, None] * C + offs_c[None, :], mask=(offs_o < O)[:, None] & (offs_c < C)[None, :],
@@ -75,7 +75,7 @@ def _wide_kernel(
     I: tl.constexpr, C: tl.constexpr, O: tl.constexpr, DT: tl.constexpr, INPUT_PRECISION: tl.constexpr,  # noqa: E741
     STAGES: tl.constexpr, SIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """dz times the scale, and a share of the gradients of the colours' weight and bias."""
+    """dz times ``scale``, and a share of the gradients of the colours' weight and bias."""
     n = (tl.program_id(0) // tiles).to(tl.int64)
     offs_m, offs_c, offs_o = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_C), tl.arange(0, SIDE)
     mask_c, mask_o = offs_c < C, offs_o < O
@@ -187,7 +187,7 @@ def launch_backward(
 
     Args:
         grad_y: [N, H, W, C], dtype of x, or None.  grad_out: [N, O, H, W] float32.  x: [N, H, W, I].  All contiguous.
-        need_x, need_layer: whether those of x, and of weight and bias, are wanted.
+        need_x, need_layer: compute the gradient of x, those of weight and bias.
     """
     B, C, I = packed.weight.shape  # noqa: E741
     scale = _scale(grad_y, grad_out, packed.rgb_weight, how.precision)
@@ -276,7 +276,7 @@ def _scale(grad_y: Tensor | None, grad_out: Tensor, rgb_weight: Tensor, precisio
     """[] float32: a power of two that brings gradients of y and of the colours into the range of float16, else 1."""
     if precision != "fp16" or grad_out.numel() == 0:
         return torch.ones((), dtype=torch.float32, device=grad_out.device)
-    most = rgb_weight.float().abs().sum(1).amax().clamp(min=1.0)  # what a gradient of 1 in every colour makes of y's
+    most = rgb_weight.float().abs().sum(1).amax().clamp(min=1.0)  # most gradient of y per unit in every colour
     peak = most * torch.linalg.vector_norm(grad_out, torch.inf)
     if grad_y is not None:
         peak = peak + torch.linalg.vector_norm(grad_y, torch.inf, dtype=torch.float32)

@@ -2,10 +2,9 @@
 
     y = clamp(gain lrelu(w x + b)),   image' = clamp(v y + b') + enlarge(image)
 
-A program holds a run of pixels with all channels of y, so that the colours are a second product of numbers that are in
-registers. The small image is read where it is needed: two rows and two columns of it lie around every pixel. Without a
-block behind, y is never written. Bytes per pixel, for C channels of s bytes: C s for x, as much for y if it is kept,
-and 15 for the image.
+A program holds consecutive pixels with all channels of y, so that the colours are a second product with y still in
+registers. Every pixel reads two rows and two columns of the small image. The last block never writes y. Bytes per
+pixel, for C channels of s bytes: C s for x, as much for y if it is kept, and 15 for the image.
 """
 
 from typing import Any, NamedTuple
@@ -19,9 +18,9 @@ from ..base.launch import has_warp_group_products, launch
 from ..base.operands import OPERANDS, dot, leaky_relu, to_operand
 from .refine_to_rgb_ref import SLOPE
 
-NARROW = 64  # channels up to which one pass over the pixels finds all gradients
-COLOURS = 4  # most that the kernels take
-SIDE = 16  # of the product that makes colours: tensor cores take no less
+NARROW = 64  # channels up to which one pass over the pixels computes all gradients
+COLOURS = 4  # the most that the kernels support
+SIDE = 16  # of the colours' product: the least for tensor cores
 
 
 @triton.jit
@@ -30,7 +29,7 @@ def features(
     I: tl.constexpr, C: tl.constexpr, CLAMPED: tl.constexpr, DT: tl.constexpr, INPUT_PRECISION: tl.constexpr,  # noqa: E741
     STAGES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """All channels of y for a run of pixels, operand type [BLOCK_M, BLOCK_C]; zero beyond C."""
+    """All channels of y for consecutive pixels, operand type [BLOCK_M, BLOCK_C]; zero beyond C."""
     offs_k, offs_c = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_C)
     mask_c = offs_c < C
     acc = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
@@ -75,11 +74,10 @@ def colours(
 
 @triton.jit
 def _between(r, size, BILINEAR: tl.constexpr):
-    """The row y of the small image that row r of the large one follows, and the weight of row y + 1.
-
-    Either of the two may lie outside, where the image is zero.
+    """Row r of the large image blends rows y and y + 1 of the small one: y, and the weight of row y + 1.
+    Either row may lie outside, where the image is zero.
     """
-    if BILINEAR:  # corners aligned; reckoned in integers, so that the weight is rounded once only
+    if BILINEAR:  # corners aligned; computed in integers, so that the weight is rounded only once
         y = r * (size - 1) // (2 * size - 1)
         weight = (r * (size - 1) - y * (2 * size - 1)).to(tl.float32) / (2 * size - 1)
     else:  # the taps 1, 3, 3, 1 over 4, at every second pixel
@@ -109,7 +107,7 @@ def _forward_kernel(
     STAGES: tl.constexpr, SIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     n = (tl.program_id(0) // tiles).to(tl.int64)
-    first = tl.program_id(0) % tiles * BLOCK_M  # whole images are stepped over in 64 bit, pixels of one fit 32
+    first = tl.program_id(0) % tiles * BLOCK_M  # image offsets in 64 bits, offsets within an image in 32
     offs_m, offs_c = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_C)
     mask_m = first + offs_m < P
     weight_ptr += n // repeat * C * I
@@ -129,7 +127,7 @@ def _forward_kernel(
     if TWICE:
         row, wy = _between(offs_p // W, H // 2, BILINEAR)
         column, wx = _between(offs_p % W, W // 2, BILINEAR)
-    for o in tl.static_range(O):  # one colour at a time: a number per thread, neighbours side by side
+    for o in tl.static_range(O):  # one colour at a time: an element per thread, coalesced
         z = tl.sum(tl.where(offs_o == o, rgb, 0.0), axis=1)
         plane = n * O + o
         if TWICE:
@@ -169,10 +167,10 @@ def _tile(C: int, I: int, precision: str, backward: bool, groups: bool) -> _Tile
 
 
 class Packed(NamedTuple):
-    """Both layers as the kernels take them: weights in the operand type, biases in float32."""
+    """Both layers in the kernels' formats: weights in the operand type, biases in float32."""
 
-    weight: Tensor  # [B, C, I], the gain in it
-    bias: Tensor  # [C], the gain in it
+    weight: Tensor  # [B, C, I], times the gain
+    bias: Tensor  # [C], times the gain
     rgb_weight: Tensor  # [B, O, C]
     rgb_bias: Tensor  # [O]
 
@@ -188,7 +186,7 @@ class Tail(NamedTuple):
     precision: str
 
     def pack(self, weight: Tensor, bias: Tensor, rgb_weight: Tensor, rgb_bias: Tensor) -> Packed:
-        """The gain rides on weight and bias, lrelu being homogeneous."""
+        """The gain multiplies weight and bias, since lrelu is homogeneous."""
         storage = OPERANDS[self.precision].storage
         return Packed(
             (weight * self.gain).to(storage).contiguous(),
@@ -223,7 +221,7 @@ def constants_of(x: Tensor, C: int, O: int, how: Tail, backward: bool) -> dict[s
 def launch_forward(
     x: Tensor, packed: Packed, image: Tensor | None, enlarge: str | None, keep: bool, how: Tail
 ) -> tuple[Tensor, Tensor]:
-    """y [N, H, W, C], [0] unless it is to be kept, and the image [N, O, H, W]; x and image are contiguous."""
+    """y [N, H, W, C], or [0] if it is not kept, and the image [N, O, H, W]; x and image are contiguous."""
     (N, H, W, _), (B, O, C) = x.shape, packed.rgb_weight.shape  # noqa: E741
     y = torch.empty((N, H, W, C) if keep else (0,), dtype=x.dtype, device=x.device)
     out = torch.empty(N, O, H, W, dtype=torch.float32, device=x.device)

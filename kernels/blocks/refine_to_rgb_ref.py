@@ -32,7 +32,7 @@ def refine_to_rgb_ref(
 
 
 def add_image_ref(colours: Tensor, image: Tensor | None, enlarge: str | None) -> Tensor:
-    """The colours, in float32 at least, on top of the enlarged image."""
+    """The colours, in float32 at least, plus the enlarged image."""
     colours = colours.to(torch.promote_types(colours.dtype, torch.float32))
     return colours if image is None else enlarge_ref(image, enlarge) + colours
 
@@ -47,7 +47,7 @@ def enlarge_ref(image: Tensor, enlarge: str | None) -> Tensor:
 
 
 def taps_for(image: Tensor) -> Tensor:
-    """[1, 3, 3, 1] / 8, made on the device: a copy from the host would wait for it, and no CUDA graph could hold it."""
+    """[1, 3, 3, 1] / 8, built on the device: a copy from the host synchronises, and a CUDA graph cannot capture it."""
     taps = torch.full((4,), 3 / 8, dtype=image.dtype, device=image.device)
     taps[::3] = 1 / 8
     return taps
@@ -64,7 +64,7 @@ def refine_rows_ref(
     gain: float,
     clamp: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """The same with the weights of every style row at hand, channels last.
+    """Features and image from modulated weights per style row, channels last.
 
     Args:
         x: [N, H, W, I].  weight: [B, C, I] and rgb_weight: [B, O, C] float32, N a multiple of B.

@@ -61,7 +61,7 @@ def _backward(ctx: Any, grad_y: Tensor | None, grad_out: Tensor | None) -> tuple
 
 
 def _shrunk(grad: Tensor, enlarge: str | None) -> Tensor:
-    """The gradient of the small image, from that of the enlarged one."""
+    """Gradient of the small image from that of the enlarged one."""
     if enlarge is None:
         return grad.clone()
     N, O, H, W = grad.shape  # noqa: E741

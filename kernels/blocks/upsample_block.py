@@ -1,12 +1,12 @@
-"""What an upsampling block does to enlarge: modulated layer, StyleNeRF's upsampler or StyleGAN2's, blur, activation.
+"""First half of an upsampling block: modulated layer, StyleNeRF's upsampler or StyleGAN2's, blur, activation.
 
     y = clamp(gain lrelu(blur(upsample(w'' * x)) + noise + b), -c, c),   w'' as in ``modulated_conv``
 
-A 1x1 layer before one of StyleNeRF's upsamplers is two launches: one product at low resolution for the layer and for
-the adapter's first layer, which commutes with the enlargement; then one kernel that makes the output of it. Read: x,
-and 1.5 numbers per channel and pixel of it between the launches (written too); written: y. A narrow layer of 16 bit is
-one launch, which keeps the map in the cache and recomputes a part of it in the backward. Larger layers are
-torch's own convolution, and so is StyleGAN2's upsampler, with a kernel for the filter and one for the rest.
+A 1x1 layer before one of StyleNeRF's upsamplers takes two launches: one product at low resolution for the layer and for
+the adapter's first layer, which commutes with upsampling; then one kernel that computes the output from this map. Bytes
+moved: x and y once; the map, 1.5 elements per channel and pixel of x, is written and read. A narrow layer of 16 bit is
+one launch, which keeps the map in the cache and recomputes a part of it in the backward. Larger layers are torch's own
+convolution, and so is StyleGAN2's upsampler, with a kernel for the filter and one for the rest.
 """
 
 import math
@@ -25,7 +25,7 @@ from .upsample_block_ref import TAPS, upsample_block_ref
 from .upsample_features import UPSAMPLE_MODES, Adapter, check_adapter, upsample_features
 
 BLOCK_MODES = (*UPSAMPLE_MODES, "transposed")
-JOINED_MODES = ("nn_cat", "pixelshuffle", "bilinear")  # a kernel enlarges, adds and activates
+JOINED_MODES = ("nn_cat", "pixelshuffle", "bilinear")  # modes with a kernel for upsampling, bias and activation
 
 _filters: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
 
@@ -49,23 +49,23 @@ def upsample_block(
     """Modulated convolution with demodulation, twofold upsampling, noise, bias, leaky ReLU (0.2), gain, clamp.
 
     Args:
-        x:             [N, I, H, W] float64|float32|float16|bfloat16; channels_last is read as it lies.
+        x:             [N, I, H, W] float64|float32|float16|bfloat16; channels_last is read in place.
         weight:        [C, I, K, K] with odd K, laid out for a true convolution as StyleGAN2's enlarging layers are; the
                        image is padded with K // 2 zeros.
         styles:        [B, I], dtype of weight; N is a multiple of B and image n uses row n // (N // B).
         mode, adapter: as in ``upsample_features``, for C channels; or "transposed" without an adapter, StyleGAN2's own:
-                       zeros between the pixels, the convolution on that, the blur with gain 4.
-        taps:          of the blur along both axes, scaled to sum 1; None = no blur. As numbers, since a kernel has them
-                       in its code. The bilinear and bicubic modes are never blurred.
-        input_gain:    one number, or a tensor of one, that x is multiplied with; costs no pass over x.
+                       zero insertion, convolution, blur with gain 4.
+        taps:          of the blur along both axes, scaled to sum 1; None = no blur. numbers, since kernels compile
+                       them in. The bilinear and bicubic modes are never blurred.
+        input_gain:    factor on x, a number or a tensor of one; costs no pass over x.
         bias:          [C] or None.
         noise:         broadcastable to the output, added before the bias; None = none.
         gain:          positive factor after the activation; clamp: bound on the magnitude after it, None = none.
     Returns: [N, C, 2H, 2W], dtype of x; channels_last with an adapter, and from the kernels that enlarge.
-    Differentiable: any order in x, weight, styles, adapter, input_gain, bias and noise. Where the output has reached
-        its bound the kernels pass no gradient.
+    Differentiable: any order in x, weight, styles, adapter, input_gain, bias and noise. The kernels pass no gradient
+        where the output is at the clamp.
     Raises: ValueError on mode, shapes, adapter, taps, gain or clamp; TypeError on dtype; RuntimeError where
-        impl="triton" does not cover the case: float64, modes nearest, bicubic and bilinear_ada; for the others but
+        impl="triton" does not cover the case: float64; modes nearest, bicubic and bilinear_ada; in the others except
         transposed, other taps than 1, 3, 3, 1, noise that differs between channels, or noise with bilinear. "auto" then
         runs kernels for the layer and the activation.
     Source: StyleNeRF (arXiv 2110.08985), section 3.3; StyleGAN2 (arXiv 1912.04958), appendix B. The kernels multiply
@@ -118,7 +118,7 @@ def _enlarge(
     input_gain: Tensor | float | None,
     impl: Impl,
 ) -> Tensor:
-    """blur(upsample(w'' * x)), by an op for the layer and one for the upsampler, or one for both."""
+    """blur(upsample(w'' * x)), by one op for the layer and one for the upsampler, or by one op for both."""
     f, transposed = _filter(taps, x.device), mode == "transposed"
     y = modulated_conv(
         x,
@@ -135,14 +135,14 @@ def _enlarge(
 
 
 def _filter(taps: Sequence[float] | None, device: torch.device) -> Tensor | None:
-    """On a CUDA device the same tensor every time: a copy from the host waits, and no CUDA graph can hold it."""
+    """Cached on a CUDA device: a copy from the host would synchronise, and no CUDA graph could capture it."""
     if taps is None or device.type != "cuda":
         return None if taps is None else setup_filter(taps, device=device)
     key = (tuple(taps), device)
     if key not in _filters:
         with torch.inference_mode(False):
             made = setup_filter(taps, device=device)
-        if type(made) is not Tensor:  # while a graph is traced
+        if type(made) is not Tensor:  # while torch.compile traces
             return made
         _filters[key] = made
     return _filters[key]
@@ -159,7 +159,7 @@ def _by_kernels(
     gain: float,
     clamp: float | None,
 ) -> Tensor:
-    """``weight`` [B, C, I] float32, None where x is past its layer already; the rest as ``upsample_block`` has it."""
+    """``weight`` [B, C, I] float32, None if x is the layer's output already; the rest as in ``upsample_block``."""
     pixels = x.permute(0, 2, 3, 1).contiguous()
     if noise is not None:  # [N or 1, 2H, 2W]: the same for all channels
         planes = noise.reshape((1,) * (4 - noise.ndim) + noise.shape)[:, 0]

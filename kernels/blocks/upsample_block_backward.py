@@ -5,18 +5,18 @@ With g the gradient before the activation, and gg = g filtered with the blur's t
     dx = sum of the four gg,   v = lrelu' W1^T gg,   dW1 = sum gg^T hidden,   db1 = sum gg,   dbias = sum g
     dA = sum of the four v,   dP = sum of the v where P was added   (pixelshuffle: no P, one unit),   dnoise = sum_c g
 
-dx asks for gg anyway, so the hidden units are needed as they are, four per pixel of the map, and never blurred.
+dx needs gg anyway, so the products take the hidden units unblurred, four per pixel of the map.
 
-A program of the first kernel walks down a strip of the image with three filtered rows in registers, kept in the operand
-type; it reads gradient and output once and the gate of activation and clamp off the output. For nn_cat in 16 bit, with
-up to 128 channels, it makes both products on the way: v, a quarter of the channels, goes to memory, dW1 stays in
-registers, and the programs' shares are added in a fixed order. Otherwise gg goes to memory, and two launches make the
-products. The last kernel gathers v for A and P. No atomics anywhere: the same result every time.
+A program of the first kernel moves down a strip of the image with three filtered rows in registers, in the operand
+type; it reads gradient and output once, and takes the gate of activation and clamp from the output. For nn_cat in 16
+bit, with up to 128 channels, it also computes both products: v, a quarter of the channels, goes to memory, dW1 stays in
+registers, and the programs' shares are added in a fixed order. Otherwise gg goes to memory, and two launches compute
+the products. The last kernel gathers v for A and P. Deterministic: there are no atomics.
 
 Elements per output pixel and channel, 256 to 1024 px: gradient and output 1 each, A and P 0.125, the map's gradient
-0.375, v 0.25 written and read; 3.0, or 1.2 times the minimum of 2.5. Halos, which L2 serves, make it 3.5 to 4.1: 3
-columns and rows beyond a strip of 16 or 32 columns and 8 to 32 rows of the map, and the neighbours of the hidden units
-and of v. With gg in memory 3 more, for nn_cat at sizes of up to 128 px, where L2 holds that as well.
+0.375, v 0.25 written and read; 3.0, or 1.2 times the minimum of 2.5. With halos, which L2 serves, 3.5 to 4.1: 3 columns
+and rows beyond a strip of 16 or 32 columns and 8 to 32 rows of the map, and the neighbours of the hidden units and of
+v. With gg in memory 3 more, for nn_cat at sizes of up to 128 px, where L2 holds gg as well.
 """
 
 from functools import partial
@@ -72,7 +72,7 @@ def gated_row(
 
 @triton.jit
 def filtered(r0, r1, r2, r3):
-    """A 64th of rows weighed 1, 3, 3, 1."""
+    """Sum of four rows with weights (1, 3, 3, 1) / 64."""
     middle = r1.to(tl.float32) + r2.to(tl.float32)
     return (r0.to(tl.float32) + r3.to(tl.float32) + 3.0 * middle) / 64
 
@@ -178,8 +178,8 @@ def products(
 def _tile(
     H, W, tiles_y, tiles_x, D: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """A program's tile and channels: number of the tile, its first pixel of all, its pixels from there, rows, columns,
-    channels, and where there are any [M, BLOCK_D]."""
+    """A program's tile and channels: index of the tile, its first pixel, pixel offsets, rows, columns, channels, and
+    the mask [M, BLOCK_D]."""
     chunks: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
     pid = tl.program_id(0)
     offs_d = pid % chunks * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -198,7 +198,7 @@ def _units_kernel(
     D: tl.constexpr, STRIDE: tl.constexpr, SHUFFLE: tl.constexpr,
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The hidden units of each pixel of the map: four, for pixelshuffle one."""
+    """Hidden units of each pixel of the map: four, or one for pixelshuffle."""
     PHASES: tl.constexpr = 1 if SHUFFLE else 4
     _, first, offs_m, y, x, offs_d, mask = _tile(H, W, tiles_y, tiles_x, D, TILE_H, TILE_W, BLOCK_D)
     sums_ptr += first * STRIDE
@@ -219,7 +219,7 @@ def _gather_kernel(
     C: tl.constexpr, D: tl.constexpr, S: tl.constexpr, SHUFFLE: tl.constexpr,
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of A and P from those of the hidden sums around."""
+    """Gradients of A and P, gathered from those of the surrounding hidden sums."""
     PHASES: tl.constexpr = 1 if SHUFFLE else 4
     tile, first, offs_m, y, x, offs_d, mask = _tile(H, W, tiles_y, tiles_x, D, TILE_H, TILE_W, BLOCK_D)
     v_ptr += first * PHASES * D
@@ -233,7 +233,7 @@ def _gather_kernel(
         for i in tl.static_range(2):
             for j in tl.static_range(2):
                 own += near(v_ptr + (2 * i + j) * D, offs_v, y, x, H, W, offs_d, 0, 0, 4 * D, D, BLOCK_D)
-                # the nearer pixels of the neighbours below and above, right and left
+                # the adjacent pixels of the neighbours below and above, right and left
                 vertical = v_ptr + (2 * (1 - i) + j) * D
                 added += near(vertical, offs_v, y, x, H, W, offs_d, 2 * i - 1, 0, 4 * D, D, BLOCK_D)
                 horizontal = v_ptr + (2 * i + 1 - j) * D
@@ -244,7 +244,7 @@ def _gather_kernel(
 
 
 class Gradients(NamedTuple):
-    """Of what ``launch_combine`` took, in its shapes; float32 except that of the map."""
+    """Gradients of the inputs of ``launch_combine``, in their shapes; float32 except that of the map."""
 
     map: Tensor
     weight: Tensor
@@ -262,14 +262,14 @@ def launch_combine_backward(
     Args:
         grad_out, out: [N, 2H, 2W, C], contiguous.
         sums: [N, H, W, 2D or D], the map's channels from C on, or a contiguous tensor of those alone.
-        adapter: what went in; ``noise`` says whether the gradient of noise is wanted.
+        adapter: that of the forward; ``noise``: compute the gradient of noise.
     """
     N, H, W, M = sums.shape
     phases, C, D = adapter.weight.shape
     grad_map = sums.new_empty(N, H, W, C + M)
     slots = 1 if how.shuffle else 4
     v = sums.new_empty(N, H, W, slots, D)
-    most = 64 if noise else 128  # channels; beyond that registers spill
+    most = 64 if noise else 128  # channels; with more, registers spill
     fused = not how.shuffle and how.precision in ("fp16", "bf16") and most >= C and D <= 32
     grad_filtered = None if fused else sums.new_empty(N, H, W, 4, C)
     grad_bias, grad_noise, grad_weight, grad_adapter_bias = _launch_output(
@@ -300,7 +300,7 @@ class _Strip(NamedTuple):
 
 
 def _strip(C: int, fused: bool, sharp: bool) -> _Strip:
-    """``sharp``: noise without blur, which spills a few numbers at the size that holds with blur."""
+    """``sharp``: noise without blur, which spills a few registers at the tile size that fits with blur."""
     block_c = max(triton.next_power_of_2(C), 16)
     if fused:
         narrow = _Strip(16 if sharp else 32, block_c, 4)
@@ -309,7 +309,7 @@ def _strip(C: int, fused: bool, sharp: bool) -> _Strip:
 
 
 def _band(H: int, strips: int) -> int:
-    """Rows of the map for a program; it reads three more: many, unless there are few programs."""
+    """Rows of the map per program, which reads three more: many, unless there are few programs."""
     return min(max(triton.cdiv(strips * H, 2 * PROGRAMS), 8), 32)
 
 
@@ -381,7 +381,7 @@ def _launch_output(
 
 
 class _Tiling(NamedTuple):
-    """Tiles of the map for the two kernels that go through its pixels, and how many there are."""
+    """Tile of the map for the two kernels over its pixels, and the number of tiles."""
 
     height: int
     width: int

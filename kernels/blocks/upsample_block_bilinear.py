@@ -3,8 +3,8 @@
     out(r, s) = clamp(gain lrelu(sum of x[y, x'] k(r, y, H) k(s, x', W) + bias))
     k(r, y, H) = max(0, 1 - |r (H-1) - y (2H-1)| / (2H-1))
 
-Where a row falls between two others is reckoned in integers, so that a weight is rounded once only. The backward
-gathers: a pixel takes part in at most 5 x 5 others. k sums to one over y, hence the bias's gradient is the sum of that
+The position of a row between two others is computed in integers, so that a weight is rounded only once. The backward
+gathers: a pixel contributes to at most 5 x 5 others. k sums to one over y, hence the bias's gradient is the sum of that
 of x. Elements per output pixel and channel: forward 0.25 and 1, backward 2 with a halo of 30 %, and 0.25.
 """
 
@@ -23,7 +23,7 @@ from ..base.register import differentiable_gradients, register
 from ..filters.bias_act_ref import bias_act_ref
 from .upsample_block_forward import SLOPE, rounded
 
-TILE = 8  # of the output in the forward, of x in the backward, both ways
+TILE = 8  # of the output in the forward, of x in the backward, along both axes
 
 
 @triton.jit
@@ -69,7 +69,7 @@ def _bilinear_backward_kernel(
     offs_m = tl.arange(0, TILE * TILE)
     y, x = tile // tiles_x % tiles_y * TILE + offs_m // TILE, tile % tiles_x * TILE + offs_m % TILE
     valid, mask_c = (y < H) & (x < W), (offs_c < C)[None, :]
-    # the first row and column of the output that lie less than one pixel before (y, x)
+    # the first output row and column less than one pixel before (y, x)
     r0 = tl.where(y > 0, tl.maximum(y - 1, 0) * (2 * H - 1) // tl.maximum(H - 1, 1) + 1, 0)
     s0 = tl.where(x > 0, tl.maximum(x - 1, 0) * (2 * W - 1) // tl.maximum(W - 1, 1) + 1, 0)
     image = n * 4 * H * W * C + offs_c[None, :]

@@ -1,13 +1,13 @@
-"""From the low-resolution map of an upsampling block to its output, one launch.
+"""Output of an upsampling block from its low-resolution map, in one launch.
 
     nn_cat        hidden(2y+i, 2x+j) = lrelu(A[y, x] + P[y+2i-1, x] + P[y, x+2j-1] + b0), zero outside the image
                   out = clamp(gain lrelu(nearest(x) * f + W1 (hidden * f) + b1 (1 * f) + noise + bias))
-    pixelshuffle  the same with hidden = lrelu(A[y, x] + b0) and W1 and b1 of their own for each of the four subpixels
+    pixelshuffle  the same with hidden = lrelu(A[y, x] + b0) and separate W1 and b1 for each of the four subpixels
 
-f is the blur with taps [1, 3, 3, 1]/8 along both axes, or nothing. A program holds a tile of low-resolution pixels and
-makes the four pixels that each becomes. nearest(x) * f is a polyphase filter on 3 x 3 neighbours; hidden * f takes 25
-hidden pixels, for pixelshuffle 9 neighbours; all reads are from the map. Small products then take the hidden channels
-to the output, summed over blocks of them.
+f is the blur with taps [1, 3, 3, 1]/8 along both axes, or the identity. A program holds a tile of low-resolution pixels
+and computes the four output pixels of each. nearest(x) * f is a polyphase filter on 3 x 3 neighbours; hidden * f reads
+25 hidden pixels, for pixelshuffle 9 neighbours; all reads are from the map. Small products then map the hidden channels
+to the output, summed over blocks of hidden channels.
 
 Elements per output pixel and channel: the map 0.375, for pixelshuffle 0.3125, and the output 1. With the halo of a tile
 of 8 x 8 (1024 px) or 4 x 8 the map counts 1.6 or 2.0 times: 1.17 or 1.26 times the minimum, of which L2 serves most.
@@ -23,7 +23,7 @@ from torch import Tensor
 from ..base.launch import launch
 from ..base.operands import OPERANDS, dot, leaky_relu, to_operand
 
-SLOPE, GAIN = 0.2, 2**0.5  # of the hidden activation, and of the leaky ReLU behind
+SLOPE, GAIN = 0.2, 2**0.5  # of the hidden activation, and of the leaky ReLU at the end
 
 
 @triton.jit
@@ -45,9 +45,8 @@ def hidden(
     sums_ptr, offs_m, y, x, H, W, offs_d, bias, slope,
     R: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """nn_cat's hidden units of the pixels (2y + R, 2x + K) [M, BLOCK_D]; outside the image they mean nothing.
-
-    ``sums_ptr`` is at A, which P follows; pixels are STRIDE apart.
+    """nn_cat's hidden units of the pixels (2y + R, 2x + K) [M, BLOCK_D]; undefined outside the image.
+    ``sums_ptr`` points to A, P follows; the stride between pixels is STRIDE.
     """
     DY: tl.constexpr = R // 2
     DX: tl.constexpr = K // 2
@@ -62,7 +61,7 @@ def hidden_sums(
     map_ptr, offs_m, y, x, H, W, offs_d, bias,
     DY: tl.constexpr, C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """What the hidden pixels 2x - 2 to 2x + 2 of the rows 2(y + DY) and 2(y + DY) + 1 have in common."""
+    """Terms shared by the hidden pixels 2x - 2 to 2x + 2 of the rows 2(y + DY) and 2(y + DY) + 1."""
     S: tl.constexpr = C + 2 * D
     a0 = near(map_ptr + C, offs_m, y, x, H, W, offs_d, DY, -1, S, D, BLOCK_D) + bias
     a1 = near(map_ptr + C, offs_m, y, x, H, W, offs_d, DY, 0, S, D, BLOCK_D) + bias
@@ -79,10 +78,9 @@ def hidden_row(
     map_ptr, offs_m, y, x, H, W, offs_d, slope, left, right, s0, s1, s2, s3, s4,
     UP: tl.constexpr, C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Eight times what the pixels 2x and 2x + 1 get of a hidden row when it is blurred along x.
-
-    Args: y + UP is the row of P that takes part in it, the sums are those of ``hidden_sums``; ``left`` and ``right``
-    [M, 1] are 1 where there are pixels x - 1 and x + 1, else 0.
+    """Eight times a hidden row blurred along x, at the pixels 2x and 2x + 1.
+    Args: y + UP is the row of P in its sum, the sums are those of ``hidden_sums``; ``left`` and ``right`` [M, 1] are
+    1 where pixels x - 1 and x + 1 exist, else 0.
     """
     S: tl.constexpr = C + 2 * D
     p0 = near(map_ptr + C + D, offs_m, y, x, H, W, offs_d, UP, -1, S, D, BLOCK_D)
@@ -99,7 +97,7 @@ def blurred_hidden(
     map_ptr, offs_m, y, x, H, W, offs_d, bias, slope, left, right, top, bottom,
     C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """nn_cat's hidden units after the blur, of the four pixels that (y, x) becomes, [M, BLOCK_D] each."""
+    """nn_cat's hidden units after the blur, at the four output pixels of (y, x), [M, BLOCK_D] each."""
     s0, s1, s2, s3, s4 = hidden_sums(map_ptr, offs_m, y, x, H, W, offs_d, bias, -1, C, D, BLOCK_D)
     g0, g1 = hidden_row(
         map_ptr, offs_m, y, x, H, W, offs_d, slope, left, right, s0, s1, s2, s3, s4, -2, C, D, BLOCK_D
@@ -142,7 +140,7 @@ def nearest(
     map_ptr, offs_m, y, x, H, W, offs_c,
     BLUR: tl.constexpr, S: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """The four pixels that x becomes, [M, BLOCK_C] each."""
+    """x enlarged and blurred: the four output pixels of (y, x), [M, BLOCK_C] each."""
     if BLUR:
         a0, a1 = nearest_row(map_ptr, offs_m, y, x, H, W, offs_c, -1, S, C, BLOCK_C)
         b0, b1 = nearest_row(map_ptr, offs_m, y, x, H, W, offs_c, 0, S, C, BLOCK_C)
@@ -203,8 +201,8 @@ def shuffled_row(
 
 @triton.jit
 def mixed(before, mid, after, first, last, unit):
-    """Three blends along an axis: of the first and second subpixels the pixel 2x gets the blends 0 and 1, the pixel
-    2x + 1 the blends 2 and 0. ``first`` and ``last`` are ``unit`` where there is a pixel before and after, else 0.
+    """Three blends along an axis. Of the first and second subpixels, pixel 2x takes the blends 0 and 1, pixel 2x + 1
+    the blends 2 and 0. ``first`` and ``last`` are ``unit`` where the previous and the next pixel exist, else 0.
     """
     return first * before + 3.0 * unit * mid, (3.0 * first) * before + unit * mid, 3.0 * unit * mid + last * after
 
@@ -223,7 +221,7 @@ def shuffled_products(
     BLUR: tl.constexpr, C: tl.constexpr, D: tl.constexpr, DT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """pixelshuffle's hidden units, blurred, times the weights of each subpixel they go to, added to z."""
+    """z plus the products of pixelshuffle's blurred hidden units with the weights of each subpixel."""
     if BLUR:
         a0, a1, a2 = shuffled_row(map_ptr, offs_m, y, x, H, W, offs_d, bias, slope, left, right, -1, C, D, BLOCK_D)
         m0, m1, m2 = shuffled_row(map_ptr, offs_m, y, x, H, W, offs_d, bias, slope, left, right, 0, C, D, BLOCK_D)
@@ -251,7 +249,7 @@ def adapter_bias(
     bias_adapter_ptr, bias_ptr, left, right, above, below, offs_c,
     SHUFFLE: tl.constexpr, BLUR: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """The adapter's bias, blurred like all that lies inside the image, and the layer's: of the four pixels."""
+    """Bias of the four output pixels: the adapter's, blurred within the image, plus the layer's."""
     mask_c = offs_c < C
     bias = tl.load(bias_ptr + offs_c, mask=mask_c, other=0.0)[None, :]
     b00 = tl.load(bias_adapter_ptr + offs_c, mask=mask_c, other=0.0)[None, :]
@@ -280,9 +278,8 @@ def combine_tile(
     CLAMP: tl.constexpr, DT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """The output's channels ``offs_c`` of the four pixels that each of BLOCK_M pixels (y, x) becomes.
-
-    The map may be a part of the image's: there the pixels are (map_y, map_x) of map_H x map_W. ``noise_ptr`` is the
+    """Channels ``offs_c`` of the four output pixels of each of BLOCK_M pixels (y, x).
+    The map may cover a part of the image: its pixels are then (map_y, map_x) of map_H x map_W. ``noise_ptr`` is the
     image's, ``offs_out`` counts from ``out_ptr``.
     """
     S: tl.constexpr = C + D if SHUFFLE else C + 2 * D
@@ -294,7 +291,7 @@ def combine_tile(
     z01, z10, z11 = z00, z00, z00
     for d in range(0, D, BLOCK_D):
         offs_d = d + tl.arange(0, BLOCK_D)
-        offs_k = d + tl.arange(0, BLOCK_K)  # as offs_d, unless there are pairs
+        offs_k = d + tl.arange(0, BLOCK_K)  # offs_d, except in pairs
         b = tl.load(bias_hidden_ptr + offs_d, mask=offs_d < D, other=0.0)[None, :]
         w00 = load_weight(weight_ptr, offs_k, offs_c, 0, C, D, PAIRED)
         if SHUFFLE:
@@ -320,7 +317,7 @@ def combine_tile(
                 h11 = hidden(sums_ptr, offs_map, map_y, map_x, map_H, map_W, offs_d, b, slope, 1, 1, S, D, BLOCK_D)
             h00, h01, h10, h11 = to_operand(h00, DT), to_operand(h01, DT), to_operand(h10, DT), to_operand(h11, DT)
             w01 = w00
-            if PAIRED:  # fewer than 16 hidden units: two pixels share a product, with zeros for the other one's
+            if PAIRED:  # fewer than 16 hidden units: two pixels share a product, each with zeros in the other's place
                 h00 = tl.reshape(tl.join(h00, h01), [BLOCK_M, BLOCK_K])
                 h10 = tl.reshape(tl.join(h10, h11), [BLOCK_M, BLOCK_K])
                 h01, h11 = h00, h10
@@ -354,14 +351,14 @@ def _combine_kernel(
     BLOCK_M: tl.constexpr = TILE_H * TILE_W
     chunks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     pid = tl.program_id(0)
-    offs_c = pid % chunks * BLOCK_C + tl.arange(0, BLOCK_C)  # the chunks of a tile follow each other: its map is in L2
+    offs_c = pid % chunks * BLOCK_C + tl.arange(0, BLOCK_C)  # the chunks of a tile are consecutive: its map is in L2
     tile = pid // chunks
     top, x0 = tile // tiles_x % tiles_y * TILE_H, tile % tiles_x * TILE_W
     n = (tile // tiles_x // tiles_y).to(tl.int64)
     offs_m = tl.arange(0, BLOCK_M)
     row, x = offs_m // TILE_W, x0 + offs_m % TILE_W
     y = top + row
-    map_ptr += (n * H + top) * W * S  # whole rows are stepped over in 64 bit, offsets within a tile fit 32
+    map_ptr += (n * H + top) * W * S  # row offsets in 64 bits, offsets within a tile in 32
     out_ptr += (n * H + top) * 2 * W * 2 * C
     offs_map = (row * W + x) * S
     if NOISE:
@@ -374,12 +371,12 @@ def _combine_kernel(
 
 
 def rounded(clamp: float | None, dtype: torch.dtype) -> float:
-    """The bound as it reads in an output of that type; 0 for none."""
+    """The clamp rounded to the output's type; 0 for none."""
     return torch.tensor(clamp or 0.0, dtype=dtype, device="cpu").item()
 
 
 class Combine(NamedTuple):
-    """What to do to the map."""
+    """Options of ``launch_combine``."""
 
     shuffle: bool  # pixelshuffle, else nn_cat
     blur: bool
@@ -389,15 +386,15 @@ class Combine(NamedTuple):
 
 
 class PackedAdapter(NamedTuple):
-    """The adapter's second layer and the biases around it, ready for the kernels; 4 phases for pixelshuffle, else 1."""
+    """The adapter's second layer and both biases in the kernels' formats; 4 phases for pixelshuffle, else 1."""
 
-    weight: Tensor  # [phases, C, D], operand type, the hidden activation's gain in it
+    weight: Tensor  # [phases, C, D], operand type, times the hidden activation's gain
     bias_hidden: Tensor  # [D] float32
     bias: Tensor  # [phases, C] float32
 
     @staticmethod
     def of(weight1: Tensor, bias0: Tensor, bias1: Tensor, how: Combine) -> "PackedAdapter":
-        """From the layers' own shapes, [C, D] or [4C, D]."""
+        """From the layer's shape, [C, D] or [4C, D]."""
         phases, D = 4 if how.shuffle else 1, weight1.shape[1]
         weight = weight1.reshape(-1, phases, D).transpose(0, 1) * GAIN
         bias = bias1.reshape(-1, phases).t().float().contiguous()

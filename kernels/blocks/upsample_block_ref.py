@@ -33,7 +33,7 @@ def upsample_block_ref(
         taps, up = taps if f is None else f, 2
         kh, kw = taps.shape[0], taps.shape[-1]
         pads = (p + (kw + 1) // 2, p + (kw - 2) // 2, p + (kh + 1) // 2, p + (kh - 2) // 2)
-    small = len(styles) == 1 or (up == 1 and p == 0)  # weights per image cost little, or there is one image's worth
+    small = len(styles) == 1 or (up == 1 and p == 0)  # weights per image are cheap, or all images share a style
     form = "weights" if x.shape[0] and small else "activations"  # a grouped convolution needs at least one group
     y = modulated_conv_ref(x, weight, styles, True, input_gain, None, None, up, pads, taps, False, form, eps)
     if mode != "transposed":
@@ -55,7 +55,7 @@ def upsample_combine_ref(
     gain: float,
     clamp: float | None,
 ) -> Tensor:
-    """What ``nn_cat`` and ``pixelshuffle`` make of x and of their first layer's products, by their definition.
+    """Second half of ``nn_cat`` and ``pixelshuffle``: their output from x and the first layer's products.
 
     Args:
         map: [N, H, W, C + 2D] holds x, W0a x and half of W0b x; for pixelshuffle [N, H, W, C + D] holds x and W0 x.

@@ -1,9 +1,9 @@
-"""An upsampling block as two launches: one product at low resolution, then everything that makes the output of it; or,
-where the layer is narrow, as one launch (``upsample_block_whole``).
+"""An upsampling block as two launches: a product at low resolution gives the map, a second kernel computes the output
+from it. A narrow layer takes one launch (``upsample_block_whole``).
 
 The adapter's first layer commutes with the enlargement, so its weights are composed with the modulated ones, and one
-product of C + 2D (nn_cat) or C + D (pixelshuffle) channels gives x and what the hidden units are sums of. Composition
-is a matter of torch: a product of two small matrices per image, differentiated by torch.
+product of C + 2D (nn_cat) or C + D (pixelshuffle) channels gives x and the terms of the hidden units. Torch composes
+the weights, a product of two small matrices per image, and differentiates it.
 """
 
 from collections.abc import Sequence
@@ -39,8 +39,8 @@ def upsample_block(
     """[N, 2H, 2W, C].
 
     Args:
-        x: [N, H, W, I], contiguous.  weight: [B, C, I] float32, N a multiple of B; None where x is what the layer
-            made, C = I.
+        x: [N, H, W, I], contiguous.  weight: [B, C, I] float32, N a multiple of B; None if x is the layer's output,
+            C = I.
         adapter: weight0, bias0, weight1, bias1 of nn_cat or pixelshuffle; None for bilinear.
         blur, noise: False and None for bilinear; else noise is [N or 1, 2H, 2W] or None.
         bias: [C].
@@ -142,7 +142,7 @@ def _combine_fake(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32 = inputs
-    ctx.save_for_backward(*tensors, output)  # the output: the derivative of activation and clamp is read off it
+    ctx.save_for_backward(*tensors, output)  # the output gives the derivative of activation and clamp
 
 
 def _combine_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
@@ -160,7 +160,7 @@ def _combine_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
 def _adapter_gradients(
     grad_out: Tensor, out: Tensor, sums: Tensor, inputs: Sequence[Any], needs_noise: bool, how: Combine
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """Of the map, and of ``inputs``: weight1, bias0, bias1, bias, noise, in their shapes and types."""
+    """Gradients of the map and of ``inputs`` (weight1, bias0, bias1, bias, noise), in their shapes and types."""
     weight1, bias0, bias1, bias, noise = inputs
     adapter = PackedAdapter.of(weight1, bias0, bias1, how)
     grads = launch_combine_backward(grad_out.contiguous(), out, sums, adapter, noise is not None and needs_noise, how)
@@ -209,7 +209,7 @@ def _whole_plain(x: Tensor, weight: Tensor, *adapter: Any, **how: Any) -> Tensor
 
 
 def _whole_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    """Recomputes the part of the map that the adapter's products need: an eighth of the output's size."""
+    """Recomputes the adapter's part of the map: an eighth of the output's size."""
     *inputs, out = ctx.saved_tensors
     how = _how(out, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32)
     if torch.is_grad_enabled():

@@ -1,13 +1,12 @@
-"""An upsampling block in one launch. For a backward x and the output are kept, not the map.
-
-A program computes the map of a tile of low-resolution pixels and of its halo, which neighbours recompute, into a
-scratch slot, and from there the output, as ``upsample_block_forward`` does. As many programs are launched as run at a
-time; each takes one tile after the other, and together their slots take at most half of the L2 cache: they should be
-overwritten before L2 writes them back, so that memory sees only x and the output.
+"""An upsampling block in one launch. Kept for the backward: x and the output, not the map.
+A program computes the map of a tile of low-resolution pixels with its halo, which neighbouring programs recompute, into
+a scratch slot, and from the slot the output, as ``upsample_block_forward`` does. Programs are persistent: as many as
+run at a time, each with one tile after the other. Their slots together take at most half of the L2 cache, so that they
+should be overwritten before L2 writes them back, and memory traffic is x and the output only.
 
 Elements per output pixel and channel, with I = 2 C: x 0.5, the output 1, of a minimum of 1.5. With the halo of 2 (1 for
 pixelshuffle) x counts 1.6 times for a tile of 16 x 16, 1.9 times for one of 8 x 16: 1.19 or 1.29 times the minimum.
-The two launches count 1.5 times before halos. The product is made 1.6 or 1.9 times as well.
+The two launches count 1.5 times before halos. The product, too, is computed 1.6 or 1.9 times.
 """
 
 from typing import NamedTuple
@@ -27,7 +26,7 @@ WIDEST = 128  # channels
 
 
 class Plan(NamedTuple):
-    """Tile of the map's pixels, what it reads on each side, programs."""
+    """Tile of the map's pixels, halo on each side, number of programs."""
 
     height: int
     width: int
@@ -41,8 +40,8 @@ class Plan(NamedTuple):
 
 
 def plan_whole(x: Tensor, C: int, D: int, how: Combine) -> Plan | None:
-    """How one launch makes a block of x [N, H, W, I], or None where two are the better: wide layers, whose halo costs
-    more than the map, operands of 32 bit, and a GPU whose L2 does not hold the slots.
+    """Plan of one launch for a block of x [N, H, W, I], or None where two launches are better: wide layers, whose halo
+    costs more than the map, operands of 32 bit, and a GPU whose L2 does not hold the slots.
     """
     N, H, W, I = x.shape  # noqa: E741
     if OPERANDS[how.precision].storage == torch.float32 or C > WIDEST or 4 * D > WIDEST or I > 3 * C:
@@ -64,7 +63,7 @@ def _map_tile(
     DT: tl.constexpr, INPUT_PRECISION: tl.constexpr, STAGES: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
-    """The map [POSITIONS, S] of a tile with its halo, zero outside the image; ``x_ptr`` is at its row ``top``."""
+    """The map [POSITIONS, S] of a tile with its halo, zero outside the image; ``x_ptr`` points to its row ``top``."""
     offs_s, offs_i = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_I)
     for p in range(0, POSITIONS, BLOCK_P):
         offs_p = p + tl.arange(0, BLOCK_P)
@@ -97,7 +96,7 @@ def _whole_kernel(
     BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """``images`` of the batch share one weight [S, I]; a part of a tile is what is held in registers at a time."""
+    """``images`` of the batch share one weight [S, I]; a part of a tile is held in registers at a time."""
     S: tl.constexpr = C + D if SHUFFLE else C + 2 * D
     SLOT_H: tl.constexpr = TILE_H + 2 * HALO
     SLOT_W: tl.constexpr = TILE_W + 2 * HALO
@@ -109,7 +108,7 @@ def _whole_kernel(
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         top, x0 = tile // tiles_x % tiles_y * TILE_H, tile % tiles_x * TILE_W
         n = (tile // tiles_x // tiles_y).to(tl.int64)
-        above = n * H + top  # whole rows are stepped over in 64 bit, offsets within a tile fit 32
+        above = n * H + top  # row offsets in 64 bits, offsets within a tile in 32
         _map_tile(
             slots_ptr, x_ptr + above * W * I, weight_ptr + n // images * (S * I), top, x0, H, W,
             I, S, HALO, SLOT_W, SLOT_H * SLOT_W, DT, INPUT_PRECISION, STAGES, BLOCK_P, BLOCK_S, BLOCK_I,
@@ -127,7 +126,7 @@ def _whole_kernel(
                 (row * 2 * W + x) * 2 * C, top + row, x, H, W, offs_c, slope, gain, clamp,
                 C, D, SHUFFLE, BLUR, NOISE, CLAMP, DT, INPUT_PRECISION, BLOCK_M, BLOCK_D, BLOCK_C,
             )  # fmt: skip
-        tl.debug_barrier()  # others may still read what the next tile overwrites
+        tl.debug_barrier()  # other threads may still read the slot that the next tile overwrites
 
 
 def launch_whole(
@@ -143,7 +142,7 @@ def launch_whole(
     _, C, D = adapter.weight.shape
     B, S, _ = weight.shape
     part = combine_tiling(C, D, how, noise is not None)
-    part = part._replace(height=4)  # with the loops around it, 8 x 8 pixels would spill
+    part = part._replace(height=4)  # inside these loops, 8 x 8 pixels would spill
     tiles_y, tiles_x = triton.cdiv(H, plan.height), triton.cdiv(W, plan.width)
     out = torch.empty(N, 2 * H, 2 * W, C, dtype=x.dtype, device=x.device)
     launch(

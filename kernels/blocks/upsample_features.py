@@ -1,7 +1,7 @@
 """Enlarge a feature map twofold, with the learned adapters of StyleNeRF.
 
-With up = nearest neighbour, corner(x) = half the sum of the two pixels that meet at each new pixel's corner (zero
-outside the image), L = leaky ReLU (slope 0.2) times sqrt 2, and blur = FIR filter at the size of its input:
+With up = nearest neighbour, corner(x) = half the sum of the two pixels beside each new pixel's corner (zero outside the
+image), L = leaky ReLU (slope 0.2) times sqrt 2, and blur = FIR filter at the size of its input:
 
     nn_cat        blur( up(x) + W1 L(W0 [up(x), corner(x)] + b0) + b1 )
     pixelshuffle  blur( up(x) + shuffle(W1 L(W0 x + b0) + b1) )
@@ -9,8 +9,8 @@ outside the image), L = leaky ReLU (slope 0.2) times sqrt 2, and blur = FIR filt
     nearest       blur( up(x) )
     bilinear, bicubic   corners of the two images aligned; never blurred
 
-up, corner and blur act per channel, so they commute with W0 and W1: the commuted form runs W0 at the small size, blurs
-C/4 channels instead of C, and turns blur(up(.)) into a polyphase filter on the small image.
+up, corner and blur act per channel, so they commute with W0 and W1: the commuted form runs W0 at low resolution, blurs
+C/4 channels instead of C, and replaces blur(up(.)) by a polyphase filter on the small image.
 """
 
 from typing import Literal, NamedTuple
@@ -28,10 +28,10 @@ UPSAMPLE_FORMS = ("commuted", "plain")
 
 
 class Adapter(NamedTuple):
-    """Two 1x1 layers, with the weights as they are applied (already scaled by 1/sqrt(fan-in)).
+    """Two 1x1 layers; weights include the equalised scale 1/sqrt(fan-in).
 
     nn_cat [C/4, 2C] and [C, C/4]; pixelshuffle [C/4, C] and [4C, C/4]; bilinear_ada [C, C] twice. The hidden width is
-    free: it follows ``weight0``.
+    free: that of ``weight0``.
     """
 
     weight0: Tensor
@@ -61,7 +61,7 @@ def upsample_features(
         form:    "plain" is the definition above, "commuted" the cheaper order of the same operations.
     Returns: [N, C, 2H, 2W], dtype of x; channels_last where x is, and in the commuted form with an adapter.
     Differentiable: any order in x and the adapter ("ref").
-    Raises: ValueError on mode, form, shapes, a missing or an unwanted adapter; TypeError on dtype.
+    Raises: ValueError on mode, form, shapes, a missing or superfluous adapter; TypeError on dtype.
     Source: StyleNeRF (arXiv 2110.08985), section 3.3; nn_cat is what its released weights expect.
     """
     C = check_shapes(x=(x, "N C H W"))["C"]

@@ -1,8 +1,8 @@
 """Definition of upsample_features in plain torch, as defined ("plain") and in a cheaper order ("commuted").
 
-What the commuted form rests on: nearest, corner average and blur act per channel, so they commute with 1x1 layers;
-each is a zero insertion followed by a small filter, so that blur(nearest(x)) is one such filter too; and a constant
-that is added before a linear operation may be added to its input instead, where the image is small.
+The commuted form uses three identities. Nearest, corner average and blur act per channel, so they commute with 1x1
+layers. Each is a zero insertion followed by a small filter, and so is blur(nearest(x)). A constant added after
+upsampling and before a blur can be added to the small image instead.
 """
 
 import torch
@@ -54,11 +54,11 @@ def _blur(x: Tensor, f: Tensor) -> Tensor:
 
 
 def upsample_features_commuted(x: Tensor, mode: str, adapter: Weights | None, f: Tensor | None) -> Tensor:
-    """The same numbers; the result is channels_last where there is an adapter."""
+    """The cheaper order; the result is channels_last where there is an adapter."""
     if adapter is None:
         return _nearest(x, f) if mode == "nearest" else _aligned(x, mode)
     w0, b0, w1, b1 = (t.to(x.dtype) for t in adapter)
-    w1 = w1 * GAIN  # leaky ReLU is homogeneous, so the gain behind it can ride on the next weights
+    w1 = w1 * GAIN  # leaky ReLU is homogeneous, so its gain can multiply the next weights
     x = x.contiguous(memory_format=torch.channels_last)
     if mode == "pixelshuffle":
         return _pixelshuffle(x, (w0, b0, w1, b1), f)
@@ -95,7 +95,7 @@ def _pixelshuffle(x: Tensor, adapter: Weights, f: Tensor | None) -> Tensor:
     w0, b0, w1, b1 = adapter
     N, C, H, W = x.shape
     hidden = _activate(_pointwise(x, w0, b0))
-    w1 = w1.reshape(C, 4, -1).transpose(0, 1).flatten(0, 1)  # the four subpixels first, so that channels stay together
+    w1 = w1.reshape(C, 4, -1).transpose(0, 1).flatten(0, 1)  # the four subpixels first: channels stay contiguous
     y = _pointwise(hidden, w1, b1.reshape(C, 4).t().flatten()).permute(0, 2, 3, 1).reshape(N, H, W, 4, C)
     y = _add(y, x.permute(0, 2, 3, 1)[..., None, :])
     y = y.reshape(N, H, W, 2, 2, C).transpose(2, 3).reshape(N, 2 * H, 2 * W, C).permute(0, 3, 1, 2)
@@ -108,17 +108,17 @@ def _pointwise(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 
 
 def _activate(x: Tensor) -> Tensor:
-    """Leaky ReLU, into x where nothing is recorded."""
+    """Leaky ReLU, in place where autograd does not record."""
     return F.leaky_relu(x, SLOPE, inplace=not _recording(x))
 
 
 def _add(y: Tensor, other: Tensor) -> Tensor:
-    """y + other, into y where nothing is recorded."""
+    """y + other, in place where autograd does not record."""
     return y + other if _recording(y, other) else y.add_(other)
 
 
 def _add_product(y: Tensor, hidden: Tensor, w: Tensor) -> Tensor:
-    """y + w hidden per pixel, into y where nothing is recorded."""
+    """y + w hidden per pixel, in place where autograd does not record."""
     N, C, H, W = y.shape
     rows = y.permute(0, 2, 3, 1).reshape(-1, C)
     factor = hidden.permute(0, 2, 3, 1).reshape(-1, hidden.shape[1])
