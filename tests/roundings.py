@@ -1,5 +1,6 @@
 """Plain torch with other roundings of the same numbers: what it errs typically, on any processor."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -85,13 +86,15 @@ class Rounding(TorchDispatchMode):
     def rounded(self, exact: Any, native: Any) -> Any:
         if not isinstance(exact, Tensor) or not native.is_floating_point() or native.dtype == torch.float64:
             return native
-        kept = torch.finfo(native.dtype)
-        exponent = torch.frexp(exact).exponent.clamp_min(torch.frexp(torch.tensor(kept.tiny)).exponent.item())
-        spacing = torch.ldexp(torch.full_like(exact, kept.eps), exponent - 1)
         nearest = exact.to(native.dtype)
-        drawn = nearest if self.seed is None else (exact + self.draw(exact) * spacing).to(native.dtype)
+        if self.seed is None:
+            return native.copy_(nearest)  # into the strides that it has
+        kept = torch.finfo(native.dtype)
+        exponent = torch.frexp(exact).exponent.clamp_min(math.frexp(kept.tiny)[1])
+        spacing = torch.ldexp(torch.full_like(exact, kept.eps), exponent - 1)
+        drawn = (exact + self.draw(exact) * spacing).to(native.dtype)
         settled = (nearest.double() == exact) | ~exact.isfinite()
-        return native.copy_(torch.where(settled, nearest, drawn))  # into the strides that it has
+        return native.copy_(torch.where(settled, nearest, drawn))
 
 
 def several_roundings(run: Callable[[], Result], draws: int = DRAWS) -> list[Result]:
