@@ -126,7 +126,7 @@ class Browser:
         except (OSError, AssertionError, EOFError):
             pass
         try:
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

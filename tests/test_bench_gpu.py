@@ -169,7 +169,7 @@ def test_steps_that_take_no_times_run_beside_each_other() -> None:
     assert [outcome.status for outcome in outcomes] == ["ok", "ok"]
 
 
-def ends(pid: str, patience_s: float = 10.0) -> bool:
+def ends(pid: str, patience_s: float = 50.0) -> bool:
     """Whether a process is dead, if nobody took notice: soon, since a busy machine lets signals wait."""
     stat, until = Path(f"/proc/{pid}/stat"), time.monotonic() + patience_s
     while time.monotonic() < until:
@@ -187,7 +187,7 @@ def test_limits_reach_the_whole_tree(tmp_path: Path, monkeypatch: pytest.MonkeyP
     code = f"{deaf}import subprocess, time\nwith open({str(child)!r}, 'w') as f:\n"
     code += "    f.write(str(subprocess.Popen(['sleep', '60']).pid))\ntime.sleep(60)"
     outcome = make_runner().step(script("parent", code, limit_s=3.0))
-    assert outcome.status == "out of time" and outcome.seconds < 20 and ends(child.read_text())
+    assert outcome.status == "out of time" and outcome.seconds < 50 and ends(child.read_text())
 
 
 def test_what_a_step_left_running_is_ended(tmp_path: Path) -> None:

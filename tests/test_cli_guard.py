@@ -212,7 +212,7 @@ def test_orderly_end_of_a_command(number: int) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert out == "checkpoint written\n"
     assert err.splitlines()[-1] == "interrupted"
     assert "Traceback" not in err

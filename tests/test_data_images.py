@@ -213,7 +213,7 @@ def test_two_threads_that_meet_a_broken_file_name_it_once(tmp_path: Path, monkey
     dataset = ImageFiles(
         FolderFiles(tmp_path), resolution=SIDE, mirror=True, report=lines.append, full_check_up_to=0, workers=2
     )
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=120)
 
     def decode_together(data: bytes, resolution: int) -> np.ndarray:
         if data == UNUSABLE["cut.png"][0]:

@@ -62,10 +62,10 @@ def test_it_serves_until_it_is_told_to_end(desk: Path, number: signal.Signals) -
         found = re.fullmatch(r"page:        (http://127\.0\.0\.1:\d+/)  \(Ctrl-C ends\)\n", run.stdout.readline())
         assert found is not None
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(found[1] + "api/image?seed=1", timeout=20) as answer:
+        with opener.open(found[1] + "api/image?seed=1", timeout=120) as answer:
             assert answer.status == 200 and answer.read(4) == b"\x89PNG"
         run.send_signal(number)
-        out, err = run.communicate(timeout=20)
+        out, err = run.communicate(timeout=120)
         assert (run.returncode, out, err) == (0, "\nended\n", "")
     finally:
         run.kill()

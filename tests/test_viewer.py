@@ -285,7 +285,7 @@ def test_connections_are_limited(server: Server) -> None:
             stack.enter_context(contextlib.closing(socket.create_connection(address, timeout=10)))
         with pytest.raises((urllib.error.URLError, ConnectionError, OSError)):
             ask(server, "/api/model")
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         with contextlib.suppress(urllib.error.URLError, ConnectionError, OSError):
             if ask(server, "/api/model").status == 200:
@@ -367,20 +367,20 @@ def test_an_address_that_cannot_be_had_is_one_line(message: str) -> None:
 def test_the_end_does_not_wait_for_a_long_rendering() -> None:
     with serving() as ending:
         synthesis, begun = ending.studio.model.generator.synthesis, threading.Event()
-        whole = synthesis.strict
+        whole, tiles = synthesis.strict, []
 
         def slow(*args: Any, **kwargs: Any) -> Any:
             begun.set()
+            tiles.append(args)
             time.sleep(0.05)
             return whole(*args, **kwargs)
 
         synthesis.strict = slow  # type: ignore[method-assign, assignment]
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(ending.studio.picture, Look(strict=True, resolution=1024))  # 256 tiles
-            assert begun.wait(10)
-            before = time.monotonic()
+            assert begun.wait(60)
             ending.studio.close()
             with pytest.raises(Closing):
                 waiting.result()
-            assert time.monotonic() - before < 5
+            assert len(tiles) < 128
         assert ask(ending, "/api/image?seed=0").status == 503

@@ -61,8 +61,8 @@ def serving(port: int = 0, **changes: object) -> Iterator[Server]:
 
 
 def until(condition: Callable[[], Any]) -> None:
-    """Wait for it, at most 10 s."""
-    end = time.monotonic() + 10
+    """Wait for it, at most a minute."""
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.002)
