@@ -16,7 +16,7 @@ def _sigmoid(v):
 
 @triton.jit
 def _tanh(v):
-    """Relative error near zero too, where 1 - exp(-2 v) cancels."""
+    """tanh(v), with a small relative error also near zero, where 1 - exp(-2 v) cancels."""
     e = tl.exp(-2.0 * tl.abs(v))
     far = (1.0 - e) / (1.0 + e)
     u = v * v
@@ -44,7 +44,7 @@ def _softplus(v):
 @triton.jit
 def activate(v, alpha, ACT: tl.constexpr):
     if ACT == "relu":
-        v = tl.where(v < 0, 0.0, v)  # lets NaN through, as torch does
+        v = tl.where(v < 0, 0.0, v)  # propagates NaN, as torch does
     elif ACT == "lrelu":
         v = tl.where(v < 0, alpha * v, v)
     elif ACT == "tanh":
@@ -77,8 +77,8 @@ def _logistic(v, ORDER: tl.constexpr, SERIES: tl.constexpr):
 
 @triton.jit
 def derivative(v, alpha, ACT: tl.constexpr, ORDER: tl.constexpr, SERIES: tl.constexpr):
-    """act^(ORDER)(v), ORDER >= 1; at a kink that of the left side."""
-    LINE: tl.constexpr = 1.0 if ORDER == 1 else 0.0  # what a straight part has
+    """act^(ORDER)(v), ORDER >= 1; at a kink the left derivative."""
+    LINE: tl.constexpr = 1.0 if ORDER == 1 else 0.0  # on linear parts
     if ACT == "linear":
         d = tl.full(v.shape, LINE, tl.float32)
     elif ACT == "relu":

@@ -16,7 +16,7 @@ from .bias_act_ref import bias_act_ref
 
 
 class Activation(NamedTuple):
-    """Defaults of an activation: slope or shape ``alpha``, and the ``gain`` that keeps unit variance."""
+    """Defaults of an activation: slope or shape ``alpha``, and the ``gain`` that preserves unit variance."""
 
     alpha: float
     gain: float
@@ -58,10 +58,10 @@ def bias_act(
         alpha: slope of lrelu below zero, 0.2 where None; the others ignore it.
         gain:  factor after the activation; where None sqrt 2 for relu, lrelu and swish, else 1.
         clamp: bound on the magnitude after the gain; None or a negative number = no bound.
-        inplace: the caller gives x up, so that it may be overwritten where no gradient is recorded.
-    Returns: shape, dtype and memory format of x; x itself where there is nothing to do.
-    Differentiable: any order in x and b. For linear, relu and lrelu the kernel keeps y, not x; what rounds to the bound
-        then counts as clamped.
+        inplace: allow overwriting x where no gradient is recorded.
+    Returns: shape, dtype and memory format of x; x itself where the op is the identity.
+    Differentiable: any order in x and b. For linear, relu and lrelu the kernel saves y, not x; values that round to the
+        bound then count as clamped.
     Raises: ValueError on act, dim and shape of b; TypeError on dtype; RuntimeError if impl="triton" has no GPU or gets
         float64.
     Source: StyleGAN2 (arXiv 1912.04958); same argument meaning as its public function of that name.

@@ -1,9 +1,8 @@
-"""bias_act and its derivatives: y = clamp(gain act(x + b), -c, c) in one pass over x as it lies in memory.
-
-The n-th derivative is g gain act^(n)(x + b) inside the clamp and 0 where it cuts off. It is an op of its own,
-``bias_act_grad``, linear in g; its derivative along x is the same op with n + 1, so that every order is made of these
-kernels. The sums over everything but the channels, which are the bias's gradient, come out of the same pass. Piecewise
-linear activations keep y for the backward, the others x. Bytes moved: forward x, y; backward g, y or x, and grad_x.
+"""bias_act and its derivatives: y = clamp(gain act(x + b), -c, c) in one pass over x in its memory format.
+The n-th derivative is g gain act^(n)(x + b) inside the clamp and 0 outside. It is a separate op, ``bias_act_grad``,
+linear in g; its derivative in x is the same op with n + 1, so these kernels serve every order. The same pass sums over
+all dims but the channels, which gives the bias's gradient. Piecewise linear activations save y for the backward, the
+others x. Bytes moved: forward x, y; backward g, y or x, and grad_x.
 """
 
 from typing import Any
@@ -19,7 +18,7 @@ from ..base.register import register
 from .activation import activate, derivative, series_of_sigmoid
 
 BLOCK = 2048  # elements of a tile
-PIECEWISE = ("linear", "relu", "lrelu")  # their derivative is known from the sign of y
+PIECEWISE = ("linear", "relu", "lrelu")  # the sign of y determines their derivative
 
 
 @triton.jit
@@ -33,7 +32,7 @@ def _tile(R, L, blocks_l, BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr):
 
 @triton.jit
 def _load_bias(b_ptr, row_0, columns, channels, BIAS: tl.constexpr, BLOCK_R: tl.constexpr):
-    """One channel per column, or one per row in turn; to be added to a tile."""
+    """Biases to add to a tile: one channel per column, or channels cyclic over rows."""
     if BIAS == "columns":
         b = tl.load(b_ptr + columns, mask=columns < channels, other=0.0)[None, :]
     else:
@@ -72,7 +71,7 @@ def _bias_act_grad_kernel(
     v = tl.load(kept_ptr + offs, mask=mask, other=0.0).to(tl.float32)
     if FROM_Y:
         out = g * gain * derivative(v * gain, alpha, ACT, ORDER, SERIES)
-        if HAS_CLAMP:  # y holds the bound as its own dtype rounds it
+        if HAS_CLAMP:  # y holds the bound rounded to y's dtype
             bound = to_operand(tl.full([1, 1], clamp, tl.float32), kept_ptr.dtype.element_ty).to(tl.float32)
             out = tl.where(tl.abs(v) < bound, out, 0.0)
     else:
@@ -92,7 +91,7 @@ def _bias_act_grad_kernel(
 
 
 def _keeps_y(act: str, alpha: float) -> bool:
-    """Whether the backward can do with y, which the next layer keeps anyway, in place of x."""
+    """Whether the backward can use y, which the next layer saves anyway, instead of x."""
     return act in ("linear", "relu") or (act == "lrelu" and alpha >= 0)
 
 
@@ -102,9 +101,9 @@ def _dense(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _tiling(x: Tensor, dim: int | None) -> tuple[str, dict[str, int]]:
-    """A dense x as an [R, L] array: whether its "rows" or its "columns" are entries of ``dim``; sizes and tile."""
+    """A dense x as an [R, L] array: whether "rows" or "columns" are entries of ``dim``; sizes and tile."""
     channels = 1 if dim is None else x.shape[dim]
-    inner = x.numel() if channels == 1 or dim is None else x.stride(dim)  # elements that share a channel
+    inner = x.numel() if channels == 1 or dim is None else x.stride(dim)  # consecutive elements of a channel
     lie = "columns" if inner == 1 else "rows"
     length = channels if inner == 1 else inner
     R = x.numel() // max(length, 1)
@@ -170,7 +169,7 @@ def _bias_act_grad(
     order: int,
     with_sums: bool,
 ) -> tuple[Tensor, Tensor]:
-    """g gain act^(order), and its sums over all dims but ``dim`` in float32, an empty tensor where not wanted."""
+    """g gain act^(order), and its sums over all dims but ``dim`` in float32, an empty tensor unless ``with_sums``."""
     out = torch.empty_like(kept)
     g, kept = _dense(g, out), _dense(kept, out)
     lie, tile = _tiling(out, dim if with_sums or b is not None else None)
@@ -217,7 +216,7 @@ def _save_grad(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
 
 
 def _bias_act_grad_backward(ctx: Any, grad_out: Tensor | None, grad_sums: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Linear in g; along x + b the next derivative."""
+    """Gradient in g: linear. Gradient in x + b: the next derivative."""
     g, kept, b = ctx.saved_tensors
     dim, act, *_, order = ctx.options
     if grad_sums is not None:
@@ -227,7 +226,7 @@ def _bias_act_grad_backward(ctx: Any, grad_out: Tensor | None, grad_sums: Tensor
     if grad_out is not None and ctx.needs_input_grad[0]:
         grad_g = bias_act_grad(grad_out, kept, b, *ctx.options, False)[0].to(ctx.dtype)
     if grad_out is not None and act not in PIECEWISE and (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
-        product = grad_out.float() * g  # of two small numbers: fp16 would lose it
+        product = grad_out.float() * g  # of two small numbers: fp16 would underflow
         options = (*ctx.options[:-1], order + 1)
         grad_kept, sums = bias_act_grad(product, kept, b, *options, ctx.needs_input_grad[2])
         grad_b = sums.to(b.dtype) if ctx.needs_input_grad[2] else None
@@ -260,7 +259,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _bias_act_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Made of registered and of torch's ops, so differentiable as it is."""
+    """Composed of registered and torch ops, so differentiable."""
     kept, b = ctx.saved_tensors
     dim, gain = ctx.options[0], ctx.options[3]
     of_bias = ctx.needs_input_grad[1]
@@ -288,7 +287,7 @@ def bias_act(
     clamp: float | None,
     inplace: bool,
 ) -> Tensor:
-    """All arguments given. Returns x itself where nothing is to do, and overwritten where nothing is recorded."""
+    """All arguments given. Returns x itself for the identity; overwrites x where no gradient is recorded."""
     if b is None and act == "linear" and gain == 1 and clamp is None:
         return x
     recording = torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))

@@ -1,7 +1,7 @@
 """2-D convolution with FIR up- or downsampling: y = down( filter( conv( filter( up( pad(x) ) ) ) ) ).
 
-The filter runs once after up (gain up^2) and once before down, each only where its factor exceeds 1. The plain form
-moves the convolution to where it is cheapest: it commutes with the filters, and a 1x1 one also with up and down.
+The filter runs after up (gain up^2) and before down, each only where its factor exceeds 1. The plain form reorders the
+convolution to its cheapest position: it commutes with the filters, and a 1x1 convolution also with up and down.
 """
 
 from collections.abc import Callable
@@ -31,22 +31,22 @@ def conv2d_resample(
     *,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Convolve, with optional enlarging before and shrinking after.
+    """Convolve, with optional upsampling before and downsampling after.
 
     Args:
         x:           [N, C, H, W] float64|float32|float16|bfloat16.
         w:           [O, C // groups, kh, kw], cast to the dtype of x.
         f:           filter as ``upfirdn2d`` takes it, or None (identity).
         up, down:    integer factors, at least 1.
-        padding:     with respect to the upsampled image: one number, [x, y] or [x0, x1, y0, y1], in pixels; the pads
-                     that centre the filters come on top.
+        padding:     of the upsampled image: one number, [x, y] or [x0, x1, y0, y1], in pixels; pads that centre the
+                     filters are added.
         groups:      as in ``torch.nn.functional.conv2d``.
         flip_weight: True = correlation (what torch calls convolution), False = convolution.
         flip_filter: False = convolution, True = correlation with f.
-        impl:        of the filters; the convolution itself is torch's (cuDNN on CUDA), whichever is asked for.
+        impl:        of the filters; the convolution itself is always torch's (cuDNN on CUDA).
     Returns: [N, O, (H*up + y0 + y1 - kh + 1) // down, likewise in x], dtype of x.
     Differentiable: any order in x and w.
-    Raises: ValueError on shapes, factors and channel counts, or if nothing is left of the image; TypeError on dtype.
+    Raises: ValueError on shapes, factors and channel counts, or if the result is empty; TypeError on dtype.
     Source: StyleGAN2 (arXiv 1912.04958); same argument meaning as the public function of that name.
     """
     C = check_shapes(x=(x, "N C H W"), w=(w, "O I KH KW"))["C"]
@@ -73,7 +73,7 @@ def filter_by(impl: Impl) -> Callable[..., Tensor]:
 
 
 def check_factors(**factors: int) -> None:
-    """Refuse anything but integers from 1 on."""
+    """Refuse factors that are not integers of at least 1."""
     for arg, factor in factors.items():
         if not isinstance(factor, int) or factor < 1:
             raise ValueError(f"{arg} must be an integer >= 1, got {factor!r}")
@@ -92,7 +92,7 @@ def output_size(x: Tensor, w: Tensor, up: int, down: int, pads: Pads) -> tuple[i
 
 
 def centre_filters(f: Tensor | None, up: int, down: int, pads: Pads) -> Pads:
-    """Add to ``pads`` what keeps the image in place under the filters of up and down."""
+    """Add the pads that centre the filters of up and down to ``pads``."""
     kh, kw = filter_size(f)
     x0, x1, y0, y1 = pads
     if up > 1:

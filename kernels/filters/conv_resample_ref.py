@@ -23,7 +23,7 @@ def conv2d_resample_ref(
     flip_filter: bool,
     fir: Callable[..., Tensor] = upfirdn2d_ref,
 ) -> Tensor:
-    """``padding`` is (x0, x1, y0, y1) in pixels of the upsampled image and holds the pads of the filters already.
+    """``padding`` is (x0, x1, y0, y1) in pixels of the upsampled image and includes that of the filters.
 
     ``fir`` runs the filters, with the arguments of ``upfirdn2d_ref``.
     """
@@ -33,9 +33,9 @@ def conv2d_resample_ref(
         w = w.flip([2, 3])
     if up == down == 1:
         return _conv(x, w, padding, groups)
-    if up == 1 and kh == kw == 1:  # a 1x1 convolution commutes with what acts per channel: run it at the small size
+    if up == 1 and kh == kw == 1:  # a 1x1 convolution commutes with per-channel ops: run it at the small size
         return F.conv2d(fir(x, f, (1, 1), (down, down), padding, flip_filter, 1), w, groups=groups)
-    if up == 1:  # so does any with the filter alone, so that only the pixels that are kept need be visited
+    if up == 1:  # every convolution commutes with the filter, so stride computes only the pixels that are kept
         x = fir(x, f, (1, 1), (1, 1), padding, flip_filter, 1)
         return F.conv2d(x, w, stride=down, groups=groups)
     if kh == kw == 1:
@@ -55,7 +55,7 @@ def _conv(x: Tensor, w: Tensor, padding: Pads, groups: int) -> Tensor:
 
 
 def _conv_up(x: Tensor, w: Tensor, up: int, groups: int) -> Tensor:
-    """Correlate ``w`` with x after zero insertion, all overlaps kept, without forming the zeros."""
+    """Correlate ``w`` with x after zero insertion, at all overlaps, without storing the zeros."""
     out_channels, fan_in, kh, kw = w.shape
     w = w.flip([2, 3]).reshape(groups, out_channels // groups, fan_in, kh, kw).transpose(1, 2)
     w = w.reshape(groups * fan_in, out_channels // groups, kh, kw)

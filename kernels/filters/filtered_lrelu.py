@@ -1,7 +1,7 @@
-"""Leaky ReLU at a higher resolution than the image around it: y = down( lrelu( up(x + b) ) ), with filters.
+"""Leaky ReLU at a higher resolution than its input and output: y = down( lrelu( up(x + b) ) ), with filters.
 
-A pointwise nonlinearity makes frequencies that the pixel grid cannot hold. Here it acts on the enlarged image, and the
-filter before the reduction takes those frequencies away. Bytes that cannot be avoided: x once, y once.
+A pointwise nonlinearity creates frequencies above the pixel grid's limit. Here it acts on the upsampled image, and the
+filter before downsampling removes those frequencies. Minimal bytes: x once, y once.
 """
 
 import math
@@ -32,7 +32,7 @@ def filtered_lrelu(
     *,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Add a bias, enlarge, apply a leaky ReLU with gain and clamp, shrink.
+    """Add a bias, upsample, apply a leaky ReLU with gain and clamp, downsample.
 
     This version composes the kernels of ``bias_act`` and ``upfirdn2d``, so that the enlarged image goes through memory.
 
@@ -40,7 +40,7 @@ def filtered_lrelu(
         x:           [N, C, H, W] float64|float32|float16|bfloat16.
         fu, fd:      filters of up and down, [kh, kw], or [k] for the same taps along both axes, or None (identity).
         b:           [C] or None; added inside the image only, not to its padding.
-        up, down:    integer factors, at least 1; the gain up^2 that makes up for the inserted zeros is included.
+        up, down:    integer factors, at least 1; the gain up^2 that compensates the inserted zeros is included.
         padding:     zeros around the enlarged image, in its pixels: one number, [x, y] or [x0, x1, y0, y1]; negative
                      values crop.
         gain:        factor after the leaky ReLU.

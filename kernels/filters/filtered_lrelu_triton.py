@@ -1,7 +1,6 @@
-"""filtered_lrelu of the fused ops: bias, upfirdn2d, leaky ReLU, upfirdn2d, a kernel each.
-
-It has no kernel of its own: between the parts the enlarged image goes through memory, written twice and read twice,
-where one kernel would keep it to itself. Derivatives of any order are those of the parts.
+"""filtered_lrelu composed of fused ops: bias, upfirdn2d, leaky ReLU, upfirdn2d, a kernel each.
+There is no single kernel: the enlarged image is written to memory twice and read twice, where one kernel would keep it
+on the chip. Derivatives of any order are those of the parts.
 """
 
 from torch import Tensor

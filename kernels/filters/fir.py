@@ -1,7 +1,7 @@
 """Device functions of a FIR filter that resamples: taps, rows of the image, sums, stores. See ``upfirdn2d``.
 
-Tiles are [groups, channels] where the channels of a pixel lie together, [channels, groups] in planar images; a group is
-the run of neighbouring columns that one thread keeps. Tuples of tiles are indexed at compile time: registers only.
+Tiles are [groups, channels] in channels_last images, [channels, groups] in planar ones; a group is the run of
+neighbouring columns that one thread holds. Tuples of tiles are indexed at compile time: registers only.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from ..base.operands import to_operand
 
 
 class Axis(NamedTuple):
-    """What a program does along one axis, in the terms of the formula above."""
+    """A program's work along one axis, in the notation of ``upfirdn2d_triton``."""
 
     up: int
     down: int
@@ -63,7 +63,7 @@ def load_vectors(
     row_ptr, offs_c, group, inside, base, W, stride_w,
     COUNT: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The same from column SPAN group + WIDTH base on: aligned vectors of four, taken apart again."""
+    """The same from column SPAN group + WIDTH base on: aligned loads of four columns, then split."""
     columns = tl.tuple([])
     for i in tl.static_range((COUNT + WIDTH - 1) // WIDTH):
         column = (WIDTH * (group * (SPAN // WIDTH) + base + i))[:, :, None] + tl.arange(0, WIDTH)[None, None, :]
@@ -120,7 +120,7 @@ def add_row(
     sums, zero, columns, taps, taps_y,
     S: tl.constexpr, SKIP: tl.constexpr, RUN: tl.constexpr, SEPARABLE: tl.constexpr, Y: tl.constexpr, X: tl.constexpr,
 ):  # fmt: skip
-    """Add row S of those that the image has just moved by to all outputs it lies under, the oldest first.
+    """Add row S of the rows just loaded to all outputs that it contributes to, the oldest first.
 
     The oldest output meets its last tap, LAST - r down, the next one a tap that lies BACK = up step before it.
     """
@@ -151,7 +151,7 @@ def store_run(
     row_ptr, tiles, offs_c, group, inside, phase, period, OW, stride_w,
     COUNT: tl.constexpr, RUN: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Store the outputs of a run beside each other, as vectors where WIDTH is 4."""
+    """Store the consecutive outputs of a run, as vectors where WIDTH is 4."""
     DT: tl.constexpr = row_ptr.dtype.element_ty
     PHASES: tl.constexpr = COUNT // RUN
     for i in tl.static_range(0, COUNT, WIDTH):

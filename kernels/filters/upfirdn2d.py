@@ -3,7 +3,7 @@
     y = down( filter( pad( up(x) ) ) )
 
 ``up`` inserts up - 1 zeros after every pixel, ``pad`` adds zeros (or crops, where negative), ``filter`` is a valid 2-D
-convolution with the taps f, ``down`` keeps every down-th pixel beginning with the first. The output has
+convolution with the taps f, ``down`` keeps every down-th pixel from the first on. The output has
 (H * up + pad0 + pad1 - K) // down + 1 rows. Bytes moved: x once, y once. The gradient of x is an upfirdn2d too, with up
 and down exchanged and the filter flipped.
 """
@@ -39,7 +39,7 @@ def setup_filter(
         f:           [kh, kw] taps, [k] taps of a separable filter, one number, or None (identity).
         normalize:   scale the taps to sum 1, so that a constant image stays constant.
         flip_filter: reverse the taps along every axis.
-        gain:        factor on an image; a separable filter carries its square root.
+        gain:        factor on an image; a separable filter is scaled by its square root.
         separable:   keep [k] taps as they are (True) or form their outer product (False);
                      None keeps them from 8 taps on.
     Returns: float32 [kh, kw], or [k] if separable.
@@ -122,7 +122,7 @@ def filter2d(
     *,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Filter each channel at its own resolution; ``padding`` comes on top of the pads that keep the size.
+    """Filter each channel without resampling; ``padding`` is added to the pads that preserve the size.
 
     Arguments, dtypes and errors as in ``upfirdn2d``. Returns: [N, C, H + y0 + y1, W + x0 + x1].
     """
@@ -143,7 +143,7 @@ def upsample2d(
     *,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Enlarge by ``up``; the gain up_x * up_y that makes up for the inserted zeros is included.
+    """Upsample by ``up``; the gain up_x * up_y that compensates the inserted zeros is included.
 
     Arguments, dtypes and errors as in ``upfirdn2d``. Returns: [N, C, H*up_y + y0 + y1, W*up_x + x0 + x1].
     """
@@ -165,7 +165,7 @@ def downsample2d(
     *,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Shrink by ``down`` after filtering.
+    """Downsample by ``down`` after filtering.
 
     Arguments, dtypes and errors as in ``upfirdn2d``. Returns: [N, C, H // down_y, W // down_x] for even sizes and
     padding 0.
@@ -178,7 +178,7 @@ def downsample2d(
 
 
 def check_filter(f: Tensor | None) -> None:
-    """Refuse what ``upfirdn2d`` cannot take as its filter."""
+    """Refuse invalid filters."""
     if f is not None:
         check_dtypes(FLOATS, f=f)
         filter_size(f)

@@ -1,14 +1,14 @@
 """Definition of upfirdn2d in plain torch: insert zeros, pad or crop, filter, keep every down-th pixel.
 
-All of it is one depthwise convolution, strided to shrink and transposed to enlarge, so that the inserted zeros are
-never formed. Uneven padding becomes zero taps of the filter, which is cheaper than a padded copy of the image.
+One depthwise convolution does all of it, strided to downsample and transposed to upsample, so that the inserted zeros
+are never stored. Uneven padding becomes zero taps of the filter, which is cheaper than a padded copy of the image.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FEW_CHANNELS = 4  # up to here a CPU is faster in channels_last, the copies there and back included
+FEW_CHANNELS = 4  # up to here a CPU is faster in channels_last, including both format conversions
 
 Pair = tuple[int, int]
 
@@ -40,7 +40,7 @@ def _pass(x: Tensor, taps: Tensor, up: Pair, down: Pair, padding: tuple[int, int
     kh, kw = taps.shape
     if up == (1, 1):
         return _filter(x, taps.flip([0, 1]), (dy, dx), (x0, x1, y0, y1))
-    # a transposed convolution gives every overlap, K - 1 zeros of padding; what is too much is cropped
+    # a transposed convolution returns every overlap, as if padded by K - 1 zeros; the excess is cropped
     y = _spread(x, taps, (uy, ux), (kw - 1 - x0, kw - ux - x1, kh - 1 - y0, kh - uy - y1))
     return y if down == (1, 1) else y[:, :, ::dy, ::dx]
 
@@ -54,7 +54,7 @@ def _filter(x: Tensor, taps: Tensor, stride: Pair, pads: tuple[int, int, int, in
 
 
 def _spread(x: Tensor, taps: Tensor, stride: Pair, crops: tuple[int, int, int, int]) -> Tensor:
-    """Add the taps times every pixel of x onto a canvas, then crop it (left, right, top, bottom)."""
+    """Transposed convolution: add the taps times every pixel of x, then crop (left, right, top, bottom)."""
     taps, padding = _even_out(taps, crops)
     weight = taps.expand(x.shape[1], 1, *taps.shape)
     if padding is not None:
@@ -64,14 +64,14 @@ def _spread(x: Tensor, taps: Tensor, stride: Pair, crops: tuple[int, int, int, i
 
 
 def _pad(x: Tensor, pads: tuple[int, int, int, int]) -> Tensor:
-    """Zeros around x, or a crop where negative, which may reach beyond x into the zeros of the other side."""
+    """Pad x with zeros, or crop where negative, possibly beyond x into the opposite side's padding."""
     if min(pads) < 0 < max(pads):
         x = F.pad(x, [max(pad, 0) for pad in pads])
     return F.pad(x, [min(pad, 0) for pad in pads] if min(pads) < 0 else list(pads))
 
 
 def _even_out(taps: Tensor, sides: tuple[int, int, int, int]) -> tuple[Tensor, Pair | None]:
-    """Zero taps that make left = right and top = bottom, and what both then are; None where that would not pay."""
+    """Zero taps that make left = right and top = bottom, with the resulting pads; None where that costs more."""
     kh, kw = taps.shape
     x0, x1, y0, y1 = sides
     if max(x0, x1) < 0 or max(y0, y1) < 0 or abs(x0 - x1) > kw or abs(y0 - y1) > kh:

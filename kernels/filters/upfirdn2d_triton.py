@@ -5,9 +5,9 @@ Along each axis the outputs come in periods, over which the image moves by a who
     y[period k + r] = sum_t f[up t + first - r down] x[step k + base + t]
     period = up / gcd(up, down),  step = down / gcd(up, down)
 
-over the taps that exist, so that inserted zeros are never visited. A program goes down a strip of the image, reads each
-row once and carries the sums of outputs that wait for further rows. A thread keeps a run of neighbouring columns, so
-that one load serves several outputs. Bytes moved: x once and the rows that two strips share, y once.
+over the taps that exist, so that inserted zeros are never visited. A program moves down a strip of the image, reads
+each row once and carries the partial sums of outputs that need further rows. A thread holds a run of neighbouring
+columns, so that one load serves several outputs. Bytes moved: x once plus the rows that two strips share, y once.
 """
 
 import math
@@ -25,8 +25,8 @@ from .fir import Axis, add_row, load_columns, load_taps, load_vectors, repeat, s
 from .upfirdn2d_ref import upfirdn2d_ref
 
 ONE_PASS_TAPS = 8  # a longer separable filter runs as two passes, each along one axis
-STATIC_PHASES = 4  # with more outputs per period, every phase is a program of its own
-WAITING_REGISTERS = 64  # per thread, for sums that wait for further rows
+STATIC_PHASES = 4  # with more outputs per period, every phase has its own program
+WAITING_REGISTERS = 64  # per thread, for sums that need further rows
 VECTOR = 4  # columns of a planar image that are loaded at once
 ENOUGH_PROGRAMS = 1024  # several per multiprocessor of the largest GPUs
 
@@ -60,7 +60,7 @@ def _upfirdn2d_kernel(
     x_ptr += n * stride_x_n
     y_ptr += n * stride_y_n
 
-    # a second dimension of the grid means a program per phase, which sees the taps of its own phase only
+    # a second dimension of the grid means a program per phase, which uses its own phase's taps only
     phase_y, phase_x = tl.program_id(1) // period_x, tl.program_id(1) % period_x
     first_y, first_x = first_y - phase_y * down_y, first_x - phase_x * down_x
     ROWS: tl.constexpr = Y.taps
@@ -102,7 +102,7 @@ def _upfirdn2d_kernel(
 
 
 class _Geometry(NamedTuple):
-    """One axis: the program's view of it, and the numbers that are not compiled in."""
+    """One axis: compile-time constants of the program, and its run-time sizes."""
 
     axis: Axis
     period: int
@@ -113,7 +113,7 @@ class _Geometry(NamedTuple):
 
 
 def _geometry(up: int, down: int, taps: int, pad: int, split: bool) -> _Geometry:
-    """Periods of an axis; with ``split``, a program sees one phase, as a correlation with the taps of that phase."""
+    """Periods of an axis; with ``split``, a program computes one phase, a correlation with that phase's taps."""
     common = math.gcd(up, down)
     period, step = up // common, down // common
     first, base = pad % up, -(pad // up)
@@ -131,7 +131,7 @@ def _thread(Y: Axis, X: Axis, planar: bool, most: int) -> Pair:
     else:
         choices = [(VECTOR // widest >> i, 4) for i in range(3) if VECTOR // widest >> i] + [(1, 4), (1, 2), (1, 1)]
     waiting = (triton.cdiv(Y.window, Y.step) - 1) * Y.phases * X.phases
-    room = 40 if planar else 96  # registers for a row of the image; a vector is there twice while it is taken apart
+    room = 40 if planar else 96  # registers for a row of the image; a vector is held twice while it is split
     for run, each in choices:
         columns = (run - 1) * X.step + X.window
         if run <= most and waiting * run * each <= WAITING_REGISTERS and columns * each <= room:
@@ -140,7 +140,7 @@ def _thread(Y: Axis, X: Axis, planar: bool, most: int) -> Pair:
 
 
 def _tile(Y: Axis, X: Axis, planar: bool, images: int, C: int, periods_y: int, periods_x: int) -> dict[str, int]:
-    """Columns of a run, tile, and threads: as many elements per thread as its registers hold sums and columns for."""
+    """Columns of a run, tile, and threads: as many elements per thread as registers hold their sums and columns."""
     run, each = _thread(Y, X, planar, triton.next_power_of_2(periods_x))
     groups, channels = triton.next_power_of_2(triton.cdiv(periods_x, run)), triton.next_power_of_2(max(C, 1))
     block_x = min(groups, 128 * each if planar else max(128 * each // min(channels, 64), 1))
@@ -166,7 +166,7 @@ def output_size(x: Tensor, f: Tensor, up: Sequence[int], down: Sequence[int], pa
 
 
 def _layout(x: Tensor) -> torch.memory_format:
-    """What lies closer, pixels of a channel or channels of a pixel; where sizes of 1 allow both, as torch decides."""
+    """Memory format of x by its strides; where sizes of 1 allow both, that which torch reports."""
     return torch.contiguous_format if x.stride(1) >= x.stride(3) else torch.channels_last
 
 
@@ -188,7 +188,7 @@ def _launch(
     (ux, uy), (dx, dy), (x0, _, y0, _) = up, down, padding
     out = _empty_like(x, output_size(x, f, up, down, padding))
     y, planar = out, _layout(x) == torch.contiguous_format
-    if planar and x.stride(0) == x.shape[1] * x.stride(1):  # all planes of all images are alike
+    if planar and x.stride(0) == x.shape[1] * x.stride(1):  # all channels of all images are independent planes
         x, y = x.flatten(0, 1)[None], y.flatten(0, 1)[None]
     (N, C, H, W), (OH, OW) = x.shape, y.shape[2:]
     split = uy // math.gcd(uy, dy) * (ux // math.gcd(ux, dx)) > STATIC_PHASES
@@ -275,7 +275,7 @@ def adjoint_padding(size: Sequence[int], out: Sequence[int], f: Tensor, up: Pair
 
 
 def _upfirdn2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """The transposed operation is one of the same kind, so calling the op itself makes every order differentiable."""
+    """The transpose of upfirdn2d is an upfirdn2d, so calling the op itself makes every order differentiable."""
     x, f = ctx.saved_tensors
     up, down, padding, flip_filter, gain = ctx.options
     grad_x = grad_f = None
@@ -289,7 +289,7 @@ def _upfirdn2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _filter_gradient(x: Tensor, f: Tensor, grad: Tensor, options: Sequence[Any]) -> Tensor | None:
-    """By the plain form: filters are constants nearly everywhere."""
+    """Gradient of the filter by the plain form, since filters are rarely trained."""
     up, down, padding, flip_filter, gain = options
     recording = torch.is_grad_enabled()
     with torch.enable_grad():

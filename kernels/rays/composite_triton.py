@@ -1,7 +1,6 @@
-"""The weighted sum over a ray's samples, out = sum_i w_i f_i, for rays of one length or of a length each (packed).
-
-Bound by memory: features are read once, in their own dtype, and summed in float32. The backward reads them once more
-and writes their gradient w_i g; that of a weight is <g, f_i>.
+"""Weighted sum over a ray's samples, out = sum_i w_i f_i, for rays of equal lengths or packed rays.
+Memory-bound: features are read once, in their own dtype, and summed in float32. The backward reads them once more and
+writes their gradient w_i g; that of a weight is <g, f_i>.
 """
 
 from typing import Any
@@ -17,7 +16,7 @@ from ..base.register import differentiable_gradients, register
 from .volume_ref import composite_ref
 from .volume_triton import PACKED_CHUNK, contiguous, extent
 
-FEATURE_TILE = 2048  # rays x samples x channels that a program holds at a time
+FEATURE_TILE = 2048  # rays x samples x channels per program at a time
 
 
 @triton.jit
@@ -83,7 +82,7 @@ def _grad_composite_kernel(
 
 
 def _feature_sizes(weights: Tensor, C: int, offsets: Tensor | None) -> tuple[torch.Size, dict[str, int | bool]]:
-    """Shape of what there is one of per ray; sizes and tiles for C channels."""
+    """Shape of a per-ray result; sizes and tiles for C channels."""
     shape = weights.shape[:-1] if offsets is None else torch.Size([offsets.numel() - 1])
     block_c = min(triton.next_power_of_2(max(C, 1)), 128)
     longest = PACKED_CHUNK if offsets is not None else triton.next_power_of_2(max(weights.shape[-1], 1))
@@ -108,7 +107,7 @@ def launch_composite(
 ) -> Tensor:
     """out [..., C] (+)= sum_i w_i f_i; weights [..., S] and features [..., S, C], contiguous, any 16 or 32 bit floats.
 
-    Packed rays: weights [N], features [N, C], ``offsets`` [R + 1]. Without ``out``, a new one of the weights' dtype.
+    Packed rays: weights [N], features [N, C], ``offsets`` [R + 1]. Without ``out``, a new tensor of the weights' dtype.
     """
     shape, sizes = _feature_sizes(weights, features.shape[-1], offsets)
     if out is None:

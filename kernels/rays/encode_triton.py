@@ -1,7 +1,6 @@
-"""Sines and cosines of octave frequencies, one kernel each way.
-
-Forward: a program fills a block of rows and columns of the output, so that stores are whole lines; every element works
-out its octave, its coordinate and which of the two it is. Backward: a program adds up the octaves of some coordinates.
+"""Sines and cosines of octave frequencies, one kernel in each direction.
+Forward: a program fills a block of rows and columns of the output, so that stores are coalesced; every element derives
+its octave, its coordinate and sine or cosine from its column. Backward: a program sums the octaves of some coordinates.
 """
 
 from typing import Any
@@ -22,9 +21,9 @@ TILE = 1024
 
 @triton.jit
 def waves(p, scale):
-    """Sine and cosine of scale pi p, for a power of two: without rounding the angle, whatever its size."""
+    """Sine and cosine of scale pi p, scale a power of two, without rounding the angle at any size."""
     t = p * scale
-    return sin_cos_pi(tl.fma(tl.floor(0.5 * t + 0.5), -2.0, t))  # which by itself reduces |t| < 2^23
+    return sin_cos_pi(tl.fma(tl.floor(0.5 * t + 0.5), -2.0, t))  # which itself reduces |t| < 2^23 only
 
 
 @triton.jit

@@ -2,10 +2,10 @@
 
     dz_{L-1} = (w g + dsigma v + e) lrelu'(a_{L-1}),   dW_l = dz_l^T a_{l-1},   dz_{l-1} = (dz_l W_l) lrelu'(a_{l-1})
 
-with g the gradient of the ray's aggregated features, e that of a sample kept apart. One kernel per layer reads every
-activation once, for the gate and for dW, rewrites dz in place, and keeps dW in registers while it walks down its share
-of the samples; the shares are summed in a fixed order, so the result is the same every time. The encoding is
-recomputed rather than stored.
+with g the gradient of the ray's aggregated features, e that of a sample that is not aggregated. One kernel per layer
+reads every activation once, for the gate and for dW, overwrites dz in place, and keeps dW in registers over its share
+of the samples; the shares are summed in a fixed order, so the result is deterministic. The encoding is recomputed
+rather than stored.
 """
 
 from typing import NamedTuple
@@ -23,15 +23,15 @@ from .field_triton import Operand, PackedField, Samples, along_rays, contract, c
 
 
 class HeadGradients(NamedTuple):
-    """Gradients that reach the trunk: R rays with S samples each, the last E of which keep their samples apart."""
+    """Gradients that reach the trunk: R rays of S samples; samples of the last E rays are not aggregated."""
 
     hidden: Tensor | None  # [B, R - E, H] of the aggregated features
-    weights: Tensor | None  # [B, R, S] by which they were aggregated
+    weights: Tensor | None  # [B, R, S] weights of the aggregation
     density: Tensor | None  # [B, R, S]
     sample_hidden: Tensor | None  # [B, E, S, H]
 
     def rays(self, images: slice, rays: slice, image_rays: int) -> "HeadGradients":
-        """Those of some images and rays, contiguous."""
+        """Gradients of some images and rays, contiguous."""
         aggregated = slice(min(rays.start, image_rays), min(rays.stop, image_rays))
         kept = slice(max(rays.start - image_rays, 0), max(rays.stop - image_rays, 0))
         parts = (self.hidden, aggregated), (self.weights, rays), (self.density, rays), (self.sample_hidden, kept)
@@ -175,10 +175,10 @@ def gradient_scale(grads: HeadGradients, field: Operand) -> Tensor:
 def launch_trunk_backward(
     samples: Samples, activations: Tensor, field: Operand, grads: HeadGradients, *, need_points: bool
 ) -> tuple[PackedField, Tensor | None]:
-    """Gradients of a ``chained`` field, and of the points it saw.
+    """Gradients of a ``chained`` field and of its points.
 
     Args:
-        activations: [L, B, N, H] in the operand type, as ``launch_field`` keeps them.
+        activations: [L, B, N, H] in the operand type, as stored by ``launch_field``.
         grads: of all R S = N samples, contiguous.
     Returns: float32 gradients per image, leading dim B; those of the (contracted) points [B, N, D] if asked for.
     """

@@ -2,10 +2,10 @@
 
     a_0 = lrelu(W_s sin(2^i pi p) + W_c cos(2^i pi p) + b_0),  a_l = lrelu(W_l a_{l-1} + b_l),  sigma = <v, a_{L-1}> + c
 
-The gain behind each activation rides on the weights and biases, lrelu being homogeneous. A point costs 12 bytes in and
-4 (density) to 2 H (hidden features) out; the weights stream from L2 once per tile of points. The layer loop carries the
-float32 accumulator and rounds it right before the product, which lets the compiler load weights asynchronously and keep
-the left operand in registers.
+The gain after each activation multiplies the weights and biases, since lrelu is homogeneous. A point costs 12 bytes in
+and 4 (density) to 2 H (hidden features) out; the weights stream from L2 once per tile of points. The layer loop carries
+the float32 accumulator and rounds it right before the product, which lets the compiler load weights asynchronously and
+keep the left operand in registers.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from ..base.operands import OPERANDS, dot, leaky_relu, sin_cos_pi, to_operand
 from .span import RaySpan
 from .types import FieldWeights
 
-WIDTHS = (32, 64, 128, 256)  # others are padded with zeros, which changes nothing
+WIDTHS = (32, 64, 128, 256)  # other widths are padded with zeros, which is exact
 MAX_ENCODED = 64  # octaves times coordinates
 SPACES = {"plain": 0, "contracted": 1, "radial": 2}
 
 
 class PackedField(NamedTuple):
-    """A field as the kernels read it, float32, the gain folded in, widths padded to a supported H.
+    """A field in the kernels' format: float32, the gain folded in, widths padded to a supported H.
 
     Leading dims are B, or 1 where all images share the tensor.
     """
@@ -80,7 +80,7 @@ def pack(field: FieldWeights, dims: int) -> PackedField:
 
 
 def unpack(packed: PackedField, num_freqs: int, dims: int, slope: float) -> FieldWeights:
-    """The field of the padded width, for the plain form; differentiable."""
+    """The field at its padded width, for the plain form; differentiable."""
     first = packed.first[..., : num_freqs * dims].unflatten(-1, (num_freqs, dims))  # [B, 2, H, F, D]
     first = first.movedim(1, -2).flatten(-3)
     return FieldWeights(
@@ -95,14 +95,14 @@ def unpack(packed: PackedField, num_freqs: int, dims: int, slope: float) -> Fiel
 
 
 def _one_batch(tensors: Sequence[Tensor], ndim: int) -> list[Tensor]:
-    """All with the same leading dim: that of the images if any has it, else 1."""
+    """Broadcast to one leading dim: the number of images if any tensor has it, else 1."""
     tensors = [t if t.ndim == ndim else t[None] for t in tensors]
     batch = max(t.shape[0] for t in tensors) if all(t.shape[0] for t in tensors) else 0
     return [t.expand(batch, *t.shape[1:]) for t in tensors]
 
 
 def _pad(t: Tensor, *sizes: int) -> Tensor:
-    """Zeros behind the last dims up to ``sizes``."""
+    """Pad the last dims with zeros up to ``sizes``."""
     missing = [size - have for size, have in zip(sizes, t.shape[t.ndim - len(sizes) :])]
     if not any(missing):
         return t
@@ -110,7 +110,7 @@ def _pad(t: Tensor, *sizes: int) -> Tensor:
 
 
 def batch_stride(t: Tensor) -> int:
-    """Elements from one image to the next; 0 for a tensor that all share."""
+    """Stride between images; 0 for a tensor that all share."""
     return 0 if t.shape[0] == 1 else t.stride(0)
 
 
@@ -198,7 +198,7 @@ def trunk(
 
 @triton.jit
 def density(a, head_ptr, head_bias_ptr, H: tl.constexpr, DT: tl.constexpr):
-    """<v, a> + c, [M] float32; in 16 bit as a product of 16 columns: v rounded, what the rounding lost, zeros."""
+    """<v, a> + c, [M] float32; in 16 bit as a product of 16 columns: v rounded, its rounding error, zeros."""
     head = tl.load(head_ptr + tl.arange(0, H))
     if tl.float32 == DT:
         return tl.sum(a * head[None, :], axis=1) + tl.load(head_bias_ptr)
@@ -221,7 +221,7 @@ def _field_kernel(
     HIDDEN: tl.constexpr, DENSITY: tl.constexpr, DOTS: tl.constexpr,
     DT: tl.constexpr, INPUT_PRECISION: tl.constexpr, STAGES: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    b = tl.program_id(1).to(tl.int64)  # whole images are stepped over in 64 bit, offsets within one fit 32
+    b = tl.program_id(1).to(tl.int64)  # image offsets in 64 bits, offsets within an image in 32
     offs_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_h = tl.arange(0, H)
     mask_m = offs_m < N
@@ -256,7 +256,7 @@ def _field_kernel(
 
 
 class Samples(NamedTuple):
-    """Where a field is evaluated: [B, N, D] points, or depths [B, R, S] along rays [B, R, 3]."""
+    """Points of evaluation: [B, N, D], or depths [B, R, S] along rays [B, R, 3]."""
 
     points: Tensor | None
     origins: Tensor | None = None
@@ -289,7 +289,7 @@ class Samples(NamedTuple):
         return t.device
 
     def arguments(self) -> dict[str, Any]:
-        """Kernel arguments that tell where the points are."""
+        """Kernel arguments that describe the points."""
         rays = self.points is None
         return {
             "points_ptr": self.points,
@@ -361,7 +361,7 @@ class RowTile(NamedTuple):
 
 
 def chained(width: int, precision: str) -> bool:
-    """Whether the whole trunk fits one kernel: two layers' weights and a tile of activations on the chip."""
+    """Whether one kernel holds the whole trunk: two layers' weights and a tile of activations on the chip."""
     return width <= {"fp16": 128, "bf16": 128, "tf32": 64, "fp32": 32}[precision]
 
 
@@ -371,7 +371,7 @@ def field_tile(width: int, precision: str, device: torch.device, *, keep: bool) 
         return RowTile(32 if precision == "fp32" else 64, 4 if width == 32 else 8, 2)
     if keep:
         return RowTile(64, 8 if width == 128 else 4, 2)
-    # where each warp multiplies by itself, four that share 128 rows of 64 or more have no registers to spare
+    # with products per warp, four warps on 128 rows of 64 columns or more run out of registers
     return RowTile(128, 4 if has_warp_group_products(device) or width == 32 else 8, 2)
 
 
@@ -384,7 +384,7 @@ def launch_field(
     dots: Tensor | None = None,
     grad_hidden: Tensor | None = None,
 ) -> None:
-    """Evaluate a ``chained`` field and fill what is given.
+    """Evaluate a ``chained`` field and fill the outputs given.
 
     Args:
         hidden: [B, N, H] of any float dtype, or [L, B, N, H] in the operand type for every layer's activations.

@@ -1,10 +1,10 @@
 """Both passes of a hierarchical ray in one kernel: coarse, inverse CDF, fine, merge, composite, aggregate.
 
-For at most 16 coarse and 16 fine samples, the released models' sizes. Nothing is sorted: with all samples of a ray in
-registers, an interval's end is the nearest depth behind, the light that arrives is exp(-sum of what lies in front), and
-a sample's rank is the number of samples in front, all by comparing 32 x 32 pairs. The weighted sum of features does not
-care for order, so the features stay where they are. The coarse features wait in a scratch tensor while the fine samples
-go through the trunk.
+For at most 16 coarse and 16 fine samples, the released models' sizes. Nothing is sorted. With all samples of a ray in
+registers, comparing 32 x 32 pairs gives each sample's interval end (the nearest depth behind), its transmittance (from
+the optical depth in front) and its rank (the number of samples in front). The weighted sum of features does not
+depend on order, so features are not moved. The coarse features are stored in a scratch tensor while the fine samples
+pass the trunk.
 """
 
 import torch
@@ -23,9 +23,9 @@ SLOTS = 16  # samples per pass
 WARPS = {"linear": 0, "inverse": 1, "log": 2}
 PDF_FLOOR = tl.constexpr(1e-5)  # as in the plain form of importance_sample
 CDF_FLOOR = tl.constexpr(1e-5)
-OPAQUE_DEPTH = tl.constexpr(25.0)  # optical depth behind which nothing is drawn from: exp(-25) is far below the floor
+OPAQUE_DEPTH = tl.constexpr(25.0)  # cap of a sample's optical depth: exp(-25) behind it is far below the floor
 BEYOND = tl.constexpr(3.0e38)  # depth of a slot without a sample
-LOST = tl.constexpr(1.0e38)  # where a sample counts as being whose depth is not a finite number
+LOST = tl.constexpr(1.0e38)  # stands for depths that are not finite
 
 
 @triton.jit
@@ -45,7 +45,7 @@ def resample(fractions, following, weights, u, inside, S, R: tl.constexpr, N: tl
     inner = (s >= 1) & (s <= S - 2)
     pdf = tl.where(inside & inner, weights + PDF_FLOOR, 0.0)
     total = tl.sum(pdf, axis=1)[:, None]
-    cdf = tl.cumsum(pdf, axis=1) / tl.where(total == 0, 1.0, total)  # at edge s, the mid-point behind sample s
+    cdf = tl.cumsum(pdf, axis=1) / tl.where(total == 0, 1.0, total)  # at edge s, the mid-point after sample s
     edges = 0.5 * (fractions + following)
     last = S - 2
     below = (tl.reshape(cdf, [R, 1, N]) < tl.reshape(u, [R, N, 1])) & (tl.arange(0, N)[None, None, :] <= last)
@@ -77,7 +77,7 @@ def _hierarchical_kernel(
     offs_m = tl.arange(0, M)
     offs_h = tl.arange(0, H)
     mask_r = ray < R
-    # one bound per ray: a mask per slot besides that of the ray would be held in registers through both passes
+    # one bound per ray: an additional mask per slot would occupy registers through both passes
     end_c, end_f = tl.where(mask_r, S, 0)[:, None], tl.where(mask_r, F, 0)[:, None]
     coarse_in, fine_in = s < end_c, s < end_f
     row_c, row_f = ray[:, None] * S + s, ray[:, None] * F + s
@@ -111,7 +111,7 @@ def _hierarchical_kernel(
     # its weights are the distribution of the fine samples
     step = depth_at(following, near, far, WARP) - t_coarse
     x = tl.where(s + 1 < end_c, relu(sigma_coarse) * step * norm, 0.0)
-    x = tl.where(x > OPAQUE_DEPTH, OPAQUE_DEPTH, x)  # so that taking it from the sum again costs no digits
+    x = tl.where(x > OPAQUE_DEPTH, OPAQUE_DEPTH, x)  # so that subtracting it from the sum loses no digits
     weights = tl.exp(x - tl.cumsum(x, axis=1)) * (1.0 - tl.exp(-x))
     u = tl.load(fine_u_ptr + b * R * F + row_f, mask=fine_in, other=0.0)
     finer = resample(fractions, following, weights, u, coarse_in, S, BLOCK_R, BLOCK_S)
@@ -133,7 +133,7 @@ def _hierarchical_kernel(
     t_coarse, t_fine = depth_at(fractions, near, far, WARP), depth_at(finer, near, far, WARP)
     norm = (ray_norm(directions_ptr, ray, mask_r) * density_scale)[:, None]
 
-    # all samples of a ray side by side: slot 2 s holds coarse sample s, slot 2 s + 1 fine sample s
+    # all samples of a ray interleaved: slot 2 s holds coarse sample s, slot 2 s + 1 fine sample s
     BOTH: tl.constexpr = 2 * BLOCK_S
     slot = tl.arange(0, BOTH)
     inside = tl.reshape(tl.join(coarse_in, fine_in), [BLOCK_R, BOTH])
@@ -153,7 +153,7 @@ def _hierarchical_kernel(
         weights = tl.where(rank == S + F - 1, reached, weights)
     weights = tl.where(inside, weights, 0.0)
     merged = tl.reshape(tl.join(fractions, finer), [BLOCK_R, BOTH])
-    source = tl.reshape(tl.join(F + s + 0 * row_c, s + 0 * row_f), [BLOCK_R, BOTH])  # as if fine stood before coarse
+    source = tl.reshape(tl.join(F + s + 0 * row_c, s + 0 * row_f), [BLOCK_R, BOTH])  # fine samples before coarse
     row = b * R * (S + F) + (ray[:, None] * (S + F) + rank)
     tl.store(weights_ptr + row, weights, mask=inside)
     tl.store(density_ptr + row, sigma, mask=inside)
@@ -196,7 +196,7 @@ def _points(
 
 
 def fits(width: int, coarse: int, fine: int, precision: str) -> bool:
-    """Whether both passes fit one kernel."""
+    """Whether one kernel covers both passes."""
     return max(coarse, fine) <= SLOTS and chained(width, precision)
 
 
@@ -221,7 +221,7 @@ def launch_hierarchical(
 ) -> None:
     """Render rays (origins, directions, fractions [B, R, S]) with draws (u [B, R, F], coarse noise, fine noise).
 
-    ``merged`` and ``order`` [B, R, S + F] receive the fractions in depth order and where each stood in (fine, coarse).
+    ``merged`` and ``order`` [B, R, S + F] receive the fractions in depth order and the index of each in (fine, coarse).
     """
     origins, directions, fractions = rays
     fine_u, coarse_noise, fine_noise = draws

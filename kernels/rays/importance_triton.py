@@ -1,4 +1,4 @@
-"""Inverse-CDF sampling: a program holds the running sums of a few rays on the chip and searches them for every draw."""
+"""Inverse-CDF sampling: a program holds the CDFs of a few rays on the chip and searches them for every draw."""
 
 import torch
 import triton
@@ -36,7 +36,7 @@ def _importance_kernel(
             probe = passed + (step - 1)
             below = tl.gather(cdf, tl.minimum(probe, BLOCK_E - 1), 1) < u
             passed = tl.where((probe < E - 1) & below, passed + step, passed)
-        # right is the first of the E values 0, cdf_1, .. that is not below u
+        # right: the first of the E values 0, cdf_1, .. that is not below u
         right = tl.where(u > 0.0, passed + 1, 0)
         low, high = tl.maximum(right - 1, 0), tl.minimum(right, E - 1)
         cdf_low = tl.where(low > 0, tl.gather(cdf, tl.maximum(low - 1, 0), 1), 0.0)

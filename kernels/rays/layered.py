@@ -1,6 +1,5 @@
 """A field's trunk layer by layer, for widths that no single kernel holds: encode into memory, then products.
-
-A layer reads and writes its activations; nothing is fused across layers.
+Every layer reads and writes its activations in memory; nothing is fused across layers.
 """
 
 import torch
@@ -24,7 +23,7 @@ def _points(samples: Samples) -> Tensor:
 
 
 def _octaves(field: Operand, dims: int) -> int:
-    """As many as the packed columns hold; those beyond the field's own have zero weights."""
+    """Octaves that the packed columns hold; those beyond the field's own have zero weights."""
     return field.first.shape[3] // dims
 
 
@@ -51,7 +50,7 @@ def evaluate_layered(samples: Samples, field: Operand) -> tuple[list[Tensor], Te
         launch_linear(a, x, weight, field.bias[:, layer], slope=field.slope, precision=field.precision)
         activations.append(a)
         x = a
-    # the density head in two columns, rounded and what the rounding lost, as the single kernel has it
+    # the density head in two columns, rounded value and rounding error, as in the single kernel
     high = field.head.to(storage)
     head = torch.stack([high, (field.head - high.float()).to(storage)], dim=1)
     sigma = torch.empty(B, N, 2, device=samples.device)
@@ -62,7 +61,7 @@ def evaluate_layered(samples: Samples, field: Operand) -> tuple[list[Tensor], Te
 def layered_backward(
     samples: Samples, activations: list[Tensor], field: Operand, grads: HeadGradients, need_points: bool
 ) -> tuple[PackedField, Tensor | None]:
-    """As ``launch_trunk_backward``, from activations kept by ``evaluate_layered``."""
+    """As ``launch_trunk_backward``, from the activations of ``evaluate_layered``."""
     scale = gradient_scale(grads, field)
     grad_z = torch.empty_like(activations[-1])
     head, head_bias = backward_head(grad_z, activations[-1], field, grads, scale)

@@ -36,13 +36,12 @@ def modulated_mlp(
         biases: per layer [O] or [B, O].
         gain: positive factor after the activation.
         negative_slope: of the leaky ReLU; 0 is a plain ReLU.
-        precision: what the kernels round inputs, weights and hidden activations to before each product; sums are
-            float32. None: "bf16" for bfloat16 tensors, else "fp16", whose rounding is that of "tf32" at twice the
-            speed, but which ends at 65504: what is larger becomes infinite. "ref" ignores it and computes in the
-            dtype of ``x``.
+        precision: operand type of the kernels' products, for inputs, weights and hidden activations; sums are float32.
+            None: "bf16" for bfloat16 tensors, else "fp16", which rounds like "tf32" at twice the speed but overflows
+            beyond 65504. "ref" ignores it and computes in the dtype of ``x``.
     Returns: [B, N, H] or [N, H], dtype of ``x``.
-    Differentiable: any order in x, weights and biases; "triton" rounds first gradients like activations, and takes
-        gradients of gradients from the plain form.
+    Differentiable: any order in x, weights and biases; "triton" rounds first gradients like activations, and computes
+        higher orders by the plain form.
     Raises: ValueError on shapes, precision or gain <= 0, TypeError on mixed dtypes, RuntimeError if impl="triton" has
         no GPU, gets float64 or a slope outside 0..1.
     Source: StyleNeRF, eq. 3; StyleGAN2, section 2.2.

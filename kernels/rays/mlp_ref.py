@@ -12,7 +12,7 @@ def modulated_mlp_ref(
     # gain * lrelu(z) = lrelu(gain * z) for gain > 0: scaling the small operands saves a pass over the activations
     for weight, bias in zip(weights, biases):
         x = linear_ref(x, weight * gain, bias * gain)
-        # in place is safe at every order: leaky ReLU's derivative can be read off its output
+        # in place is safe at every order: leaky ReLU's derivative depends on the sign of its output
         x = torch.nn.functional.leaky_relu(x, negative_slope, inplace=True)
     return x
 

@@ -1,9 +1,9 @@
 """A chain of modulated layers of any width: h <- lrelu(gain (W h + b)), one launch per layer in each direction.
 
-Activations between layers are held in the operand type, half the bytes of float32; without gradients two buffers take
-turns. The backward recomputes them from the input, then goes through the layers from the last to the first with two
-launches each. Float16 gradients are brought into range by a power of two, which the last product of each kind takes out
-again in float32.
+Activations between layers are stored in the operand type, half the bytes of float32; without gradients two buffers
+alternate. The backward recomputes them from the input, then iterates over the layers from last to first with two
+launches each. Float16 gradients are scaled into range by a power of two; the last product of each kind divides by it in
+float32.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from .mlp_ref import modulated_mlp_ref
 def pack(
     weights: Sequence[Tensor], biases: Sequence[Tensor], gain: float, precision: str
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights in the operand type and biases in float32, the gain in both; all of a kind in one pass."""
+    """Weights in the operand type and biases in float32, both times the gain; all of a kind in one pass."""
 
     def scaled(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
         flat = torch.cat([t.reshape(-1) for t in tensors]).float().mul_(gain).to(dtype)
@@ -34,7 +34,7 @@ def pack(
 def launch_layer(
     x: Tensor, weight: Tensor, bias: Tensor, *, slope: float, precision: str, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Activations [B, N, O] behind a packed layer, operand type unless told otherwise."""
+    """Activations [B, N, O] of a packed layer, by default in the operand type."""
     shape = (*x.shape[:2], weight.shape[1])
     out = torch.empty(shape, dtype=dtype or OPERANDS[precision].storage, device=x.device)
     launch_linear(out, x, weight, bias, slope=slope, precision=precision)
@@ -56,7 +56,7 @@ def launch_chain_backward(
 ) -> tuple[Tensor | None, list[tuple[Tensor, Tensor] | None]]:
     """Gradients of x, and per layer of weight and bias, float32, per image unless all images share both.
 
-    ``need_layers`` says which layers need theirs; the walk ends where nothing in front needs any.
+    ``need_layers`` says which layers need gradients; the loop stops where no earlier layer needs any.
     """
     packed, shifts = pack(weights, biases, gain, precision)
     inputs = [x]  # of every layer
@@ -103,7 +103,7 @@ def _fake(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weights, biases, ctx.gain, ctx.negative_slope, ctx.precision = inputs
-    ctx.save_for_backward(x, output, *weights, *biases)  # the output: leaky ReLU's derivative can be read off it
+    ctx.save_for_backward(x, output, *weights, *biases)  # the output determines leaky ReLU's derivative
 
 
 def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 Early aggregation (StyleNeRF eq. 5-6): the linear colour and feature heads commute with the weighted sum, so the pass
 returns the aggregated *hidden* features sum_i w_i h_i and the heads run once per ray instead of once per sample; their
-biases then carry the factor sum_i w_i. Fused, a ray costs 3 + 3 + S numbers in and H + 2 S out; the plain form also
+biases are then multiplied by sum_i w_i. Fused, a ray reads 3 + 3 + S numbers and writes H + 2 S; the plain form also
 writes and reads every sample's encoding and every layer's activations.
 """
 
@@ -93,7 +93,7 @@ def _values(points: Tensor, field: FieldWeights, precision: Precision, keep_hidd
 
 
 def _unsupported(impl: Impl, field: FieldWeights, x: Tensor, dims: int, count: int) -> str | None:
-    """Why no kernel covers ``count`` points per image like ``x``; asked only where Triton could run."""
+    """Why no kernel covers ``count`` points per image like ``x``, or None; called only where Triton could run."""
     if impl == "ref" or not may_launch(x):
         return None
     from . import field_triton
@@ -116,8 +116,8 @@ def render_points(
 ) -> RayFeatures:
     """Composite a field over samples whose points are given: one pass, no resampling.
 
-    w = volume_weights(sigma, depths), hidden = sum_i w_i h_i. The way to render a background in inverse depth, whose
-    points are 4-D and whose intervals are no distances.
+    w = volume_weights(sigma, depths), hidden = sum_i w_i h_i. Renders a background in inverse depth, whose points are
+    4-D and whose intervals are not distances.
 
     Args:
         points: [B, R, S, D] float32|float64.
@@ -129,7 +129,7 @@ def render_points(
     Returns: :class:`RayFeatures`; ``fractions`` are the depths.
     Differentiable: any order.
     Raises: ValueError on shapes or options, TypeError on dtypes, RuntimeError where impl="triton" does not cover the
-        case. A NaN makes NaN of its own ray and of no other.
+        case. A NaN affects only its own ray.
     Source: StyleNeRF, eq. 4-6; NeRF++.
     """
     drawn = _tensors(noise=noise)
@@ -169,9 +169,9 @@ def render_rays(
 ) -> RayFeatures:
     """Sample a field along rays and aggregate its hidden features.
 
-    Points are o + t d with t from ``fractions`` by ``span``, contracted if it says so. With ``draws.fine_u`` the pass
-    is hierarchical: the coarse weights become a distribution over the mid-points, fine positions are drawn from it,
-    both sets are merged in depth order and weighted anew; all samples take part in the sum.
+    Points are o + t d with t from ``fractions`` by ``span``, contracted as ``span.space`` says. With ``draws.fine_u``
+    the pass is hierarchical: the coarse weights define a distribution over the mid-points, fine positions are drawn
+    from it, both sets are merged in depth order and weighted again; the sum includes all samples.
 
     Args:
         origins, directions: [B, R, 3] float32|float64; directions need not be normalised, intervals count |d|.
@@ -183,11 +183,11 @@ def render_rays(
         precision: of the matrix operands of the kernels: "fp16" (default; as accurate as "tf32"), "bf16", "tf32" or
             "fp32". Everything else is float32. The plain form ignores it.
     Returns: :class:`RayFeatures`.
-    Differentiable: any order in field, origins, directions, fractions and noise; where fine positions fall carries no
-        gradient. A backward under create_graph runs the plain form at the forward's sample positions.
+    Differentiable: any order in field, origins, directions, fractions and noise; fine positions carry no gradient. A
+        backward under create_graph runs the plain form at the forward's sample positions.
     Raises: ValueError on shapes or options, TypeError on dtypes, RuntimeError where impl="triton" does not cover the
         case: float64, fields with skips or wider than 256. Fractions out of order give the plain form's result in a
-        single pass and an undefined one in a hierarchical pass. A NaN makes NaN of its own ray and of no other.
+        single pass and an undefined one in a hierarchical pass. A NaN affects only its own ray.
     Source: StyleNeRF, eq. 3-6; NeRF, section 5.2.
     """
     draws = draws or RayDraws()
@@ -246,7 +246,7 @@ def _rays_by_kernels(
 
 
 def _features(out: Sequence[Tensor], depths: Tensor, fractions: Tensor, width: int) -> RayFeatures:
-    """The outputs of an op, without the columns that pad the field's width."""
+    """The outputs of an op, without the padding of the field's width."""
     hidden, weights, density, transmittance, sample_hidden = out
     kept = sample_hidden[..., :width] if sample_hidden.shape[1] else None
     return RayFeatures(hidden[..., :width], weights, depths, fractions, density, transmittance, kept)
@@ -266,7 +266,7 @@ def _check_sample_rays(sample_rays: int, rays: int) -> None:
 
 
 def _check_field(batch: int, dims: int, field: FieldWeights, **inputs: Tensor) -> None:
-    """The field fits points of ``dims`` coordinates, and everything has the dtype of the first of ``inputs``."""
+    """Check that the field fits points of ``dims`` coordinates and that all dtypes are that of the first input."""
     arg, x = next(iter(inputs.items()))
     check_dtypes(DTYPES, **{arg: x})
     heads = {"field.density_weight": field.density_weight, "field.density_bias": field.density_bias}

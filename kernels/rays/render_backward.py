@@ -25,7 +25,7 @@ Grads = tuple[Tensor | None, ...]
 
 
 def portions(batch: int, rays: int, field: Operand, samples: int = 1) -> list[tuple[slice, slice]]:
-    """Images, or rays of one image where that is too large, whose activations fit the workspace."""
+    """Portions whose activations fit the workspace: images, or rays of one image if an image is too large."""
     ray_bytes = field.layers * samples * field.width * OPERANDS[field.precision].storage.itemsize
     images = max(WORKSPACE_BYTES // max(rays * ray_bytes, 1), 1)
     some = max(rays if rays * ray_bytes <= WORKSPACE_BYTES else WORKSPACE_BYTES // ray_bytes, 1)
@@ -45,8 +45,8 @@ def trunk_backward(
 ) -> tuple[PackedField, Tensor | None]:
     """Recompute one portion's activations and backpropagate through them.
 
-    ``weigh`` turns <gradient of the ray's features, hidden features> [B, R, S] into the gradient of the density, which
-    stands in ``grads`` already where there is no such function.
+    ``weigh`` turns <gradient of the ray's features, hidden features> [B, R, S] into the gradient of the density;
+    without it, ``grads`` holds that gradient already.
     """
     B, N, H = samples.batch, samples.total, field.width
     aggregated = grads.hidden is not None and grads.hidden.shape[1] > 0
@@ -70,7 +70,7 @@ def trunk_backward(
 
 
 def _dots(hidden: Tensor, grads: HeadGradients) -> Tensor:
-    """<grads.hidden of the ray, hidden features of the sample>, zero for rays that keep their samples."""
+    """<grads.hidden of the ray, hidden features of the sample>, zero for rays that are not aggregated."""
     assert grads.hidden is not None and grads.weights is not None
     dots = torch.zeros_like(grads.weights)
     B, R, S = dots.shape
@@ -81,7 +81,7 @@ def _dots(hidden: Tensor, grads: HeadGradients) -> Tensor:
 
 
 class FieldSums:
-    """Gradients of a packed field, gathered portion by portion."""
+    """Gradients of a packed field, accumulated portion by portion."""
 
     def __init__(self, packed: PackedField, batch: int) -> None:
         self.like = packed
@@ -105,8 +105,8 @@ def pass_backward(
 ) -> tuple[Tensor, Grads, Grads, Tensor | None]:  # fmt: skip
     """Backward of a pass at known depths.
 
-    Returns: the gradient of the density; those of the packed field; of (origins, directions, depths) or, where points
-    were given, of (None, None, depths); of the points.
+    Returns: gradients of the density; of the packed field; of (origins, directions, depths), or of (None, None, depths)
+    where points are given; of the points.
     """
     grad_hidden, grad_weights, grad_density, grad_trans, grad_sample_hidden = grads
     depths = samples.depths
@@ -125,7 +125,7 @@ def pass_backward(
         at = images, rays
 
         def weigh(dots: Tensor | None, at: tuple[slice, slice] = at) -> Tensor:
-            """Gradient of this portion's density; stores those of the intervals."""
+            """Gradient of this portion's density; stores the gradients of the intervals."""
             flow = None if grad_weights is None else grad_weights[at].contiguous()
             if dots is not None:
                 flow = dots if flow is None else flow + dots
@@ -151,8 +151,8 @@ def pass_backward(
             samples.span,
         )
         cut = field.image(images.start, images.stop)
-        found, points = trunk_backward(part, cut, total.rays(images, rays, image), weigh, need_points)
-        sums.add(images, found)
+        grad_field, points = trunk_backward(part, cut, total.rays(images, rays, image), weigh, need_points)
+        sums.add(images, grad_field)
         if grad_points is not None and points is not None:
             grad_points[at] = points.view(part.batch, -1, S, samples.dims)
     if not rays_only or not need_positions:

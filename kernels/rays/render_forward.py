@@ -1,7 +1,6 @@
-"""The ray pass forward: which kernels run, from the one that does everything to layer by layer.
-
+"""The ray pass forward: choice of kernels, from a single fused one to one per layer.
 Where no single kernel holds the trunk (see ``chained``) or a ray has too many samples, the field is evaluated into
-memory and composited from there; the result is the same.
+memory and composited from there, with the same result.
 """
 
 from dataclasses import astuple
@@ -33,7 +32,7 @@ class Setting(NamedTuple):
     span: RaySpan = RaySpan(0.0, 1.0)
 
     def flat(self) -> tuple[Any, ...]:
-        """As an op's schema can hold it: the last arguments of ``single_pass`` and ``hierarchical_pass``."""
+        """In types of an op's schema: the last arguments of ``single_pass`` and ``hierarchical_pass``."""
         near, far, warp, far_end, density_scale, space, centre = astuple(self.span)
         return (*self[:4], near, far, warp, far_end, density_scale, space, list(centre))
 
@@ -48,13 +47,13 @@ class Setting(NamedTuple):
 def locate(
     points: Tensor | None, origins: Tensor | None, directions: Tensor | None, depths: Tensor, span: RaySpan
 ) -> Samples:
-    """The samples of rays, or of points [B, R, S, D] where those are given."""
+    """Samples along rays, or at ``points`` [B, R, S, D] where given."""
     flat = None if points is None else points.flatten(1, -2)
     return Samples(flat, origins, directions, depths, span)
 
 
 def evaluate(samples: Samples, field: Operand, hidden: bool = True) -> tuple[Tensor | None, Tensor]:
-    """Hidden features [B, N, H] in the operand type, unless not wanted, and density [B, N]."""
+    """Hidden features [B, N, H] in the operand type, if needed, and density [B, N]."""
     if not chained(field.width, field.precision):
         activations, density = evaluate_layered(samples, field)
         return activations[-1] if hidden else None, density
@@ -111,7 +110,7 @@ def render_hierarchical(
 ) -> tuple[RayOutputs, Tensor, Tensor]:
     """Both passes of rays (origins, directions, fractions).
 
-    Returns: what was rendered, the fractions [B, R, S + F] in depth order, and where each stood in (fine, coarse).
+    Returns: the rendered outputs, the fractions [B, R, S + F] in depth order, the index of each in (fine, coarse).
     """
     origins, directions, fractions = rays
     span = setting.span
@@ -135,7 +134,7 @@ def render_hierarchical(
     merged, order = torch.sort(torch.cat([finer, fractions], dim=-1), dim=-1)
     density = torch.cat([fine_density, coarse_density], dim=-1).gather(-1, order)
     weights, trans = weigh(density, depth_from_fraction(merged, span), norm, span.opaque)
-    # the weighted sum does not care for order: the weights go back to the samples, not the features to the weights
+    # the weighted sum does not depend on order: reorder the few weights, not the many features
     image = R - setting.sample_rays
     scattered = torch.empty_like(weights).scatter_(-1, order, weights)[:, :image]
     hidden = launch_composite(scattered[..., :F].contiguous(), fine[:, :image].contiguous())

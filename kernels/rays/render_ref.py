@@ -74,7 +74,7 @@ def render_rays_ref(
     density = torch.cat([fine_density, density], dim=-1).gather(-1, order)
     weights, trans = integrate(density, depths)
 
-    # the weighted sum does not care for order: bring the few weights back to the samples, not the many features to them
+    # the weighted sum does not depend on order: reorder the few weights, not the many features
     scattered = torch.zeros_like(weights).scatter(-1, order, weights)[:, :image]
     fine_weights, coarse_weights = scattered.split([fine.shape[-1], scattered.shape[-1] - fine.shape[-1]], dim=-1)
     out = composite_ref(fine_weights, fine_hidden[:, :image]) + composite_ref(coarse_weights, hidden[:, :image])

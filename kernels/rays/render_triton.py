@@ -2,9 +2,8 @@
 
     field_values        points -> hidden features and density
     single_pass         samples at given depths -> aggregated features, weights, density, transmittance, sample features
-    hierarchical_pass   the same, with fine samples drawn where the coarse ones found density
-
-Saved for the backward are the inputs and a few numbers per sample.
+    hierarchical_pass   the same, with fine samples drawn from the coarse weights
+The backward saves the inputs and a few numbers per sample.
 """
 
 from dataclasses import fields
@@ -23,7 +22,7 @@ from .render_ref import evaluate_field_ref
 from .span import RaySpan, depth_from_fraction
 
 SPAN_ARGUMENTS = len(fields(RaySpan))
-SETTINGS = 4 + SPAN_ARGUMENTS  # what ``Setting.flat`` gives
+SETTINGS = 4 + SPAN_ARGUMENTS  # fields of ``Setting.flat``
 
 
 def _field_values(
@@ -74,10 +73,10 @@ def _field_values_backward(ctx: Any, grad_hidden: Tensor | None, grad_density: T
         density = points.new_zeros(part.shape[:2]) if grad_density is None else grad_density[at].contiguous()
         grads = HeadGradients(None, None, density.unsqueeze(2), sample_hidden)
         cut = field.image(images.start, images.stop)
-        found, flow = trunk_backward(Samples(part), cut, grads, None, need_points)
-        sums.add(images, found)
-        if grad_points is not None and flow is not None:
-            grad_points[at] = flow
+        grad_field, grad_part = trunk_backward(Samples(part), cut, grads, None, need_points)
+        sums.add(images, grad_field)
+        if grad_points is not None and grad_part is not None:
+            grad_points[at] = grad_part
     return grad_points, *sums.result(), *nothing
 
 
@@ -172,7 +171,7 @@ def _plain_merged(
     origins: Tensor, directions: Tensor, fractions: Tensor, coarse_noise: Tensor | None, fine_noise: Tensor | None,
     *packed: Tensor, merged: Tensor, order: Tensor, setting: Setting,
 ) -> Grads:  # fmt: skip
-    """The definition with the fine samples where they fell."""
+    """The definition at the forward's fine samples."""
     fine = order.shape[2] - fractions.shape[2]
     mine = fractions.gather(-1, (order - fine).clamp_min(0))
     merged = torch.where(order < fine, merged.detach(), mine)

@@ -1,9 +1,9 @@
-"""The single pass: a tile of whole rays goes through the trunk, is composited and aggregated without leaving the chip.
+"""The single pass: a tile of whole rays passes the trunk, is composited and aggregated without leaving the chip.
 
     x_i = relu(sigma_i) (t_{i+1} - t_i) |d|,  T_i = exp(-sum_{j<i} x_j),  w_i = T_i (1 - exp(-x_i)),  sum_i w_i a_i
 
 A ray reads 24 bytes and S depths and writes H features and 2 S + 1 numbers. The sum over samples is a product with the
-block-diagonal matrix of the weights, whose rounding error rides along in further columns.
+block-diagonal matrix of the weights; further columns hold its rounding error.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ MAX_SAMPLES = 128  # per ray, all passes together
 
 
 class RayOutputs(NamedTuple):
-    """Outputs of a pass along rays; the last E rays keep their samples apart."""
+    """Outputs of a pass along rays; samples of the last E rays are not aggregated."""
 
     hidden: Tensor  # [B, R - E, H]
     weights: Tensor  # [B, R, S]
@@ -49,7 +49,7 @@ def ray_norm(directions_ptr, ray, mask):
 
 @triton.jit
 def sum_in_front(x, R: tl.constexpr, S: tl.constexpr):
-    """Of every entry of a row, the sum of those before it, [R, S]; not cumsum(x) - x, which a large x would ruin."""
+    """Exclusive cumulative sum of each row, [R, S]; not cumsum(x) - x, which cancels where x is large."""
     s = tl.arange(0, S)[None, :] + tl.zeros([R, 1], tl.int32)
     return tl.cumsum(tl.where(s > 0, tl.gather(x, tl.maximum(s - 1, 0), 1), 0.0), axis=1)
 
@@ -89,7 +89,7 @@ def _ray_kernel(
     BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     M: tl.constexpr = BLOCK_R * BLOCK_S
-    b = tl.program_id(1).to(tl.int64)  # whole images are stepped over in 64 bit, offsets within one fit 32
+    b = tl.program_id(1).to(tl.int64)  # image offsets in 64 bits, offsets within an image in 32
     first_ray = tl.program_id(0) * BLOCK_R
     offs_m = tl.arange(0, M)
     offs_h = tl.arange(0, H)
@@ -138,7 +138,7 @@ def _ray_kernel(
     tl.store(density_ptr + b * R * S + row, sigma, mask=mask)
     tl.store(transmittance_ptr + b * R + ray, tl.exp(-tl.sum(x, axis=1)), mask=ray < R)
 
-    # a row of NaN would reach the other rays of the tile as NaN times zero; its own ray has the NaN in its weights
+    # a NaN row would reach the tile's other rays as NaN times zero; its own ray gets the NaN through its weights
     a = tl.where((sigma_m == sigma_m)[:, None], a, 0.0).to(DT)
     hidden = aggregate(a, tl.reshape(weights, [M]), M, BLOCK_S, H, DT)
     offs_out = ray[:, None] * H + offs_h[None, :]

@@ -1,4 +1,4 @@
-"""The stretch of a ray that is sampled: depths of fractions, and contraction of space beyond it."""
+"""The sampled segment of a ray: depths of fractions, and contraction of space."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,13 +12,12 @@ Space = Literal["plain", "contracted", "radial"]
 
 @dataclass(frozen=True)
 class RaySpan:
-    """Which stretch of a ray is sampled. Fractions 0..1 map to depths near..far: linearly, in 1/t or in log t.
-
+    """The sampled segment of a ray. Fractions 0..1 map to depths near..far: linearly, in 1/t or in log t.
     ``far_end``: "open" if something lies behind (the last interval is 0), "opaque" if nothing does.
     ``density_scale``: unit of the density, alpha = 1 - exp(-relu(sigma) density_scale delta).
-    ``space``: where the field sees a point x; intervals are those of the ray itself. "plain": at x. "contracted":
-    outside the unit sphere at x / |x| (2 - 1 / |x|), so that all space fits into a ball of radius 2 (mip-NeRF 360,
-    eq. 10). "radial": at (x - centre) / sqrt(far |x - centre|), denser with distance (DONeRF, section 4).
+    ``space``: map of a point x before the encoding; intervals are those of the ray itself. "plain": x. "contracted":
+    outside the unit sphere x / |x| (2 - 1 / |x|), so that all space fits into a ball of radius 2 (mip-NeRF 360,
+    eq. 10). "radial": (x - centre) / sqrt(far |x - centre|), denser with distance (DONeRF, section 4).
     """
 
     near: float
@@ -31,7 +30,7 @@ class RaySpan:
 
     @property
     def opaque(self) -> bool:
-        """Whether the last sample takes all light that reaches it."""
+        """Whether the last sample absorbs all light that reaches it."""
         return self.far_end == "opaque"
 
 

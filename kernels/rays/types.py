@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FieldWeights:
-    """The trunk and the density head of a radiance field, modulation already in the weights.
+    """Trunk and density head of a radiance field; weights are already modulated.
 
     h_0 = gamma(p); h_l = gain * lrelu(W_l h_{l-1} + b_l); sigma = <v, h_L> + c. A layer named in ``skips`` reads
     (h_{l-1}, gamma(p)) instead of h_{l-1} alone.
@@ -32,7 +32,7 @@ class FieldWeights:
 
     @property
     def width(self) -> int:
-        """Of the hidden features."""
+        """Width of the hidden features."""
         return self.weights[-1].shape[-2]
 
 
@@ -63,5 +63,5 @@ class RayFeatures(NamedTuple):
 
     @property
     def expected_depth(self) -> Tensor:
-        """[B, R] sum_i w_i t_i; what passes the last sample counts nothing."""
+        """[B, R] sum_i w_i t_i; light beyond the last sample adds nothing."""
         return (self.weights * self.depths).sum(-1)

@@ -1,7 +1,7 @@
 """Volume rendering: alpha_i = 1 - exp(-relu(sigma_i) delta_i), T_i = prod_{j<i} (1 - alpha_j), w_i = alpha_i T_i.
 
 Reads 2 S numbers per ray and writes S + 1; compositing then reads S C and writes C (StyleNeRF eq. 4, NeRF eq. 3). Rays
-of different lengths are packed: their samples one ray after the other in one list, and ``offsets`` where each begins.
+of different lengths are packed: one list of samples, ray after ray, and ``offsets`` with the start of each ray.
 """
 
 from typing import Literal, NamedTuple
@@ -26,7 +26,7 @@ class VolumeRendering(NamedTuple):
     colours: Tensor  # [..., C], sum_i w_i f_i
     weights: Tensor  # [..., S]
     opacity: Tensor  # [...], sum_i w_i
-    depth: Tensor  # [...], sum_i w_i t_i; divide by the opacity for the mean depth of what was hit
+    depth: Tensor  # [...], sum_i w_i t_i; divide by the opacity for the mean depth of the surface
     transmittance: Tensor  # [...], the light that reaches the last sample
 
 
@@ -45,14 +45,14 @@ def volume_weights(
     delta_i = (t_{i+1} - t_i) |ray|; alpha_i = 1 - exp(-relu(sigma_i) delta_i); T_i = prod_{j<i} (1 - alpha_j + 1e-10);
     w_i = alpha_i T_i. The last sample has no interval: with ``far_end="open"`` its alpha is 0 (something lies behind
     and is scaled by the returned transmittance), with ``"opaque"`` it is 1 (nothing lies behind). The kernel leaves
-    the 1e-10 out. A NaN spreads to the weights behind it and to the gradients of its ray, and to no other ray.
+    the 1e-10 out. A NaN spreads to the weights behind it and the gradients of its ray, but to no other ray.
 
     Args:
         density: [..., S] float32|float64 raw density, before the ReLU, per world unit; [N] if packed.
         depths: [..., S] same dtype, ascending along each ray; [N] if packed.
         ray_norm: [...] length of the ray's direction vector, if depths do not count world units; [R] if packed.
         offsets: [R + 1] int64|int32 for packed rays: ascending from 0 to N, ray r owns the samples offsets[r] ..
-            offsets[r+1] - 1. Not checked, which would need their values. A ray without samples has transmittance 1.
+            offsets[r+1] - 1. Their values are not checked. A ray without samples has transmittance 1.
     Returns: weights [..., S] and transmittance T_S [...], dtype of ``density``; [N] and [R] if packed.
     Differentiable: any order in density, depths and ray_norm.
     Raises: ValueError on shapes or an unknown far_end, TypeError on dtypes, RuntimeError if impl="triton" has no GPU or
@@ -132,7 +132,7 @@ def render_volume(
         Packed: [R, C], [R] and [N].
     Differentiable: any order in density, depths, features and ray_norm.
     Raises: as :func:`volume_weights` and :func:`composite`.
-    Source: NeRF, eq. 3; nerfacc's rendering of packed rays, whose samples have an end of their own.
+    Source: NeRF, eq. 3; nerfacc for packed rays, though its samples store both ends of their intervals.
     """
     weights, transmittance = volume_weights(
         density, depths, ray_norm=ray_norm, far_end=far_end, offsets=offsets, impl=impl
@@ -143,7 +143,7 @@ def render_volume(
 
 
 def _packed_rays(offsets: Tensor, arg: str, samples: Tensor) -> torch.Size:
-    """[R], once ``offsets`` and the per-sample tensor ``arg`` have the shapes of packed rays."""
+    """[R], after checking that ``offsets`` and the per-sample tensor ``arg`` have the shapes of packed rays."""
     check_dtypes((torch.int64, torch.int32), offsets=offsets)
     if offsets.ndim != 1 or offsets.shape[0] < 1:
         raise ValueError(f"offsets must be [R + 1], got {list(offsets.shape)}")

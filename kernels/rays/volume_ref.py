@@ -35,14 +35,14 @@ def _absorb(density: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _slots(offsets: Tensor) -> Tensor:
-    """Packed rays side by side, as long as the longest, L: which slots hold a sample, [R, L] bool, in their order."""
+    """Packed rays padded to the longest, L: mask [R, L] of slots that hold a sample."""
     lengths = (offsets[1:] - offsets[:-1])[:, None]
     longest = max(int(lengths.max()), 1) if lengths.numel() else 1
     return torch.arange(longest, device=offsets.device) < lengths
 
 
 def _spread(x: Tensor, inside: Tensor) -> Tensor:
-    """Samples [N, ...] in their slots [R, L, ...], zeros in the others."""
+    """Samples [N, ...] in their slots [R, L, ...], zeros elsewhere."""
     place = inside.flatten().nonzero().squeeze(1)
     return x.new_zeros(inside.numel(), *x.shape[1:]).index_copy(0, place, x).view(*inside.shape, *x.shape[1:])
 

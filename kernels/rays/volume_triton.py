@@ -1,9 +1,9 @@
-"""Weights along rays, of one length or of a length each (packed).
+"""Weights along rays, of equal lengths or packed.
 
     x_i = relu(sigma_i) (t_{i+1} - t_i) |d|,  T_i = exp(-sum_{j<i} x_j),  w_i = T_i (1 - exp(-x_i))
 
-A program takes a few rays and goes along them in chunks. Neighbouring samples are loaded again, not shifted in
-registers: then every sum that decays along the ray is a sum of its own terms, never a difference of two large ones.
+A program takes a few rays and iterates along them in chunks. Neighbouring samples are loaded again, not shifted in
+registers: every sum that decays along the ray then adds its own terms and is never a difference of two large sums.
 """
 
 from typing import Any
@@ -17,14 +17,14 @@ from ..base.launch import launch
 from ..base.register import differentiable_gradients, register
 from .volume_ref import volume_weights_ref
 
-MAX_CHUNK = 128  # samples that a program holds of a ray, if that is all of them
-LONG_CHUNK = 64  # samples of a longer ray that it holds at a time
+MAX_CHUNK = 128  # samples per program, for a ray that fits
+LONG_CHUNK = 64  # samples per chunk of a longer ray
 PACKED_CHUNK = 32  # rays differ in length, and a short one should not waste a long chunk
 
 
 @triton.jit
 def relu(sigma):
-    """max(sigma, 0) that lets NaN through."""
+    """max(sigma, 0) that propagates NaN."""
     return tl.where(sigma < 0, 0.0, sigma)
 
 
@@ -100,7 +100,7 @@ def _grad_weights_kernel(
     if OF_TRANSMITTANCE:
         grad_trans = tl.load(grad_transmittance_ptr + ray, mask=mask_r, other=0.0)[:, None]
     chunks = 1
-    if CHUNKED:  # the optical depth in front of each sample waits where its gradient will be
+    if CHUNKED:  # the gradient's memory holds the optical depth in front of each sample until then
         chunks = tl.cdiv(tl.max(length), BLOCK_S)
         passed = tl.zeros([BLOCK_R], tl.float32)
         for chunk in range(chunks):
@@ -152,12 +152,12 @@ def _grad_weights_kernel(
 
 
 def contiguous(x: Any) -> Any:
-    """A tensor in row-major order, or None as it is."""
+    """A contiguous tensor, or None."""
     return None if x is None else x.contiguous()
 
 
 def _along(rays: int, samples: int | None) -> dict[str, int | bool]:
-    """Sizes and tiles for rays of ``samples`` each, or of a length of their own each (None)."""
+    """Sizes and tiles for rays of ``samples`` each, or for packed rays (None)."""
     if samples is None:
         block_r, block_s = 4, PACKED_CHUNK
     elif samples > MAX_CHUNK:
@@ -176,7 +176,7 @@ def _along(rays: int, samples: int | None) -> dict[str, int | bool]:
 
 
 def _rays(density: Tensor, offsets: Tensor | None) -> tuple[torch.Size, dict[str, int | bool]]:
-    """Shape of what there is one of per ray, and sizes and tiles."""
+    """Shape of a per-ray result, sizes and tiles."""
     shape = density.shape[:-1] if offsets is None else torch.Size([offsets.numel() - 1])
     return shape, _along(shape.numel(), density.shape[-1] if offsets is None else None)
 
