@@ -30,7 +30,7 @@ def subject(shape: str) -> Subject:
         make=partial(shapes.points, count=count),
         run=encode,
         flops=3 * angles,  # one product, a sine and a cosine, each counted as one operation
-        flops_backward=5 * angles,  # derivative times gradient twice, their sum, times the frequency, added up
+        flops_backward=5 * angles,  # derivative times gradient (sine, cosine), sum, times the frequency, accumulated
     )
 
 

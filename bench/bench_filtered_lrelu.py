@@ -1,4 +1,4 @@
-"""A layer of StyleGAN3: bias, twice the size, leaky ReLU, back to the size, filters of 12 taps."""
+"""A layer of StyleGAN3: bias, upsampling by 2, leaky ReLU, downsampling by 2, filters of 12 taps."""
 
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from bench.harness import DIRECTIONS, IMPLS, Measure, Subject
 from stylenerf.kernels import filtered_lrelu, setup_filter
 
 TAPS = 12
-PADDING = TAPS - 1  # on each side: the size stays
+PADDING = TAPS - 1  # on each side: preserves the size
 CASES = {"512 ch, 36 px": (512, 36), "256 ch, 148 px": (256, 148)}
 
 

@@ -39,12 +39,12 @@ PUBLIC_S = {
 PUBLIC_NOTE = (
     "its figures were measured elsewhere: a 2-core CPU, 2 threads, medians; they compare with such a machine only"
 )
-TOLERANCE = {"fp16": 1e-2, "fp32": 2e-3}  # mean |image - plain float32 image| over that one's standard deviation
+TOLERANCE = {"fp16": 1e-2, "fp32": 2e-3}  # mean |image - plain float32 image| over the latter's standard deviation
 
 
 def variants(batch: int) -> list[Variant]:
-    found = [Variant("ref", "fp16"), Variant("triton", "fp16"), Variant("graph", "fp16"), Variant("compile", "fp16")]
-    return [*found, Variant("ref", "fp32"), Variant("triton", "fp32")] if batch == 1 else found
+    half = [Variant("ref", "fp16"), Variant("triton", "fp16"), Variant("graph", "fp16"), Variant("compile", "fp16")]
+    return [*half, Variant("ref", "fp32"), Variant("triton", "fp32")] if batch == 1 else half
 
 
 def _mark(resolution: int, batch: int, variant: Variant) -> Any:
@@ -61,13 +61,13 @@ ROWS = [
 
 
 def prepare(resolution: int, precision: Precision, batch: int = 1, impl: str = "triton") -> Callable[[], Rendered]:
-    """A generator on this device; the function returned renders one batch."""
+    """A function that renders one batch by a generator on this device."""
     torch.manual_seed(0)
     g = Generator(GeneratorConfig(resolution=resolution)).eval().requires_grad_(False).to(DEVICE)
     camera = CameraPrior().at(torch.linspace(0.3, 0.7, batch), torch.full((batch,), 0.5))
     camera = Camera(camera.cam2world.to(DEVICE), camera.tan_half_fov.to(DEVICE))
     z, z_bg = (torch.randn(batch, size).to(DEVICE) for size in (g.cfg.z_dim, g.cfg.background.z_dim))
-    options = RenderOptions(alpha=1.0, precision=precision)  # no look at the buffer, for which a GPU would have to wait
+    options = RenderOptions(alpha=1.0, precision=precision)  # reading alpha's buffer would synchronise a GPU
     model = torch.compile(g, dynamic=False) if impl == "compile" else g
 
     def run() -> Rendered:

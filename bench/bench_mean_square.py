@@ -1,4 +1,4 @@
-"""Mean square of upsampler features, which every layer takes once per training pass."""
+"""Mean square of upsampler features, computed by every layer once per training pass."""
 
 from functools import partial
 from typing import Any

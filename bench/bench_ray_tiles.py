@@ -1,7 +1,7 @@
 """The ray pass by tile (rows per program, warps, pipeline stages), and the hierarchical one in two passes: for tuning.
 
-Slow, so left out unless asked for: ``pytest bench/bench_ray_tiles.py -m slow``. On sm_90 the first tile of each is what
-ships. Replayed as a CUDA graph: the figure is the device's alone.
+Slow, so not selected by default: ``pytest bench/bench_ray_tiles.py -m slow``. The first tile of each is the shipped one
+on sm_90. Replayed as a CUDA graph, so that times exclude the host.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from bench.harness import Measure
 from stylenerf.kernels.rays.field_triton import RowTile
 
 SINGLE, HIERARCHICAL = "32x32 rays, 28 samples, batch 16", "FFHQ 32x32 rays, 14+14 samples, batch 16"
-# no spills on sm_90; 256 rows in 4 warps, which spills, is left out
+# none spills on sm_90; 256 rows in 4 warps would
 TILES = {
     SINGLE: [(128, 4, 2), (128, 4, 1), (128, 4, 3), (128, 8, 2), (64, 4, 2), (64, 8, 2), (256, 8, 2), (256, 8, 3)],
     HIERARCHICAL: [(128, 8, 2), (128, 8, 1), (128, 8, 3), (64, 4, 2), (64, 8, 2), (32, 4, 2)],
@@ -24,12 +24,12 @@ CHOICE = {SINGLE: "single_pass.ray_tile", HIERARCHICAL: "hierarchical.hierarchic
 
 
 def chosen(function: str, value: Any) -> Any:
-    """Within it a function of kernels/rays answers with ``value``."""
+    """Context: a function of kernels/rays returns ``value``."""
     return patch(f"stylenerf.kernels.rays.{function}", lambda *args, **kwargs: value)
 
 
 def measure_form(measure: Measure, shape: str, form: str) -> None:
-    # no twin: kernels with float32 operands have tiles of their own
+    # no twin: kernels with float32 operands use other tiles
     measure(replace(bench_rays.subject(shape, "fp16"), form=form, twin=None), "fwd", "graph")
 
 

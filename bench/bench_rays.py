@@ -1,4 +1,4 @@
-"""The whole ray pass: encode, trunk, density, composite, resample where it is hierarchical, aggregate."""
+"""The whole ray pass: encode, trunk, density, composite, resample if hierarchical, aggregate."""
 
 from dataclasses import replace
 from functools import partial
@@ -32,7 +32,7 @@ CAPTURED = {
 
 
 class Variant(NamedTuple):
-    """An implementation, and the precision of its matrix operands if it has a choice."""
+    """An implementation, and the precision of its matrix operands if selectable."""
 
     impl: str
     precision: str | None = None
@@ -42,12 +42,12 @@ class Variant(NamedTuple):
 
 
 def variants(shape: str, direction: str) -> list[Variant]:
-    found = [Variant("ref"), Variant("compile"), Variant("triton", "fp16")]
+    variants = [Variant("ref"), Variant("compile"), Variant("triton", "fp16")]
     if shape == EVERY_PRECISION:
-        found += [Variant("triton", precision) for precision in ("bf16", "tf32", "fp32")]
+        variants += [Variant("triton", precision) for precision in ("bf16", "tf32", "fp32")]
     if shape in CAPTURED[direction]:
-        found.append(Variant("graph", "fp16"))
-    return found
+        variants.append(Variant("graph", "fp16"))
+    return variants
 
 
 def _mark(shape: str, variant: Variant) -> Any:
@@ -86,7 +86,7 @@ def _subject(shape: str, case: RayCase, precision: str | None) -> Subject:
 
 
 def _twin(case: RayCase) -> Subject:
-    """The same pass, small, in float32: one kernel holds a field of width 32, layers of any width are apart anyway."""
+    """The same pass, small, in float32, whose single kernel holds width 32 at most; layered fields keep their width."""
     width = 32 if case.width <= 128 else case.width
     small = replace(case, batch=1, rays=64, sample_rays=min(case.sample_rays, 16), width=width)
     return _subject(f"the same in float32, width {width}", small, "fp32")

@@ -1,4 +1,4 @@
-"""The tail of every upsampler block: second layer, colours, their sum with the enlarged image."""
+"""The tail of every upsampler block: second layer, colours, sum with the enlarged image."""
 
 from functools import partial
 from typing import Any

@@ -1,6 +1,6 @@
 """One training step, phase by phase, as the engine runs it; the images come from the cache after the first call.
 
-A step is G main with the NeRF path, then D main; now and then path length and R1 come on top.
+A step is G main with the NeRF path, then D main; at intervals also path length and R1.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from stylenerf.engine.training.step import Stepper, TrainState
 from stylenerf.engine.training.trainer import open_training_data
 
 OPS = ("render_rays", "render_points", "upsample_block", "refine_to_rgb", "bias_act", "conv2d_resample")
-WITHOUT_PATH = "G without NeRF path"  # what the NeRF path costs is the difference to G main
+WITHOUT_PATH = "G without NeRF path"  # the cost of the NeRF path is the difference to G main
 PHASES: dict[str, Callable[[Stepper], None]] = {
     "G main": lambda stepper: stepper._generator_main(),
     "path length": lambda stepper: stepper._path_length(),
@@ -40,7 +40,7 @@ class Case:
 
 
 def ffhq(resolution: int, batch: int, *more: str, scenes: int = 16) -> tuple[str, ...]:
-    """FFHQ's networks on procedural scenes, all blocks at work, one round per step."""
+    """FFHQ's networks on procedural scenes, all blocks active, one round per step."""
     return (
         f"generator.resolution={resolution}",
         "growth.enabled=false",
@@ -72,7 +72,7 @@ ON_CPU = {"quickstart 64 px, batch 8", "FFHQ 64 px, batch 4"}
 
 
 def phases(shape: str) -> list[str]:
-    return [phase for phase in PHASES if phase != "path length" or CASES[shape].preset != "quickstart"]  # it has none
+    return [phase for phase in PHASES if phase != "path length" or CASES[shape].preset != "quickstart"]  # off there
 
 
 STEPS = [
@@ -90,7 +90,7 @@ def configuration(shape: str, phase: str) -> Config:
 
 
 def every(cfg: Config, phase: str) -> int | None:
-    """Steps from one such phase to the next; None if it is no part of a step."""
+    """Interval of a phase in steps; None if it is not part of a step."""
     if phase == WITHOUT_PATH:
         return None
     return {"path length": cfg.loss.path_length_interval, "R1": cfg.loss.r1_interval}.get(phase, 1)
@@ -98,7 +98,7 @@ def every(cfg: Config, phase: str) -> int | None:
 
 @lru_cache(maxsize=1)
 def networks(shape: str) -> tuple[Dataset, TrainState]:
-    """Kept for the phases that follow, whatever runs them: building takes longer than a phase on a GPU."""
+    """Cached across phases and implementations: building takes longer than a phase on a GPU."""
     cfg = configuration(shape, "G main")
     data = open_training_data(cfg, report=lambda message: None)
     return data, TrainState.create(cfg, data.label_dim, DEVICE)
@@ -116,7 +116,7 @@ def prepare(shape: str, phase: str, impl: str = "triton") -> Callable[[], Steppe
 
 
 def check(result: object) -> None:
-    """Losses are finite and no gradient had to be replaced."""
+    """Check that losses are finite and that no gradient was sanitised."""
     assert isinstance(result, Stepper)
     means = result.stats.summarise()
     assert all(value == value and abs(value) < 1e6 for value in means.values()), f"statistics: got {means}"

@@ -1,4 +1,4 @@
-"""FIR filtering with [1, 3, 3, 1]: blur, enlarge by two, shrink by two."""
+"""FIR filtering with [1, 3, 3, 1]: blur, upsample by 2, downsample by 2."""
 
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -21,7 +21,7 @@ class Case(NamedTuple):
     kind: Kind
     channels: int
     edge: int
-    last: bool = False  # channels last: they lie together in memory
+    last: bool = False  # channels_last
 
 
 CASES = {
@@ -51,7 +51,7 @@ def resample(args: Args, *, impl: Any, case: Case) -> tuple[Tensor, ...]:
 
 def subject(shape: str, dtype: str) -> Subject:
     case = CASES[shape]
-    # taps that meet a pixel: 16 per output, of which up leaves 4 (the rest meet inserted zeros)
+    # taps on pixels: 16 per output, 4 with up (the others fall on inserted zeros)
     outputs, taps = {
         "blur": (case.edge**2, TAPS**2),
         "up 2": ((2 * case.edge) ** 2, TAPS**2 // 4),
@@ -65,7 +65,7 @@ def subject(shape: str, dtype: str) -> Subject:
         make=partial(image_and_filter, case=case, dtype=DTYPES[dtype]),
         run=partial(resample, case=case),
         flops=flops,
-        flops_backward=flops,  # the transposed filter: the same terms
+        flops_backward=flops,  # the transposed filter has as many terms
         linear=True,
     )
 

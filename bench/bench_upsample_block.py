@@ -1,4 +1,4 @@
-"""The enlarging half of every upsampler block of the model: modulated layer, nn_cat with blur, bias and activation."""
+"""First half of every upsampler block of the model: modulated layer, nn_cat with blur, bias and activation."""
 
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ def enlarge(args: Args, *, impl: Any) -> tuple[Tensor, ...]:
 def subject(shape: str, dtype: str) -> Subject:
     inputs, channels, edge = CASES[shape]
     narrow, small, large = channels // 4, edge**2, 4 * edge**2
-    # Counted for the cheapest form known, as the kernels have it:
+    # Counted for the cheapest form known, that of the kernels:
     matmuls = (channels + 2 * narrow) * inputs * small + channels * narrow * large  # layer with the adapter's, adapter
     blurs = 16 * narrow * large + 6.25 * channels * large  # 4x4 taps on C/4; 2 or 3 taps per axis (2.5^2) on C
     make = partial(shapes.block, inputs=inputs, channels=channels, dtype=DTYPES[dtype])

@@ -41,7 +41,7 @@ def subject(shape: str, form: Form) -> Subject:
     channels, edge = CASES[shape]
     narrow, small, large = channels // 4, edge**2, 4 * edge**2
     checked = min(edge, CHECKED_EDGE) if DEVICE.type == "cpu" else edge
-    # Counted for the cheapest form known (commuted), whatever runs, so that GFLOP/s compare as speeds do:
+    # Counted for the cheapest form known (commuted), for every form, so that GFLOP/s compare like speeds:
     matmuls = narrow * 2 * channels * small + channels * narrow * large  # both adapter layers
     blurs = 16 * narrow * large + 6.25 * channels * large  # 4x4 taps on C/4; 2 or 3 taps per axis (2.5^2) on C
     return Subject(

@@ -15,14 +15,14 @@ UNSELECTED = pytest.StashKey[list[str]]()
 
 @pytest.fixture
 def measure(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Measure:
-    """Checks, times and notes down; see :class:`bench.harness.Measure`."""
+    """Check, time and record an op; see :class:`bench.harness.Measure`."""
     return Measure(benchmark, request.config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROWS] = []
     config.stash[UNSELECTED] = []
-    config.option.benchmark_quiet = True  # the table below has the same times, and what they mean
+    config.option.benchmark_quiet = True  # the table below has the same times, with explanations
     config.option.reportchars = "fE"  # skips are listed below the table, by reason
 
 
@@ -32,7 +32,7 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 
 def skips(config: pytest.Config) -> dict[str, list[str]]:
-    """Reason -> what it kept from being timed."""
+    """Reason -> benches that it excluded."""
     found: dict[str, list[str]] = {}
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     reports: Iterable[Any] = reporter.stats.get("skipped", []) if reporter else []
@@ -47,7 +47,7 @@ def skips(config: pytest.Config) -> dict[str, list[str]]:
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    machine_info.pop("node", None)  # a host's name says nothing about its speed
+    machine_info.pop("node", None)  # a host's name does not describe its speed
     machine_info.update(environment())
     machine_info["ceilings"] = ceilings()._asdict()
 

@@ -1,4 +1,4 @@
-"""Counts the floating-point operations of products and convolutions while something runs, backward passes too."""
+"""Counter of the floating-point operations of products and convolutions in running code, backward passes too."""
 
 from collections.abc import Sequence
 from typing import Any

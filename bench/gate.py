@@ -1,20 +1,19 @@
-"""The gate before the clock: a fast form is timed only if it computes what the plain reference computes.
-
-Outputs and every gradient are compared with the plain reference in float64, by relative L2 norm: a hidden unit whose
-sign rounding flips changes single gradients a lot, but the norm only as much as in plain torch.
+"""The check before timing: a fast form is timed only if it agrees with the plain reference.
+Outputs and every gradient are compared with the plain reference in float64, by relative L2 norm: when rounding flips
+the sign of a hidden unit, single gradients change a lot, but the norm only as much as in plain torch.
 
     float32          error <= 2 (error of plain torch in float32) + 1e-6
     16 bit and TF32  error <= 2 (cost of the format + error of plain torch in float32) + one rounding of the format
 
 The cost of a format is the error of plain torch in float64 that rounds matrix operands where the kernels do
 (``bench.rounded``): about 9e-4 in a field's features and 0.8 to 3.4 % in its gradients with float16, eight times that
-with bfloat16, since gates of the leaky ReLU flip. That is the same rule in the kernel's own format, but a wrong kernel
-could hide a percent behind it. So ray passes have a twin: the same kernels with float32 operands, on a field narrow
-enough for them, which must keep the rule for float32 first. The error of a tensor of fewer than 16 numbers is luck: it
-is allowed what the least accurate tensor is.
-
-Where samples fall is a result as well, and steep: the rest is compared at the positions that the form under test chose,
-and those positions with the plain form's own, by the same rule and what a few samples that cross an empty bin make.
+with bfloat16, since gates of the leaky ReLU flip. The rule is the same in the kernel's own format, but it could mask an
+error of a percent. So ray passes have a twin: the same kernels with float32 operands, on a field narrow enough for
+them, which must first pass the rule for float32. The error of a tensor of fewer than 16 numbers is luck: its bound is
+that of the least accurate tensor.
+Sample positions are a result as well, and a steep one. Other results are compared at the positions of the form under
+test, and those positions with the plain form's, by the same rule plus the error of a few samples that cross an empty
+bin.
 """
 
 import dataclasses
@@ -29,17 +28,17 @@ from bench.rounded import rounded_operands
 Args = tuple[Any, ...]
 Call = Callable[[Args], tuple[Tensor, ...]]
 
-FACTOR, FLOOR = 2.0, 1e-6  # a fast form may err twice as much as plain torch in the same format
-FEW = 16  # numbers that are too few for a norm
+FACTOR, FLOOR = 2.0, 1e-6  # a fast form may have twice the error of plain torch in the same format
+FEW = 16  # fewer numbers are too few for a norm
 SAME_ALGEBRA = 1e-10  # two forms of one formula, both in float64
 SANE = 5e-2  # the reference itself, float32 against float64: gradients through sines of 2^9 pi x reach 6e-3
 UNIT = {"fp32": FLOOR, "fp16": 2.0**-11, "bf16": 2.0**-8, "tf32": 2.0**-10}  # one rounding; TF32 is cut off
-COST = {"fp16": 0.1, "tf32": 0.5, "bf16": 0.5}  # what a format may cost before a comparison means nothing
+COST = {"fp16": 0.1, "tf32": 0.5, "bf16": 0.5}  # largest error of a format at which a comparison is still meaningful
 POSITIONS = {"fp32": 2e-3, "fp16": 2e-2, "bf16": 5e-2, "tf32": 2e-2}  # one bin off everywhere would be 0.1
 
 
 class Pin(NamedTuple):
-    """For a form that chooses where it samples: which output says where, and arguments that prescribe it."""
+    """For a form that chooses sample positions: the output that holds them, and arguments that prescribe them."""
 
     output: int
     place: Callable[[Args, Tensor], Args]
@@ -137,12 +136,12 @@ def check(
     """Raise AssertionError unless ``call`` agrees with ``plain``; return its largest relative error against float64.
 
     Args:
-        call: what will be timed.  plain: the reference's definition, eager.
+        call: the form to be timed.  plain: the reference's definition, eager.
         args: float32 inputs.
         both: compare gradients too.
         exact_form: ``call`` also takes float64 and must then agree to rounding (another form of the same formula).
         precision: of the matrix operands of ``call``.
-        pin: where ``call`` chooses where it samples.
+        pin: given if ``call`` chooses sample positions.
     """
     run = backward if both else forward
     got = run(call, args)
@@ -183,6 +182,6 @@ def _compare(
     for i, error in enumerate(errors):
         few = exact[i].numel() < FEW
         allowed = FACTOR * ((max(cost) + max(same)) if few else cost[i] + same[i]) + floor
-        if not error <= allowed:  # NaN never is
+        if not error <= allowed:  # false for NaN
             raise AssertionError(f"{name} {i} of {len(got)}: error {error:.1e}, wanted at most {allowed:.1e}")
     return max(errors)

@@ -1,4 +1,4 @@
-"""How a bench runs: skip with a reason, check, measure memory, time, and note down everything beside the figure.
+"""The course of a bench: skip with a reason, check, measure memory, time, and record everything.
 
 A bench file describes an op as a :class:`Subject` and hands it to the ``measure`` fixture, which does the rest. Times
 are per call, device work finished (sync inside), inputs built outside. Calls shorter than 100 us, on CUDA 1 ms, are
@@ -31,9 +31,9 @@ from stylenerf.kernels.base import dispatch
 IMPLS = ("ref", "compile", "triton")
 KERNELS = ("triton", "graph")  # "graph" is "triton" replayed as a CUDA graph
 DIRECTIONS = ("fwd", "fwd+bwd")
-# of an op whose kernel takes less time than launching it does: its forward replayed, too
+# for ops whose kernel takes less time than its launch: the forward is replayed, too
 REPLAYED = (*((d, impl) for d in DIRECTIONS for impl in IMPLS), ("fwd", "graph"))
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}  # of images, where a bench has both
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}  # of images, where a bench has several dtypes
 MAX_ROUNDS = 50
 SHORTEST_ROUND_S = 1e-3 if DEVICE.type == "cuda" else 1e-4  # waiting for a GPU takes some 10 us
 LONG_CALL_S = 0.1
@@ -49,7 +49,7 @@ class Make(Protocol):
 
 
 class Run(Protocol):
-    """Calls the op and returns what can be differentiated; picklable."""
+    """Calls the op and returns its differentiable outputs; picklable."""
 
     def __call__(self, args: gate.Args, *, impl: Any) -> tuple[Tensor, ...]: ...
 
@@ -65,12 +65,12 @@ class Subject:
         flops, flops_backward: floating-point operations of a forward call and of the backward alone.
         form: name of this form of the formula, where there are several.
         plain: the form that defines the result; None if ``run`` is it.
-        check_make: smaller inputs for the gate, where float64 at full size would take longer than the timing.
+        check_make: smaller inputs for the gate, where float64 at full size would take longer than timing.
         precision: of the kernel's matrix operands, where that is an option of the op.
-        pin: for the gate, where the op chooses where it samples.
-        twin: what the same kernels compute in float32, checked before them.
-        compiled: what torch.compile is given, if not ``run``.
-        linear: the gradient asks for no input.
+        pin: for the gate, if the op chooses sample positions.
+        twin: the same kernels in float32, checked first.
+        compiled: the function for torch.compile, if not ``run``.
+        linear: the gradient does not depend on the inputs.
     """
 
     op: str
@@ -90,7 +90,7 @@ class Subject:
     linear: bool = False
 
     def label(self, impl: str) -> str:
-        """What the table calls an implementation of it."""
+        """Name of an implementation in the table."""
         kernel = ("triton", self.precision, "graph" if impl == "graph" else None)
         return " ".join(filter(None, (*(kernel if impl in KERNELS else (impl,)), self.form)))
 
@@ -120,14 +120,14 @@ def skip_reason(ops: tuple[str, ...], impl: str) -> str | None:
 
 @contextmanager
 def dispatched(impl: str) -> Iterator[None]:
-    """Within it a whole model takes the plain forms of all ops for "ref" and "compile", else what each op chooses."""
+    """Context: all ops of a model run their plain forms for "ref" and "compile", else the form that each op chooses."""
     ops = frozenset[str]() if impl in ("ref", "compile") else dispatch.TRITON_OPS
     with patch.object(dispatch, "TRITON_OPS", ops):
         yield
 
 
 def eager_call(run: Run, impl: str) -> gate.Call:
-    """What is called as it is, or compiled, or captured."""
+    """The function to call directly, compile or capture."""
     return partial(run, impl={"compile": "ref", "graph": "triton"}.get(impl, impl))
 
 
@@ -147,7 +147,7 @@ def minimal_bytes(args: gate.Args, outputs: tuple[Tensor, ...], both: bool, *, l
 
 
 def prepare_op(subject: Subject, call: gate.Call, both: bool, ring: int = 1) -> Callable[[], object]:
-    """Inputs in place; the function returned makes one call, on the next set of inputs."""
+    """A function that makes one call, on the next of ``ring`` sets of inputs built here."""
     sets = [subject.make(DEVICE, seed) for seed in range(ring)]
     if not both:
         turns = cycle([partial(gate.forward, call, args) for args in sets])
@@ -158,8 +158,8 @@ def prepare_op(subject: Subject, call: gate.Call, both: bool, ring: int = 1) -> 
 
 
 def prepare_graph(subject: Subject, call: gate.Call, both: bool, ring: int = 1) -> Callable[[], object]:
-    """As :func:`prepare_op`, replaying. A forward finds its inputs where the graph reads them; a training graph, which
-    stands for a part of a step whose weights are computed anew, copies its leaves there."""
+    """As :func:`prepare_op`, by replay. A forward's inputs already lie in the graph's memory; a training graph copies
+    its leaves there, as a step does with its modulated weights."""
     sets = [subject.make(DEVICE, seed) for seed in range(ring)]
     turns = cycle([_training_graph(call, args) if both else Captured(partial(call, args)).replay for args in sets])
     return lambda: next(turns)()
@@ -182,7 +182,7 @@ def _training_graph(call: gate.Call, args: gate.Args) -> Callable[[], object]:
 
 
 def check_twin(twin: Subject, both: bool) -> None:
-    """The same kernels in float32, held to the rule for float32. Raises: AssertionError."""
+    """Check the same kernels in float32 by the rule for float32. Raises: AssertionError."""
     call, plain = eager_call(twin.run, "triton"), eager_call(twin.plain or twin.run, "ref")
     try:
         gate.check(call, plain, twin.make(DEVICE, 0), both=both, pin=twin.pin)
@@ -191,7 +191,7 @@ def check_twin(twin: Subject, both: bool) -> None:
 
 
 def check_graph(subject: Subject, call: gate.Call, both: bool) -> None:
-    """A replay gives the numbers of the call. Raises: AssertionError."""
+    """Check that a replay gives the numbers of the call. Raises: AssertionError."""
     args = subject.make(DEVICE, 0)
     if both:
         want = gate.backward(call, args)
@@ -212,7 +212,7 @@ def _prepare_eager(subject: Subject, impl: str, both: bool) -> Callable[[], obje
 
 
 def ring_size(bytes_moved: int) -> int:
-    """How many sets of inputs are needed to overflow the L2 cache twice; 1 on a CPU."""
+    """Number of input sets that overflow the L2 cache twice; 1 on a CPU."""
     if DEVICE.type != "cuda":
         return 1
     cache: int = torch.cuda.get_device_properties(DEVICE).L2_cache_size
@@ -230,7 +230,7 @@ def plan_rounds(
 
 
 class Measure:
-    """What the ``measure`` fixture hands to a bench."""
+    """Value of the ``measure`` fixture."""
 
     def __init__(self, benchmark: BenchmarkFixture, config: pytest.Config) -> None:
         self.benchmark, self.config = benchmark, config
@@ -257,7 +257,7 @@ class Measure:
         if impl == "graph":
             check_graph(subject, call, both)
         args = subject.make(DEVICE, 0)
-        outputs = gate.forward(definition, args)  # compiled code would be compiled once more
+        outputs = gate.forward(definition, args)  # compiled code would be compiled again
         moved = minimal_bytes(args, outputs, both, linear=subject.linear)
         facts = {
             "op": subject.op,
@@ -270,22 +270,21 @@ class Measure:
             "bytes": moved,
             "flops": subject.flops + (subject.flops_backward if both else 0),
         }
-        del args, checked, outputs  # or they would count in the peak
-        if self.benchmark.disabled:  # --benchmark-disable: the gate is what is wanted
+        del args, checked, outputs  # they would count in the peak
+        if self.benchmark.disabled:  # --benchmark-disable: the gate only
             self.benchmark(lambda: None)
             return
         place = prepare_graph if impl == "graph" else prepare_op
         prepare: Prepare = partial(_prepare_eager, subject, impl, both)
-        if impl in ("compile", "graph"):  # cannot be sent anywhere: measured here, on CUDA
+        if impl in ("compile", "graph"):  # not picklable: measured in this process, on CUDA
             prepare = partial(place, subject, call, both)
         peak = peak_memory(prepare)
         self._time(place(subject, call, both, ring_size(moved)), facts, peak)
 
     def model(self, prepare: Prepare, check: Callable[[object], None], **facts: Any) -> None:
-        """Time something larger than an op. ``check`` sees what the first call returns, before the clock starts.
-
-        FLOPs are those of products and convolutions in torch's own ops, counted during the first call of "ref", and
-        taken from there for what has the same op, shape and direction. Skips where the device's memory does not do.
+        """Time something larger than an op. ``check`` receives the first call's result before timing.
+        FLOPs are those of products and convolutions in torch's own ops, counted during the first call of "ref" and
+        reused for the same op, shape and direction. Skips where the device's memory does not suffice.
         """
         try:
             self._model(prepare, check, facts)
@@ -294,7 +293,7 @@ class Measure:
 
     def _model(self, prepare: Prepare, check: Callable[[object], None], facts: dict[str, Any]) -> None:
         timed, on_cpu = not self.benchmark.disabled, DEVICE.type == "cpu"
-        peak = peak_memory(prepare) if timed and on_cpu else None  # first: two models would share the figure
+        peak = peak_memory(prepare) if timed and on_cpu else None  # first, before a second model exists
         run = prepare()
         key = facts["op"], facts["shape"], facts["direction"]
         if facts["impl"] == "ref":
@@ -304,7 +303,7 @@ class Measure:
         else:
             result = run()
         check(result)
-        del result  # or it would count in the peak
+        del result  # it would count in the peak
         if not timed:
             self.benchmark(lambda: None)
             return
@@ -313,7 +312,7 @@ class Measure:
 
     def _time(self, run: Callable[[], object], facts: dict[str, Any], peak: Peak) -> None:
         best = ceilings()
-        self.benchmark.group = f"{facts['op']} {facts['direction']} {facts['shape']}"  # what may be compared
+        self.benchmark.group = f"{facts['op']} {facts['direction']} {facts['shape']}"  # of comparable results
         timing = self._rounds(run)
         seconds = timing.percentile_ms(50) / 1e3
         moved = facts["bytes"] / seconds / 1e9 if "bytes" in facts else None
@@ -346,7 +345,7 @@ class Measure:
         rounds, calls = plan_rounds(
             one_call_s, float(option("benchmark_max_time")), int(option("benchmark_min_rounds"))
         )
-        warmup = 3 if one_call_s < LONG_CALL_S else 0  # a long call has warmed up by the one above and by the check
+        warmup = 3 if one_call_s < LONG_CALL_S else 0  # the call above and the check warm up a long call
         last = cycle(i == calls - 1 for i in range(calls))
 
         def timed() -> None:

@@ -1,4 +1,4 @@
-"""What the figures depend on: device, versions, commit; how fast it copies and multiplies; memory at its peak."""
+"""Environment of the figures: device, versions, commit; ceilings of copies and products; peak memory."""
 
 import functools
 import multiprocessing
@@ -19,11 +19,11 @@ from stylenerf.engine.training.stats import peak_memory_mib
 ROOT = Path(__file__).resolve().parent.parent
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CHILD_LIMIT_S = 600
-Prepare = Callable[[], Callable[[], object]]  # builds what is needed and returns the function to run
+Prepare = Callable[[], Callable[[], object]]  # builds the inputs and returns the function to run
 
 
 class Ceilings(NamedTuple):
-    """What the device reaches at best: moving memory, and multiplying matrices of two types."""
+    """Ceilings of the device: memory copies, and matrix products of several types."""
 
     copy_GB_per_s: float
     matmul_GFLOP_per_s: float  # float32, with TF32 only if torch is set so
@@ -31,11 +31,11 @@ class Ceilings(NamedTuple):
     matmul_tf32_GFLOP_per_s: float | None = None
 
     def matmul(self, precision: str | None) -> float:
-        """The ceiling of products with operands of this precision; float32's where there is no other."""
+        """The ceiling of products with operands of this precision; by default float32's."""
         sixteen_bit = precision in ("fp16", "bf16")
-        found = self.matmul_bf16_GFLOP_per_s if sixteen_bit else None
-        found = self.matmul_tf32_GFLOP_per_s if precision == "tf32" else found
-        return found or self.matmul_GFLOP_per_s
+        ceiling = self.matmul_bf16_GFLOP_per_s if sixteen_bit else None
+        ceiling = self.matmul_tf32_GFLOP_per_s if precision == "tf32" else ceiling
+        return ceiling or self.matmul_GFLOP_per_s
 
 
 class Peak(NamedTuple):
@@ -47,7 +47,7 @@ class Peak(NamedTuple):
 
 @functools.cache
 def environment() -> dict[str, str | int | None]:
-    """Device, threads, versions and commit, as found now."""
+    """Current device, threads, versions and commit."""
     facts: dict[str, str | int | None] = {
         "device": device_name(),
         "threads": torch.get_num_threads(),
@@ -91,7 +91,7 @@ def _installed(package: str) -> str | None:
 
 
 def sync() -> None:
-    """Wait for the device; on a CPU there is nothing to wait for."""
+    """Wait for the device; no-op on a CPU."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize(DEVICE)
 
@@ -139,7 +139,7 @@ def _best_s(run: Callable[[], object], rounds: int = 7) -> float:
 
 
 def peak_memory(prepare: Prepare) -> Peak:
-    """Memory of one call. CUDA: what torch allocates; CPU: what a fresh process holds, Python and torch included."""
+    """Memory of one call. CUDA: torch's allocations; CPU: resident memory of a fresh process with Python and torch."""
     if DEVICE.type == "cuda":
         run = prepare()
         before = torch.cuda.memory_allocated(DEVICE) / 2**20
@@ -148,7 +148,7 @@ def peak_memory(prepare: Prepare) -> Peak:
         sync()
         return Peak(peak_memory_mib(DEVICE) or 0.0, before)
     # A server that has imported torch but never run it: its forks are cheap, start small, and have no dead threads.
-    # Windows has none and starts from nothing.
+    # Windows has none and spawns.
     servers = "forkserver" in multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if servers else "spawn")
     if servers:
@@ -178,7 +178,7 @@ def _child(prepare: Prepare, threads: int, answer: Connection) -> None:
 
 
 def _resident_mib() -> float:
-    """What this process holds now; where /proc is absent, the most it has held."""
+    """Current resident memory of this process; its peak where /proc is absent."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return peak_memory_mib() or 0.0

@@ -1,4 +1,4 @@
-"""What the ray benches render: fields and rays of the released models' sizes, and what a pass over them costs."""
+"""Inputs of the ray benches: fields and rays of the released models' sizes, and the cost of a pass."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from stylenerf.kernels import FieldWeights, RayDraws, RayFeatures, RaySpan, rend
 from stylenerf.kernels.rays.render_ref import render_points_ref, render_rays_ref
 
 SPAN = RaySpan(NEAR, FAR)
-EMPTY_SPACE = 30.0  # scale of the density: a ray passes some emptiness and ends in something solid
+EMPTY_SPACE = 30.0  # scale of the density: rays cross empty space and end in something solid
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class RayCase:
 
     Attributes:
         batch, rays, samples: images, rays per image, samples of the (coarse) pass.
-        fine: samples drawn where the coarse ones found density; 0 is a single pass.
-        sample_rays: the last rays of each image give every sample's features instead of their sum.
+        fine: samples drawn from the coarse weights; 0 is a single pass.
+        sample_rays: the last rays of each image, which return every sample's features instead of their sum.
         noise: density noise, as in training.
-        points: sample points are given, [B, R, S, dims]; nothing lies behind the last (a background).
+        points: sample points are given, [B, R, S, dims], the last one opaque (a background).
         width, depth, dims, octaves: of the field. A background's weights are shared by the images.
     """
 
@@ -57,8 +57,8 @@ class RayCase:
         # A product and a sum per weight and, for the aggregation, per hidden feature; sines, activations, weights
         # along the ray and sorting (3 %) left out.
         forward = 2 * points * field + 2 * aggregated * self.width
-        # Twice that for both gradients of every product, less the gradient of the encoding, which nobody wants. What
-        # is computed again does not count: no implementation has to.
+        # Twice that for both gradients of every product, less the unused gradient of the encoding. Recomputation does
+        # not count: it is avoidable.
         return forward, 2 * forward - 2 * points * first
 
 
@@ -97,7 +97,7 @@ def make(device: torch.device, seed: int, *, case: RayCase) -> Args:
 
 
 def render(args: Args, *, impl: Any, case: RayCase, precision: Any = "fp16") -> tuple[Tensor, ...]:
-    """What carries a gradient in training: features, weights, transmittance, features of samples; where they fell."""
+    """Outputs with gradients in training: features, weights, transmittance, sample features; then sample positions."""
     field, draws = args[-2:]
     how: dict[str, Any] = {"sample_rays": case.sample_rays, "precision": precision, "impl": impl}
     if case.points:
@@ -108,7 +108,7 @@ def render(args: Args, *, impl: Any, case: RayCase, precision: Any = "fp16") -> 
 
 
 def render_plain(args: Args, *, impl: Any, case: RayCase) -> tuple[Tensor, ...]:
-    """The same by the plain form itself, for torch.compile: nothing that it would have to leave to Python."""
+    """The same by the plain form directly, so that torch.compile traces it without graph breaks."""
     field, draws = args[-2:]
     if case.points:
         return _taken(render_points_ref(args[0], args[1], field, True, draws.coarse_noise, case.sample_rays))
@@ -125,7 +125,7 @@ def placed(args: Args, merged: Tensor) -> Args:
     origins, directions, fractions, field, draws = args
     noise = None
     if draws.coarse_noise is not None:
-        at = torch.searchsorted(merged, fractions)  # coarse fractions are among the merged as they were
+        at = torch.searchsorted(merged, fractions)  # merged fractions contain the coarse ones unchanged
         coarse = torch.zeros_like(merged, dtype=torch.bool).scatter(-1, at, True)
         noise = torch.empty_like(merged)
         noise[coarse] = draws.coarse_noise.flatten()

@@ -1,6 +1,6 @@
 """Turn the JSON of pytest-benchmark or of bench.gpu into Markdown: ``python -m bench.report results.json [...]``.
 
-``--bytes`` counts instead what the kernels move, without timing anything and without a GPU.
+``--bytes`` counts the bytes that kernels move instead, without timing and without a GPU.
 """
 
 import argparse
@@ -31,7 +31,7 @@ LEFT_ALIGNED = 4
 
 
 def render(rows: Sequence[Row], skipped: Mapping[str, Sequence[str]]) -> str:
-    """The whole page: where it was measured, the table, the public implementation beside it, what is missing."""
+    """The whole page: machines, table, comparison with the public implementation, skipped benches."""
     if not rows:
         return "\n".join(["Nothing was timed.", *_skip_lines(skipped)])
     lines = [*_machine_lines(rows), "", *_table(rows)]
@@ -46,7 +46,7 @@ def render(rows: Sequence[Row], skipped: Mapping[str, Sequence[str]]) -> str:
 
 
 def speed_up(row: Row, rows: Sequence[Row]) -> float | None:
-    """How many times faster than the plain reference of the same op, shape and direction; None without one."""
+    """Speed-up over the plain reference of the same op, shape and direction; None without one."""
     group = [other for other in rows if all(other[key] == row[key] for key in ("op", "shape", "direction"))]
     base = next((other for other in group if other.get("baseline")), None)
     return None if base is None else base["p50_ms"] / row["p50_ms"]
@@ -138,7 +138,7 @@ def _images_table(models: Sequence[Row], rows: Sequence[Row]) -> list[str]:
 
 
 class TrainingStep(NamedTuple):
-    """A whole training step, put together from its phases. ``ratio``: a step of D with R1 over one without."""
+    """A whole training step, composed of its phases. ``ratio``: a step of D with R1 over one without."""
 
     shape: str
     impl: str
@@ -150,16 +150,16 @@ class TrainingStep(NamedTuple):
 
 def training_steps(rows: Sequence[Row]) -> list[TrainingStep]:
     """One per shape and implementation of the phases in ``rows``, each counted as often as a step has it."""
-    found: dict[tuple[str, str], dict[str, Row]] = {}
+    by_variant: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
         if "every" in row:
-            found.setdefault((row["shape"], row["impl"]), {})[row["direction"]] = row
-    wanted = {shape: {d for s, i in found if s == shape for d in found[s, i]} for shape, _ in found}
+            by_variant.setdefault((row["shape"], row["impl"]), {})[row["direction"]] = row
+    expected = {shape: {d for s, i in by_variant if s == shape for d in by_variant[s, i]} for shape, _ in by_variant}
     steps = []
-    for (shape, impl), phases in found.items():
+    for (shape, impl), phases in by_variant.items():
         ms = {name: row["p50_ms"] for name, row in phases.items()}
         part = [row["p50_ms"] / row["every"] for row in phases.values() if row["every"]]
-        whole = {"G main", "D main", "R1"} <= set(ms) and set(ms) == wanted[shape]
+        whole = {"G main", "D main", "R1"} <= set(ms) and set(ms) == expected[shape]
         batch = next(iter(phases.values()))["batch"]
         both = ("D main" in ms) and ("R1" in ms)
         peaks = [row.get("peak_mib") for row in phases.values()]
@@ -219,8 +219,8 @@ def render_moved(rows: Sequence[Row]) -> str:
 
 
 def render_launches(rows: Sequence[Row], least: float = 0.01) -> str:
-    """The same launch by launch, each beside its own inputs and outputs; what moves a ``least`` part or less is left
-    out."""
+    """The same per launch, relative to the launch's own inputs and outputs; without launches that move a ``least``
+    part or less."""
     body = []
     for row in rows:
         for part in row["parts"]:
@@ -257,18 +257,18 @@ def _shown(value: float | None, form: str = "{:.2f}") -> str:
 
 
 def load(path: Path) -> tuple[list[Row], dict[str, list[str]]]:
-    """Rows and skips of one file. Raises: ValueError naming the file, what was wanted and what came."""
-    wanted = f"{path}: wanted JSON of pytest-benchmark or bench.gpu, got"
+    """Rows and skips of one file. Raises: ValueError naming the file and its fault."""
+    message = f"{path}: wanted JSON of pytest-benchmark or bench.gpu, got"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        parts = data.get("steps", [data])  # each step of bench.gpu has what pytest-benchmark wrote
+        parts = data.get("steps", [data])  # each step of bench.gpu has pytest-benchmark's output
         benches = [bench for part in parts for bench in part["benchmarks"]]
     except OSError as error:
-        raise ValueError(f"{wanted}: {error.strerror}") from None
+        raise ValueError(f"{message}: {error.strerror}") from None
     except ValueError:
-        raise ValueError(f"{wanted} something that is no JSON") from None
+        raise ValueError(f"{message} something that is no JSON") from None
     except (AttributeError, LookupError, TypeError):
-        raise ValueError(f"{wanted} JSON without 'benchmarks'") from None
+        raise ValueError(f"{message} JSON without 'benchmarks'") from None
     rows = [bench["extra_info"] for bench in benches if "p50_ms" in bench["extra_info"]]
     if benches and not rows:
         raise ValueError(f"{path}: wanted results of `pytest bench/`, got benches without p50_ms in extra_info")
@@ -276,7 +276,7 @@ def load(path: Path) -> tuple[list[Row], dict[str, list[str]]]:
     for part in parts:
         for reason, names in part.get("skipped", {}).items():
             skipped.setdefault(reason, []).extend(names)
-    if len(rows) < len(benches):  # an interrupted run notes down its last bench before that was timed to the end
+    if len(rows) < len(benches):  # an interrupted run lists its last bench before its timing is complete
         unfinished = [bench["name"].removeprefix("test_") for bench in benches if "p50_ms" not in bench["extra_info"]]
         skipped["interrupted before it was timed to the end"] = unfinished
     return rows, skipped

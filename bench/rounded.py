@@ -1,8 +1,6 @@
-"""Plain torch with its matrix operands rounded where the kernels round theirs: what a low-precision kernel is held to.
-
-A rounded activation here and there falls on the other side of leaky ReLU's corner, which moves gradients by percents
-against an unrounded field, in any implementation. What is left against a form that rounds at the same points is the
-kernel's own error.
+"""Plain torch that rounds matrix operands where the kernels do: the reference of low-precision kernels.
+Rounding moves some activations across leaky ReLU's kink, which changes gradients by percents against an unrounded
+field, in any implementation. The difference from a form that rounds at the same points is the kernel's own error.
 """
 
 from collections.abc import Iterator
@@ -18,18 +16,18 @@ from stylenerf.kernels.rays.render import FieldWeights
 from stylenerf.kernels.rays.render_ref import evaluate_field_ref
 
 STORAGE = {"fp16": torch.float16, "bf16": torch.bfloat16}
-GRADIENT_RANGE = 256.0  # float16 gradients are brought to this magnitude by a power of two
+GRADIENT_RANGE = 256.0  # float16 gradients are scaled to this magnitude by a power of two
 
 
 def round_to(x: Tensor, precision: str) -> Tensor:
-    """``x`` with the mantissa of an operand type, in its own dtype: to nearest; TF32 cut off, as tensor cores may."""
+    """``x`` with the mantissa of an operand type, in its own dtype: to nearest; TF32 truncated, as tensor cores may."""
     if precision == "tf32":
         return (x.float().view(torch.int32) & ~0x1FFF).view(torch.float32).to(x.dtype)
     return x.float().to(STORAGE[precision]).to(x.dtype)
 
 
 class _Operand(torch.autograd.Function):
-    """Rounded; the gradient passes as it is."""
+    """Round in the forward; identity in the backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, precision: str) -> Tensor:
@@ -41,7 +39,7 @@ class _Operand(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """As it is; the gradient is rounded, float16 within its range."""
+    """Identity in the forward; the backward rounds the gradient, float16 within its range."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, precision: str) -> Tensor:
@@ -58,10 +56,9 @@ class _Gradient(torch.autograd.Function):
 
 @contextmanager
 def rounded_operands(precision: str) -> Iterator[None]:
-    """Within it the plain forms of fields, ray passes and chains of layers round like kernels of this precision.
-
-    Rounded are the encoding, matrices with their gain, activations, and the gradients between layers. Biases, the
-    density head and the weighted sum stay as they are: the kernels have those in float32 or in two parts.
+    """Context: plain forms of fields, ray passes and chains of layers round like kernels of this precision.
+    They round the encoding, matrices with their gain, activations, and the gradients between layers, but not biases,
+    the density head and the weighted sum, which the kernels hold in float32 or in two parts.
     """
 
     def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class Draw:
         self.device, self.rng = device, torch.Generator().manual_seed(seed)
 
     def normal(self, *shape: int, scale: float = 1.0, leaf: bool = False) -> Tensor:
-        if self.device.type == "meta":  # shapes are all there is
+        if self.device.type == "meta":  # meta tensors have shapes only
             return torch.empty(shape, device=self.device, requires_grad=leaf)
         return self._place(torch.randn(*shape, generator=self.rng).mul_(scale), leaf)
 
@@ -61,7 +61,7 @@ def volume(device: torch.device, seed: int, *, rays: int, samples: int) -> tuple
 
 
 def packed_volume(device: torch.device, seed: int, *, rays: int, samples: int) -> tuple[Tensor, ...]:
-    """As :func:`volume`, rays of 0 to 2 ``samples`` samples one after the other; their offsets at the end."""
+    """As :func:`volume`, packed rays of 0 to 2 ``samples`` samples; offsets last."""
     draw = Draw(device, seed)
     lengths = torch.arange(rays) % (2 * samples + 1)
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])

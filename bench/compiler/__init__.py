@@ -1,1 +1,1 @@
-"""What the compiler makes of the kernels, and the bytes that they move, found out without a GPU."""
+"""Compiled kernels' resources and the bytes that kernels move, determined without a GPU."""

@@ -1,7 +1,6 @@
-"""One recorded launch, compiled ahead of time: what the compiler made of it, and whether that keeps the budget.
-
-Triton binds and specialises the arguments itself, by the code that a launch runs; all that is replaced is the driver,
-which would ask a GPU for its compute capability. Hence no GPU is needed, and there is no second copy of those rules.
+"""One recorded launch, compiled ahead of time: its resources, and whether they keep the budget.
+Triton binds and specialises the arguments with the same code as in a launch; only the driver is replaced, which would
+ask a GPU for its compute capability. Hence no GPU is needed, and Triton's rules are not duplicated.
 """
 
 import os
@@ -31,7 +30,7 @@ _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) ")
 
 @dataclass(frozen=True)
 class Report:
-    """What the compiled kernel consists of. Bytes; instructions counted in the code, not as executed."""
+    """Resources of a compiled kernel. Sizes in bytes; instructions counted in the code, not as executed."""
 
     kernel: str
     target: int  # 80 for sm_80
@@ -45,16 +44,16 @@ class Report:
     local_stores: int = 0  # STL
     instructions: int = 0
     barriers: int = 0  # BAR, of the whole block
-    hmma: int = 0  # a warp multiplies
-    hgmma: int = 0  # a group of four warps multiplies (sm_90)
-    utcmma: int = 0  # one thread starts the product (sm_100)
-    ldgsts: int = 0  # asynchronous copies to shared memory, by threads
+    hmma: int = 0  # product by one warp
+    hgmma: int = 0  # product by a group of four warps (sm_90)
+    utcmma: int = 0  # product started by one thread (sm_100)
+    ldgsts: int = 0  # asynchronous copy to shared memory, by threads
     utmaldg: int = 0  # and by the copy engine
     seconds: float | None = None  # to compile; None if Triton's cache had it
 
 
 class _Driver:
-    """Answers for a GPU that need not exist; launches nothing."""
+    """A driver for a GPU that need not exist; launches nothing."""
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -63,7 +62,7 @@ class _Driver:
         return GPUTarget("cuda", self.target, 32)
 
     def get_current_device(self) -> int:
-        return self.target  # Triton keeps bound kernels per device
+        return self.target  # Triton caches bound kernels per device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -86,7 +85,7 @@ def _warmup(launch: Launch) -> Any:
 
 
 def specialization(launch: Launch, target: int) -> dict[str, Any]:
-    """How the runtime would compile ``launch``: Triton's own ``key``, ``signature``, ``constants``, ``configs``..."""
+    """The runtime's specialisation of ``launch``: Triton's own ``key``, ``signature``, ``constants``, ``configs``..."""
     bound: list[dict[str, Any]] = []
 
     def instead_of_compiling(**event: Any) -> bool:
@@ -146,7 +145,7 @@ def constexprs(launch: Launch) -> dict[str, Any]:
 
 
 def tools() -> tuple[str, str]:
-    """Paths of cuobjdump and nvdisasm, which Triton's wheels bring along."""
+    """Paths of cuobjdump and nvdisasm, which Triton's wheels contain."""
     try:
         return knobs.nvidia.cuobjdump.path, knobs.nvidia.nvdisasm.path
     except RuntimeError as error:
@@ -154,7 +153,7 @@ def tools() -> tuple[str, str]:
 
 
 def disassemble(cubin: bytes) -> tuple[str, str]:
-    """What cuobjdump says of the resources, and nvdisasm's listing."""
+    """cuobjdump's report of the resources, and nvdisasm's listing."""
     cuobjdump, nvdisasm = tools()
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "kernel.cubin")
@@ -166,11 +165,11 @@ def disassemble(cubin: bytes) -> tuple[str, str]:
 
 
 def parse_resources(text: str) -> tuple[int, int]:
-    """Registers per thread and bytes of stack; of a kernel with functions of its own, the most that any takes."""
-    found = [(int(registers), int(stack)) for registers, stack in _RESOURCES.findall(text)]
-    if not found:
+    """Registers per thread and bytes of stack; the maximum over a kernel and its device functions."""
+    usage = [(int(registers), int(stack)) for registers, stack in _RESOURCES.findall(text)]
+    if not usage:
         raise ValueError(f"cuobjdump: no line with REG and STACK in {text!r}")
-    return max(r for r, _ in found), max(s for _, s in found)
+    return max(r for r, _ in usage), max(s for _, s in usage)
 
 
 def count_instructions(listing: str) -> dict[str, int]:
@@ -194,28 +193,28 @@ def count_instructions(listing: str) -> dict[str, int]:
 
 
 def violations(report: Report, expected: Expectations) -> list[str]:
-    """Where ``report`` leaves the budget, a line each; empty if it keeps it."""
-    found = []
+    """Violations of the budget in ``report``, a line each; empty if there are none."""
+    violations = []
     if report.stack or report.local_loads or report.local_stores:
         local = f"{report.stack} bytes of stack, {report.local_loads} LDL, {report.local_stores} STL"
-        found.append(f"{local}, wanted 0: registers spill, or a function needs an array (tl.sin)")
+        violations.append(f"{local}, wanted 0: registers spill, or a function needs an array (tl.sin)")
     limit = SHARED_LIMIT[report.target]
     if report.shared > limit:
-        found.append(f"{report.shared} bytes of shared memory, sm_{report.target} has {limit}: it cannot launch")
+        violations.append(f"{report.shared} bytes of shared memory, sm_{report.target} has {limit}: it cannot launch")
     if report.registers > 255:
-        found.append(f"{report.registers} registers, a thread has 255 at most")
+        violations.append(f"{report.registers} registers, a thread has 255 at most")
     if report.registers <= 40 and report.instructions > 3000:
-        found.append(f"{report.registers} registers for {report.instructions} instructions: ptxas gave up on it")
+        violations.append(f"{report.registers} registers for {report.instructions} instructions: ptxas gave up on it")
     counts = {"HMMA": report.hmma, "HGMMA": report.hgmma, "UTCMMA": report.utcmma}
     if expected.tensor_cores is not None and not counts[expected.tensor_cores]:
         others = ", ".join(f"{n} {kind}" for kind, n in counts.items() if n) or "none at all"
-        found.append(f"no {expected.tensor_cores} for its tl.dot, has {others}")
+        violations.append(f"no {expected.tensor_cores} for its tl.dot, has {others}")
     if expected.asynchronous and not report.ldgsts + report.utmaldg:
-        found.append("no LDGSTS or UTMALDG: the loop waits for what it loads and multiplies")
-    return found
+        violations.append("no LDGSTS or UTMALDG: the loop waits for what it loads and multiplies")
+    return violations
 
 
 def versions() -> str:
-    """Triton and the assemblers it brings: what the figures depend on."""
+    """Versions of Triton and its assemblers, on which the figures depend."""
     assemblers = f"ptxas {knobs.nvidia.ptxas.version}, from sm_100 on {knobs.nvidia.ptxas_blackwell.version}"
     return f"Triton {triton.__version__}, {assemblers}"

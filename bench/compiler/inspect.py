@@ -1,4 +1,4 @@
-"""What the compiler makes of every kernel we ship, on every GPU generation, found out without a GPU.
+"""Resources of every shipped kernel on every GPU generation, determined without a GPU.
 
 ``python -m bench.compiler.inspect --help``. ``bench/compiler/shipped`` names the configurations;
 their launches are recorded on meta tensors, compiled as the runtime would compile them, and held against a budget.
@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 Shipped = Mapping[str, Mapping[str, Callable[[], None]]]  # module -> configuration -> a function that launches
 
-TARGETS = (80, 86, 89, 90)  # what the tiles are made for; newer ones can be asked for
+TARGETS = (80, 86, 89, 90)  # targets of the tiles; newer ones are optional
 ABOUT = """\
 Compile every shipped kernel configuration ahead of time, exactly as the runtime would, and report its resources.
 No GPU is needed. Exit status: 0 if all keep the budget, 1 if any does not, 2 if the question makes no sense.
@@ -59,7 +59,7 @@ Compiled kernels stay in Triton's cache, so that the next run reads them from th
 
 @dataclass
 class Job:
-    """One kernel to compile: the first launch that needs it, and every configuration that does."""
+    """One kernel to compile: its first launch, and every configuration that launches it."""
 
     launch: Any
     target: int
@@ -80,7 +80,7 @@ class Job:
 
 def main(argv: Sequence[str] | None = None, shipped: Shipped | None = None) -> int:
     """The command line; ``shipped`` replaces the project's own configurations."""
-    if os.environ.get("TRITON_INTERPRET"):  # it turns kernels into Python functions as they are decorated
+    if os.environ.get("TRITON_INTERPRET"):  # it replaces kernels by Python functions at decoration
         raise RuntimeError("bench.compiler.inspect compiles: run it without TRITON_INTERPRET")
     if not hasattr(os, "fork"):
         return _refuse("wanted a system that forks processes, such as Linux, got one that does not")
@@ -133,7 +133,7 @@ def _parser(targets: list[int]) -> argparse.ArgumentParser:
         metavar="PATTERN",
         help="regular expression, searched in module/configuration/kernel",
     )
-    # not every system says which CPUs this process may use
+    # not every system reports which CPUs this process may use
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
         "--jobs",
@@ -183,7 +183,7 @@ def _find_shipped(problems: list[str]) -> Shipped:
 
 
 def _collect(shipped: Shipped, targets: Sequence[int], only: re.Pattern[str], problems: list[str]) -> list[Job]:
-    """Record what the configurations launch on each target; the same kernel, compiled the same way, is one job."""
+    """Record the configurations' launches on each target; the same kernel, compiled the same way, is one job."""
     from bench.compiler import aot
     from stylenerf.kernels.base.launch import record_launches
 
@@ -210,7 +210,7 @@ def _collect(shipped: Shipped, targets: Sequence[int], only: re.Pattern[str], pr
 
 
 def _core(jobs: Sequence[Job]) -> list[Job]:
-    """Of each kernel, target and module that launches it: the first job, and that of the largest compile-time sizes."""
+    """Per kernel, target and launching module: the first job, and that of the largest compile-time sizes."""
     from bench.compiler import aot
 
     groups: dict[tuple[Any, ...], list[Job]] = {}
@@ -227,7 +227,7 @@ def _core(jobs: Sequence[Job]) -> list[Job]:
 
 
 def _compile(jobs: Sequence[Job], processes: int) -> None:
-    """Fill in reports and problems, and tell how far it is."""
+    """Fill in reports and problems, and print progress."""
     from bench.compiler import aot
 
     begin = time.monotonic()
@@ -243,14 +243,13 @@ def _compile(jobs: Sequence[Job], processes: int) -> None:
 
 
 def run_forked(tasks: Sequence[Callable[[], Any]], processes: int) -> Iterator[tuple[int, Any]]:
-    """(index, result) of ``tasks`` as they end, each in a process of its own; of one that failed, a line that says so.
-
+    """(index, result) of ``tasks`` as they end, each in its own process; the result of a failed task is an error line.
     Forked, since recorded launches hold kernels and tensors; one process each, since a failed assertion of the compiler
     ends its process.
     """
     context = multiprocessing.get_context("fork")
     waiting = list(enumerate(tasks))[::-1]
-    running: dict[Any, tuple[int, Any, Any]] = {}  # by the end of the pipe that the result comes from
+    running: dict[Any, tuple[int, Any, Any]] = {}  # key: the receiving end of its pipe
     while waiting or running:
         while waiting and len(running) < processes:
             i, task = waiting.pop()
@@ -337,7 +336,7 @@ def _counted(**counts: int) -> str:
 
 
 def tables(jobs: Sequence[Job]) -> str:
-    """A table per target of what compiled, ordered by configuration."""
+    """A table of compiled kernels per target, ordered by configuration."""
     from bench.compiler import aot
 
     parts = []
@@ -359,7 +358,7 @@ def _lines(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _write(jobs: Sequence[Job], problems: Sequence[str], options: argparse.Namespace, versions: str) -> None:
-    """Tables, then what is wrong, then the sum of it."""
+    """Print tables, then problems, then a summary."""
     if options.json:
         options.json.write_text(json.dumps(_record(jobs, problems, versions), indent=1) + "\n")
     print(tables(jobs), end="\n\n")

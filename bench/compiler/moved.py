@@ -1,21 +1,17 @@
-"""Bytes that the kernels move, counted from their launches, beside the bytes that no implementation can avoid.
-
-An op is called on meta tensors, which hold nothing, so real shapes cost nothing: its launches are recorded with the
-tiles that its launchers choose for a GPU generation, and every torch op around them. Of each launch some programs are
-run by Triton's interpreter, which notes down the addresses instead of going there:
+"""Bytes that the kernels move, counted from their launches, and the bytes that no implementation can avoid.
+An op is called on meta tensors, which take no memory at any shape: its launches are recorded with the tiles that its
+launchers choose for a GPU generation, and every torch op around them. Triton's interpreter runs some programs of each
+launch and records the addresses instead of accessing them:
 
     memory    what a launch reads and writes, each byte once: halos and weights that programs share are served by L2,
               what lies between two launches goes through memory
-    halos     what every program asks for, each for itself, in whole sectors of 32 bytes: halos of tiles, and images
-              read again for other channels. What many programs share, weights, counts once
-    programs  the same with weights as often as programs ask for them
-
-What a launch calls ``slots_ptr`` does not count: a program's own place, written and read over and over, which the
+    halos     requests of every program, in whole sectors of 32 bytes: with halos of tiles, and images read again for
+              other channels. Data that many programs share, weights, count once
+    programs  the same, with weights counted for every program
+An argument named ``slots_ptr`` does not count: a program's scratch slot, written and read repeatedly, which the
 launcher keeps small enough for half of L2.
-
 Within a program nothing counts twice, since registers and the first-level cache hold it.
-
-Nothing is written down beside a kernel that could go out of date: another tile or another loop gives other numbers.
+No formula has to be kept in step with a kernel: another tile or another loop gives other numbers.
 Torch's own ops count their inputs and outputs once, as do convolutions.
 
 ``python -m bench.report --bytes`` prints the numbers.
@@ -44,9 +40,9 @@ META = torch.device("meta")
 SHIFT = 44  # bits of an address within a storage
 SECTOR = 32  # bytes: the least that a GPU fetches
 SAMPLED = 6  # programs of a launch that are run
-ADJACENT = 2  # of these, the first ones: where channels are split among programs, they have different ones
-LONGEST_ROW = 2048  # bytes of channels that a kernel may read a part of
-SHARED = 8  # programs; what more of them read, on average, is a weight
+ADJACENT = 2  # of these, the first ones: they cover different channels if channels are split among programs
+LONGEST_ROW = 2048  # bytes of channels of which a kernel may read a part
+SHARED = 8  # programs; a tensor that more of them share, on average, is a weight
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a call moves. Attributes: ``minimum``, bytes; ``parts``, in the order of the launches, torch's ops last."""
+    """Bytes of a call. Attributes: ``minimum``, bytes; ``parts``, in the order of the launches, torch's ops last."""
 
     minimum: int
     parts: tuple[Moved, ...]
@@ -84,14 +80,14 @@ class Plan:
         return sum(part.times for part in self.parts if not part.name.startswith("torch "))
 
     def part(self, kernel: str) -> Moved:
-        (found,) = (part for part in self.parts if part.name == kernel)
-        return found
+        (part,) = (part for part in self.parts if part.name == kernel)
+        return part
 
 
 def plans(
     subject: Subject, target: int = 90, sampled: int = SAMPLED, directions: Sequence[str] = ("fwd", "bwd")
 ) -> dict[str, Plan]:
-    """What ``subject`` moves by kernels on compute capability ``target``, by direction; "bwd" is the backward alone.
+    """Bytes of ``subject`` by kernels on compute capability ``target``, by direction; "bwd" is the backward alone.
 
     Raises: RuntimeError if kernels are compiled in this process: it takes TRITON_INTERPRET=1.
     """
@@ -102,20 +98,20 @@ def plans(
     with _recorded(target) as forward:
         outputs = call(args)
     least = minimal_bytes(args, outputs, False)
-    found = {"fwd": Plan(least, forward.parts(sampled))}
+    plans = {"fwd": Plan(least, forward.parts(sampled))}
     if "bwd" in directions:
         with_grad = gate.differentiable(outputs)
         grad_outputs = [torch.empty_like(o) for o in with_grad]
         with _recorded(target) as backward:
             torch.autograd.grad(with_grad, gate.leaves(args), grad_outputs)
         both = minimal_bytes(args, outputs, True, linear=subject.linear)
-        found["bwd"] = Plan(both - least, backward.parts(sampled))
-    return found
+        plans["bwd"] = Plan(both - least, backward.parts(sampled))
+    return plans
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes down what torch's ops move, and runs the bodies of registered ops on meta tensors, where their launchers
-    would otherwise be passed over."""
+    """Records bytes of torch's ops, and runs the bodies of registered ops on meta tensors, which would otherwise skip
+    their launchers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,9 +136,9 @@ class _Recorder(TorchDispatchMode):
         return out
 
     def parts(self, sampled: int) -> tuple[Moved, ...]:
-        found = [count_launch(launch, sampled) for launch in self.launches]
-        found += [Moved(f"torch {name}", moved, moved, moved, self.calls[name]) for name, moved in self.bytes.items()]
-        return tuple(found)
+        parts = [count_launch(launch, sampled) for launch in self.launches]
+        parts += [Moved(f"torch {name}", moved, moved, moved, self.calls[name]) for name, moved in self.bytes.items()]
+        return tuple(parts)
 
 
 @contextmanager
@@ -165,13 +161,13 @@ def torch_bytes(func: Any, args: Sequence[Any], out: Any) -> int:
     if not new and not changed and outputs:
         return 0  # views
     if name.startswith("new_") or name.endswith("_like"):
-        inputs = []  # asked for their shapes only
+        inputs = []  # used for their shapes only
     read = inputs[1:] if name == "copy_" else inputs
     return sum(extent(t) for t in (*read, *(outputs if changed else new)))
 
 
 def extent(t: Tensor) -> int:
-    """Bytes of the different elements of ``t``: what is expanded counts once."""
+    """Bytes of the distinct elements of ``t``: expanded dims count once."""
     count = 1
     for size, stride in zip(t.shape, t.stride()):
         count *= size if stride or size == 0 else 1
@@ -206,7 +202,7 @@ class _Addresses:
 
 
 def count_launch(launch: Launch, sampled: int = SAMPLED) -> Moved:
-    """What one launch moves, from ``sampled`` of its programs."""
+    """Bytes of one launch, from ``sampled`` of its programs."""
     tensors = [value for value in launch.args.values() if isinstance(value, Tensor)]
     slots = launch.args.get("slots_ptr")
     places = {storage: (i + 1) << SHIFT for i, storage in enumerate(dict.fromkeys(map(_storage, tensors)))}
@@ -234,7 +230,7 @@ def _unique(sectors: "Sequence[np.ndarray[Any, Any]]") -> "np.ndarray[Any, Any]"
 
 
 def _part_of_row(runs: "Sequence[np.ndarray[Any, Any]]", tensors: Sequence[Tensor]) -> float:
-    """Share of a pixel's channels that a launch touches: where every program touches the same ones, or else all."""
+    """Share of a pixel's channels that a launch reads, if every program reads the same ones; else 1."""
     first = tensors[0]
     width = next((n for n, stride in zip(first.shape, first.stride()) if stride == 1), 0) * first.element_size()
     start = first.storage_offset() * first.element_size()
@@ -243,13 +239,13 @@ def _part_of_row(runs: "Sequence[np.ndarray[Any, Any]]", tensors: Sequence[Tenso
     offset, row = np.uint64(start // SECTOR), np.uint64(width // SECTOR)
     inside = np.uint64((1 << (SHIFT - 5)) - 1)
     channels = [np.unique(((sectors & inside) - offset) % row) for sectors in runs if len(sectors)]
-    if not channels or any(not np.array_equal(found, channels[0]) for found in channels):
+    if not channels or any(not np.array_equal(other, channels[0]) for other in channels):
         return 1.0
     return len(channels[0]) * SECTOR / width
 
 
 def _sample(programs: int, sampled: int) -> list[int]:
-    """Program ids: the first ones, then others all over the grid."""
+    """Program ids: the first ones, then others spread over the grid."""
     if programs <= sampled:
         return list(range(programs))
     rng = np.random.default_rng(0)
@@ -258,7 +254,7 @@ def _sample(programs: int, sampled: int) -> list[int]:
 
 
 def _run(launch: Launch, ids: Sequence[int], places: dict[int, int]) -> Iterator[_Addresses]:
-    """Run some programs of a launch; the addresses of each."""
+    """Addresses of some programs of a launch, run in the interpreter."""
     from triton.runtime import interpreter
     from triton.runtime.interpreter import GridExecutor
 
@@ -278,7 +274,7 @@ def _run(launch: Launch, ids: Sequence[int], places: dict[int, int]) -> Iterator
             with (
                 patch.object(builder, "create_masked_load", addresses.load),
                 patch.object(builder, "create_masked_store", addresses.store),
-                np.errstate(all="ignore"),  # all that is loaded is zero
+                np.errstate(all="ignore"),  # every load returns zero
             ):
                 fn(**args)
             yield addresses
@@ -287,7 +283,7 @@ def _run(launch: Launch, ids: Sequence[int], places: dict[int, int]) -> Iterator
 
 
 def _argument(value: Any, places: dict[int, int]) -> Any:
-    """As the interpreter takes it; a tensor as a pointer to a place of its own."""
+    """An argument in the interpreter's form; a tensor becomes a pointer into its own address range."""
     import triton.language as tl
     from triton.runtime.interpreter import TensorHandle, _implicit_cvt
     from triton.runtime.jit import mangle_type
@@ -300,7 +296,7 @@ def _argument(value: Any, places: dict[int, int]) -> Any:
 
 
 def rows(only: str = "", target: int = 90, sampled: int = SAMPLED) -> Iterator[dict[str, Any]]:
-    """A row per op, shape and direction whose name contains ``only``, for the report; numbers of bytes."""
+    """Rows for the report, in bytes: one per op, shape and direction whose name contains ``only``."""
     for subject, directions in subjects():
         if only not in f"{subject.op} {subject.shape}":
             continue
@@ -318,7 +314,7 @@ def rows(only: str = "", target: int = 90, sampled: int = SAMPLED) -> Iterator[d
 
 
 def subjects() -> Iterator[tuple[Subject, tuple[str, ...]]]:
-    """What is counted: every op at the shapes of its bench, and the directions."""
+    """Subjects of the count: every op at the shapes of its bench, and the directions."""
     from bench import (
         bench_bias_act,
         bench_encode_positions,
@@ -351,7 +347,7 @@ def subjects() -> Iterator[tuple[Subject, tuple[str, ...]]]:
             yield module.subject(shape, "fp16"), both
     yield from ((bench_encode_positions.subject(shape), both) for shape in bench_encode_positions.CASES)
     yield from ((bench_importance_sample.subject(shape), forward) for shape in bench_importance_sample.CASES)
-    # where a packed ray ends is data, which meta tensors do not have
+    # ends of packed rays are data, which meta tensors lack
     yield from ((bench_volume.subject(shape), both) for shape in bench_volume.CASES if "packed" not in shape)
     yield from ((bench_modulated_mlp.subject(shape), both) for shape in bench_modulated_mlp.CASES)
     yield from ((bench_rays.subject(shape, "fp16"), forward) for shape in bench_rays.ON_CPU)

@@ -1,6 +1,5 @@
-"""What a kernel's Triton IR demands of its machine code: tensor cores for products, asynchronous copies in loops.
-
-Read from the text of the ``ttir`` stage, where functions are inlined and loops are still loops.
+"""Requirements on machine code from a kernel's Triton IR: tensor cores for products, asynchronous copies in loops.
+Read from the text of the ``ttir`` stage, where functions are inlined and loops still exist.
 """
 
 import math
@@ -22,10 +21,10 @@ _CONSTANT = re.compile(r"arith\.constant (?:dense<)?(-?\d+)[ >]")
 
 @dataclass(frozen=True)
 class Expectations:
-    """What the IR demands of the machine code."""
+    """Requirements on the machine code."""
 
-    tensor_cores: str | None = None  # "HMMA", "HGMMA", "UTCMMA"; None: there is nothing to multiply on them
-    asynchronous: bool = False  # a pipelined loop loads what it multiplies
+    tensor_cores: str | None = None  # "HMMA", "HGMMA", "UTCMMA"; None: no product for them
+    asynchronous: bool = False  # a pipelined loop loads the operands of its products
 
 
 @dataclass(frozen=True)
@@ -42,16 +41,16 @@ class Dot:
 
 @dataclass(frozen=True)
 class _Alignment:
-    """What is known of an integer, a pointer, or a tensor of them, in elements."""
+    """Known divisibility and contiguity of an integer, a pointer, or a tensor of them, in elements."""
 
-    multiple: int = 1  # a power of two up to 16 that divides it, or where a run of successive values starts
+    multiple: int = 1  # a power of two up to 16 that divides it, or the start of a run of successive values
     counts: bool = False  # whether it is such a run, in some dimension
 
 
 @dataclass
 class _Loop:
-    loads: set[str] = field(default_factory=set)  # what an asynchronous copy could bring
-    operands: set[str] = field(default_factory=set)  # of its dots
+    loads: set[str] = field(default_factory=set)  # values that an asynchronous copy could load
+    operands: set[str] = field(default_factory=set)  # of its products
 
 
 @dataclass
@@ -80,11 +79,11 @@ def parse_dots(ttir: str) -> list[Dot]:
 
 
 def tensor_cores(dot: Dot, target: int, num_warps: int) -> str | None:
-    """The instruction that Triton can multiply ``dot`` with; None: plain arithmetic, as float32 at full precision."""
+    """The tensor-core instruction that Triton can use for ``dot``; None: plain arithmetic, as in full float32."""
     bits = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16}.get(dot.dtype, 8)
     if bits == 64 or (bits == 32 and dot.precision == "ieee"):
         return None
-    wide = not dot.batched and dot.rows % 64 == 0 and dot.depth * bits >= 256  # one instruction covers that much
+    wide = not dot.batched and dot.rows % 64 == 0 and dot.depth * bits >= 256  # the size that one instruction covers
     if target // 10 == 9 and wide and dot.cols % 8 == 0 and num_warps % 4 == 0:
         return "HGMMA"
     if target // 10 == 10 and wide and dot.cols % 16 == 0 and num_warps in (4, 8):
@@ -93,7 +92,7 @@ def tensor_cores(dot: Dot, target: int, num_warps: int) -> str | None:
 
 
 def streams_operands(ttir: str, num_stages: int) -> bool:
-    """Whether a loop with more than one stage multiplies what it loads itself, and could load asynchronously."""
+    """Whether a loop with more than one stage multiplies data that it loads, and could load asynchronously."""
     sources: dict[str, set[str]] = {}  # value -> values it is computed from
     alignment: dict[str, _Alignment] = {}
     regions = [_Region([], False, None)]
@@ -116,7 +115,7 @@ def streams_operands(ttir: str, num_stages: int) -> bool:
             for carried, initial in _CARRIED.findall(line.partition("iter_args(")[2]):
                 alignment[carried] = alignment.get(initial, _Alignment())
             loop = _Loop()
-        elif line.startswith("scf.yield") and not regions[-1].is_loop:  # a branch passes something on
+        elif line.startswith("scf.yield") and not regions[-1].is_loop:  # a branch yields values
             for result in regions[-1].results:
                 sources.setdefault(result, set()).update(_VALUE.findall(line))
         else:
@@ -125,7 +124,7 @@ def streams_operands(ttir: str, num_stages: int) -> bool:
         if loop is not None and right.startswith("tt.dot "):
             loop.operands.update(operands[:2])
         if loop is not None and (load := _LOAD.match(right)):
-            # a thread copies 4 bytes at least, so small types need several in a row, and rows that start at a multiple
+            # a thread copies at least 4 bytes, so small types need contiguous elements and aligned rows
             bits = int(load[1] or 32)
             if bits * alignment.get(operands[0], _Alignment()).multiple >= 32:
                 loop.loads.update(results)
@@ -135,7 +134,7 @@ def streams_operands(ttir: str, num_stages: int) -> bool:
 
 
 def _alignment(op: str, operands: list[str], known: dict[str, _Alignment]) -> _Alignment:
-    """Of the result of ``op``: a small part of Triton's own analysis, enough for addresses of rows and columns."""
+    """Facts about the result of ``op``: a part of Triton's own analysis, enough for addresses of rows and columns."""
     terms = [known.get(operand, _Alignment()) for operand in operands]
     if declared := _DECLARED.search(op):
         return _Alignment(math.gcd(16, int(declared[1])), any(term.counts for term in terms))
@@ -164,7 +163,7 @@ def _reaches(start: set[str], goal: set[str], sources: dict[str, set[str]]) -> b
 
 
 def expectations(ttir: str, target: int, num_warps: int, num_stages: int) -> Expectations:
-    """What the machine code of this IR must contain."""
+    """Requirements on the machine code of this IR."""
     kinds = {tensor_cores(dot, target, num_warps) for dot in parse_dots(ttir)}
     best = next((kind for kind in ("UTCMMA", "HGMMA", "HMMA") if kind in kinds), None)
     return Expectations(best, best is not None and streams_operands(ttir, num_stages))

@@ -99,38 +99,38 @@ def show(plan: Sequence[Step]) -> None:
 
 
 def probe() -> dict[str, Any]:
-    """Device and versions, asked in another process, since this one keeps off the GPU. Raises: ValueError without."""
-    command, found = [sys.executable, "-c", PROBE], {}
+    """Device and versions, from another process, since this one uses no GPU. Raises: ValueError without one."""
+    command, answer = [sys.executable, "-c", PROBE], {}
     try:
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PROBE_LIMIT_S, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        reason = f"torch {found['torch']}"
+        answer = json.loads(done.stdout.splitlines()[-1])
+        reason = f"torch {answer['torch']}"
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.splitlines() or ["no answer"])[-1]
     except subprocess.TimeoutExpired:
         reason = f"no answer within {PROBE_LIMIT_S} s"
-    if not found.pop("cuda", False):
+    if not answer.pop("cuda", False):
         raise ValueError(f"GPU: wanted a CUDA device, got none ({reason}); --list shows what would run")
-    return found
+    return answer
 
 
 def resumed(path: Path, environment: dict[str, Any]) -> dict[str, Outcome]:
-    """Outcomes of an earlier call, by step. Raises: ValueError where it cannot be gone on with here."""
+    """Outcomes of an earlier call, by step. Raises: ValueError where it cannot be resumed here."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        then, outcomes = data["environment"], {step["step"]: Outcome(**step) for step in data["steps"]}
+        earlier, outcomes = data["environment"], {step["step"]: Outcome(**step) for step in data["steps"]}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"--resume: wanted results of bench.gpu, got {path}: {error}") from None
     for name in ("device", "commit"):
-        if then.get(name) != environment[name]:
-            raise ValueError(f"--resume: wanted results with {name} {environment[name]}, got {then.get(name)}")
+        if earlier.get(name) != environment[name]:
+            raise ValueError(f"--resume: wanted results with {name} {environment[name]}, got {earlier.get(name)}")
     return outcomes
 
 
 def run(
     plan: Sequence[Step], outcomes: dict[str, Outcome], environment: dict[str, Any], path: Path, budget_s: float
 ) -> int:
-    """Run what has no outcome yet that is "ok"; results in ``path`` after every step. Returns: the exit status."""
+    """Run the steps that are not "ok" yet; write results to ``path`` after every step. Returns: the exit status."""
     start = time.monotonic()
     left = [step for step in plan if step.name not in outcomes or outcomes[step.name].status != "ok"]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def run(
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for outcome in runner.run(left):
-            if outcome.status != "skipped" or outcome.step not in outcomes:  # or an earlier call's part would be lost
+            if outcome.status != "skipped" or outcome.step not in outcomes:  # keeps results of an earlier call
                 outcomes[outcome.step] = outcome
             write(path, outcomes.values(), environment, time.monotonic() - start)
     finally:
@@ -162,7 +162,7 @@ def run(
 
 
 def write(path: Path, outcomes: Iterable[Outcome], environment: dict[str, Any], seconds: float) -> None:
-    """Whole or not at all, whatever ends this process."""
+    """Write results atomically."""
     results = {"environment": environment, "seconds": seconds, "steps": [asdict(outcome) for outcome in outcomes]}
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -170,7 +170,7 @@ def write(path: Path, outcomes: Iterable[Outcome], environment: dict[str, Any], 
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """What is printed last: targets, verdicts, training, and what went wrong."""
+    """The final output: targets, verdicts, training, and failures."""
     rows = [row["extra_info"] for o in outcomes for row in o.benchmarks if "p50_ms" in row["extra_info"]]
     judged = judge(rows)
     known = [target for target in judged if target[-1] != NOT_MEASURED]
@@ -178,10 +178,10 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     lines.append(f"targets not measured: {len(judged) - len(known)} of {len(judged)}")
     counts = sum((Counter(outcome.tests) for outcome in outcomes), Counter())
     lines.append(f"tests and benches: {', '.join(f'{n} {verdict}' for verdict, n in counts.items()) or 'none ran'}")
-    for found in (o.training for o in outcomes if o.training):
-        pace, peak = (f"{found[name] or 0:.3g}" for name in ("images_per_s", "peak_mib"))
-        finite = "finite" if found["finite"] else "NOT FINITE"
-        lines.append(f"training: {found['images']} images, {pace} per second, peak {peak} MiB, losses {finite}")
+    for training in (o.training for o in outcomes if o.training):
+        pace, peak = (f"{training[name] or 0:.3g}" for name in ("images_per_s", "peak_mib"))
+        finite = "finite" if training["finite"] else "NOT FINITE"
+        lines.append(f"training: {training['images']} images, {pace} per second, peak {peak} MiB, losses {finite}")
     for outcome in outcomes:
         if outcome.status not in ("ok", "skipped"):
             lines.append(f"{outcome.status}: {outcome.step}: {outcome.last_words()}")

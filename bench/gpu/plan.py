@@ -1,4 +1,4 @@
-"""What ``python -m bench.gpu`` runs, in order of worth: the time may be over before the end."""
+"""The steps of ``python -m bench.gpu``, most important first, since time may run out."""
 
 import shutil
 import sys
@@ -34,7 +34,7 @@ class Step:
 
 
 def pytest(*arguments: str) -> tuple[str, ...]:
-    """A test run that leaves its verdicts in junit.xml, and says where it hangs when it hangs."""
+    """A test run that writes its verdicts to junit.xml, and a traceback if it hangs."""
     options = ("-q", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=90", "--continue-on-collection-errors")
     return (sys.executable, "-m", "pytest", *options, "--junitxml={work}/junit.xml", *arguments)
 
@@ -48,7 +48,7 @@ def steps(which: Callable[[str], str | None] = shutil.which) -> list[Step]:
 
 
 def _tests() -> list[Step]:
-    """A process per file, since each compiles its kernels and one that crashes takes its file along."""
+    """A process per file, since each compiles its kernels and a crash loses the results of its file."""
     files = [f"tests/{path.name}" for path in sorted((ROOT / "tests").glob("test_fused_*.py"))]
     return [
         Step("tests marked gpu", pytest("-m", "gpu", "tests/"), 240, shared=True),
@@ -58,7 +58,7 @@ def _tests() -> list[Step]:
 
 def _sanitizers(which: Callable[[str], str | None]) -> list[Step]:
     program = next((path for name in SANITIZER if (path := which(name))), None)
-    # fresh memory for every tensor, or an access out of bounds would land in torch's pool; odd shapes
+    # separate allocations, since torch's memory pool would hide an access out of bounds; odd shapes
     cases = pytest("tests/test_fused_rays.py", "-k", "matches_the_plain_form and (odd or three)")
     return [
         Step(f"sanitizer {tool}", ("env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", program, "--tool", tool,

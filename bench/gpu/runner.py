@@ -1,4 +1,4 @@
-"""Runs steps as processes, each with a time limit, and collects what each left behind. Nothing here touches a GPU."""
+"""Runs steps as processes, each with a time limit, and collects their results. Nothing here touches a GPU."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ LOSSES = ("Loss/generator", "Loss/discriminator", "Loss/nerf_path", "Loss/r1")
 
 @dataclass
 class Outcome:
-    """What became of a step. ``status``: "ok", "failed", "out of time", "interrupted" or "skipped".
+    """Outcome of a step. ``status``: "ok", "failed", "out of time", "interrupted" or "skipped".
 
     ``benchmarks`` and ``skipped`` are as pytest-benchmark's JSON has them in runs of bench/.
     """
@@ -59,9 +59,8 @@ class Outcome:
 
 
 class Runner:
-    """Runs steps until ``deadline``, a time of ``time.monotonic``; ``report`` takes lines of progress.
-
-    :meth:`stop` may be called from anywhere, a signal handler too: what runs is ended and what follows is skipped.
+    """Runs steps until ``deadline``, a time of ``time.monotonic``; ``report`` receives lines of progress.
+    :meth:`stop` may be called from a signal handler: it ends running steps and skips the remaining ones.
     """
 
     def __init__(self, deadline: float, jobs: int, report: Callable[[str], None] = print) -> None:
@@ -72,7 +71,7 @@ class Runner:
         self._stopped.set()
 
     def run(self, steps: Sequence[Step]) -> Iterator[Outcome]:
-        """Shared steps that follow each other run ``jobs`` at a time, every other step alone; outcomes as they come."""
+        """Yield outcomes as steps end; consecutive shared steps run ``jobs`` at a time, every other step alone."""
         for shared, group in groupby(steps, key=lambda step: step.shared):
             with ThreadPoolExecutor(self.jobs if shared else 1) as pool:
                 futures = [pool.submit(self.step, step) for step in group]
@@ -99,8 +98,8 @@ class Runner:
 
     def _process(self, command: list[str], log: Path, until: float) -> tuple[str, int | None]:
         """(status, exit code)."""
-        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}  # kernels are to be compiled
-        environment["PYTHONUNBUFFERED"] = "1"  # or the last lines of a killed process would be lost
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}  # kernels must be compiled
+        environment["PYTHONUNBUFFERED"] = "1"  # unbuffered, so that a killed process loses no lines
         with open(log, "wb") as file:
             try:
                 process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file,
@@ -120,8 +119,8 @@ class Runner:
 
 
 def end(process: "subprocess.Popen[bytes]", grace_s: float = GRACE_S) -> None:
-    """End a process and all that it started: first by Ctrl-C, so that it can write what it has, then by force."""
-    if not hasattr(os, "killpg"):  # Windows has no groups of processes
+    """End a process and its children: first by Ctrl-C, so that it can write its results, then by force."""
+    if not hasattr(os, "killpg"):  # Windows has no process groups
         process.kill()
         return
     for sign, patience_s in ((signal.SIGINT, grace_s), (signal.SIGKILL, grace_s)):
@@ -133,7 +132,7 @@ def end(process: "subprocess.Popen[bytes]", grace_s: float = GRACE_S) -> None:
 
 
 def collect(work: Path, outcome: Outcome) -> None:
-    """Add what a step wrote into its folder; a file that is absent or was cut off is passed over."""
+    """Add the files that a step wrote into its folder; absent or truncated files are ignored."""
     with contextlib.suppress(OSError, ElementTree.ParseError):
         for case in ElementTree.parse(work / "junit.xml").iter("testcase"):
             if case.get("name") is None:  # ended by Ctrl-C: neither passed nor failed
@@ -145,9 +144,9 @@ def collect(work: Path, outcome: Outcome) -> None:
                 message = str(said.get("message")).split("\n")[0][:160]
                 outcome.failures[f"{case.get('classname')}.{case.get('name')}"] = message
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads((work / "bench.json").read_text(encoding="utf-8"))
-        outcome.benchmarks = [{key: row[key] for key in ("name", "extra_info")} for row in found["benchmarks"]]
-        outcome.skipped = found.get("skipped", {})
+        results = json.loads((work / "bench.json").read_text(encoding="utf-8"))
+        outcome.benchmarks = [{key: row[key] for key in ("name", "extra_info")} for row in results["benchmarks"]]
+        outcome.skipped = results.get("skipped", {})
     with contextlib.suppress(OSError, ValueError):
         lines = (work / "run" / "stats.jsonl").read_text(encoding="utf-8").splitlines()
         outcome.training = training([json.loads(line) for line in lines if line.endswith("}")])
@@ -158,7 +157,7 @@ def collect(work: Path, outcome: Outcome) -> None:
 def training(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Images per second (median), peak memory, losses, and whether every loss and gradient was finite."""
     trained = [row for row in rows if "Loss/generator" in row]
-    # the first row holds what is done once: compiling, cuDNN's choices
+    # the first row includes one-time work: compilation, cuDNN's choices
     paces = [row["Time/sec_per_kimg"] for row in trained[1:] if row.get("Time/sec_per_kimg")]
     replaced = sum(value or 0 for row in trained for name, value in row.items() if name.endswith("_nonfinite"))
     losses = {name: [row[name] for row in trained if name in row] for name in LOSSES}
@@ -166,7 +165,7 @@ def training(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "images": rows[-1].get("Progress/images", 0) if rows else 0,
         "images_per_s": 1000 / statistics.median(paces) if paces else None,
         "peak_mib": max((row["Memory/peak_mib"] for row in trained if row.get("Memory/peak_mib")), default=None),
-        # a number that is not finite is null in the file
+        # non-finite numbers are null in the file
         "finite": bool(trained) and not replaced and not any(None in values for values in losses.values()),
         "losses": {name: [values[0], values[-1]] for name, values in losses.items() if values},
     }

@@ -1,4 +1,4 @@
-"""The figures to reach, and whether the rows of a run reach them."""
+"""Target figures, and whether the rows of a run reach them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,11 +10,11 @@ IMAGE = "FFHQ 1024 px, batch {}, fp16"
 STEP = "FFHQ 512 px, batch 8"
 NOT_MEASURED = "not measured"
 KERNEL, GRAPH = "triton fp16", "triton fp16 graph"
-LARGE_BYTES = 30e6  # some 10 us on an H100, more than it takes to launch anything
+LARGE_BYTES = 30e6  # some 10 us on an H100, more than a launch takes
 
 
 class Rows:
-    """The rows of a run's benches. What has not been measured raises LookupError, or TypeError when computed with."""
+    """The rows of a run's benches. Missing figures raise LookupError, or TypeError in arithmetic."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.all = rows
@@ -25,12 +25,12 @@ class Rows:
         return self.rows[shape, direction, impl]["p50_ms"]
 
     def faster(self, impl: str, direction: str = "fwd") -> Any:
-        """How many times faster our ray pass is than another implementation of it."""
+        """Speed-up of our ray pass over another implementation."""
         shape = FFHQ.format(16)
         return self.ms(shape, impl, direction) / self.ms(shape, KERNEL, direction)
 
     def added(self, impl: str) -> Any:
-        """Memory that a ray pass with its backward adds to what was there."""
+        """Memory that a ray pass with its backward adds."""
         row = self.rows[FFHQ.format(16), "fwd+bwd", impl]
         return row["peak_mib"] - row["peak_before_mib"]
 

@@ -47,7 +47,7 @@ def modulated_layer() -> dict[str, Callable[[], None]]:
 
 
 def refine_to_rgb() -> dict[str, Callable[[], None]]:
-    """The blocks that are covered, forward and backward, with a block behind them and as the last one."""
+    """The tails that the kernels cover, forward and backward, of an inner block and of the last one."""
 
     def run(C: int, edge: int, dtype: torch.dtype, enlarge: str | None, keep: bool, allow_tf32: bool) -> None:
         with torch.device("meta"):
@@ -78,7 +78,7 @@ def refine_to_rgb() -> dict[str, Callable[[], None]]:
 
 
 def upsample_block_bilinear() -> dict[str, Callable[[], None]]:
-    """A stage of every kind of width."""
+    """One stage of each width class."""
 
     def run(channels: int, edge: int, dtype: torch.dtype) -> None:
         x, bias = torch.empty(2, edge, edge, channels, dtype=dtype, device="meta"), torch.empty(channels, device="meta")

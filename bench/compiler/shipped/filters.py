@@ -10,7 +10,7 @@ from stylenerf.kernels.filters.upfirdn2d_triton import Pads, _upfirdn2d, adjoint
 
 
 def bias_act() -> dict[str, Callable[[], None]]:
-    """What the networks use, in both memory formats; then every activation with its first two derivatives."""
+    """Activations of the networks, in both memory formats; then every activation with its first two derivatives."""
 
     def run(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, act: str, clamp: float | None) -> None:
         with torch.device("meta"):

@@ -20,7 +20,7 @@ from stylenerf.kernels.rays.volume_triton import launch_volume_backward, launch_
 
 
 def meta_field(batch: int, width: int, layers: int, dims: int, octaves: int) -> PackedField:
-    """A field without numbers, to see what would be launched."""
+    """A field on the meta device, to record its launches."""
     P = max(16, triton.next_power_of_2(octaves * dims))
     with torch.device("meta"):
         return PackedField(
@@ -170,7 +170,7 @@ def mlp() -> dict[str, Callable[[], None]]:
 
 
 def single_pass() -> dict[str, Callable[[], None]]:
-    """FFHQ rays at every sample count a tile is made for, with noise and rays that keep their samples; a background."""
+    """FFHQ rays at every sample count with its own tile, with noise and rays that are not aggregated; a background."""
 
     def run(width: int, precision: str, count: int, dims: int) -> None:
         field = Operand.of(meta_field(2, width, 8, dims, 10), 0.2, precision)
