@@ -33,17 +33,17 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 def skips(config: pytest.Config) -> dict[str, list[str]]:
     """Reason -> benches that it excluded."""
-    found: dict[str, list[str]] = {}
+    excluded: dict[str, list[str]] = {}
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     reports: Iterable[Any] = reporter.stats.get("skipped", []) if reporter else []
     for report in reports:
         reason = str(report.longrepr[2]).removeprefix("Skipped: ") if report.longrepr else "skipped"
-        found.setdefault(reason, []).append(report.nodeid.split("::")[-1].removeprefix("test_"))
+        excluded.setdefault(reason, []).append(report.nodeid.split("::")[-1].removeprefix("test_"))
     if config.stash[UNSELECTED]:
         options = {"-m": config.getoption("markexpr"), "-k": config.getoption("keyword")}
         chosen = " ".join(f"{flag} {value!r}" for flag, value in options.items() if value)
-        found[f"not selected by {chosen or 'the command line'}"] = config.stash[UNSELECTED]
-    return found
+        excluded[f"not selected by {chosen or 'the command line'}"] = config.stash[UNSELECTED]
+    return excluded
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:

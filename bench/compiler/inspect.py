@@ -43,7 +43,7 @@ columns:
   registers                  of 32 bits per thread; an SM has 65536, so 128 with 4 warps leave room for 4 blocks
   stack, LDL/STL             bytes of local memory per thread; instructions that load from it and store to it
   shared, of limit           bytes per block, and their share of what a block may use on the target
-  tensor cores, asynchronous matrix instructions, and copies from global to shared memory that nobody waits for
+  tensor cores, asynchronous matrix instructions, and copies from global to shared memory
   instructions, barriers     in the code, each counted once however often a loop runs it; BAR halts the whole block
   seconds                    to compile; "cached" if Triton had compiled it before
 

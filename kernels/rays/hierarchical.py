@@ -71,7 +71,7 @@ def _hierarchical_kernel(
     BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     M: tl.constexpr = BLOCK_R * BLOCK_S
-    b = tl.program_id(1).to(tl.int64)  # whole images are stepped over in 64 bit, offsets within one fit 32
+    b = tl.program_id(1).to(tl.int64)  # image offsets in 64 bits, offsets within an image in 32
     ray = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     s = tl.arange(0, BLOCK_S)[None, :]
     offs_m = tl.arange(0, M)

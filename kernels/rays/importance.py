@@ -1,4 +1,4 @@
-"""Inverse-CDF sampling: draw positions along a ray where earlier samples found density.
+"""Inverse-CDF sampling: draw positions along a ray from the weights of earlier samples.
 
 Reads 2 S numbers per ray and writes as many as it draws (NeRF, section 5.2).
 """
