@@ -35,7 +35,7 @@ CASES: dict[str, RayRun] = {
     "released, no noise": RayRun(RELEASED, "hierarchical", noise=False),
     "ten layers": RayRun(replace(SMALL, depth=10), span=SPANS["log"]),
     "ten layers, hierarchical": RayRun(replace(SMALL, depth=10), "hierarchical", SPANS["opaque"], sample_rays=3),
-    "all sample_hidden": RayRun(replace(SMALL, rays=3), "hierarchical", sample_rays=3),
+    "all rays keep their samples": RayRun(replace(SMALL, rays=3), "hierarchical", sample_rays=3),
     "twelve octaves": RayRun(replace(SMALL, num_freqs=12)),
     "background": RayRun(BACKGROUND, "points", SPANS["opaque"], sample_rays=2),
     "background, open": RayRun(replace(BACKGROUND, depth=1), "points", noise=False),

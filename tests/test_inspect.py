@@ -432,7 +432,7 @@ def _kernels_in_the_sources() -> set[str]:
     return {
         name
         for path in (ROOT / "kernels").rglob("*.py")
-        for name in re.findall(r"^def (_\w+_kernel)\(", path.read_text(), re.MULTILINE)
+        for name in re.findall(r"@triton\.jit(?:\(.*\))?\ndef (_\w+_kernel)\(", path.read_text())
     }
 
 
