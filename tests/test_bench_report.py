@@ -20,6 +20,9 @@ from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
 
+# pytest-benchmark times nothing in what it takes for a worker of pytest-xdist
+ALONE = {name: value for name, value in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
+
 
 def row(**changes: Any) -> dict[str, Any]:
     facts = {"op": "blur", "shape": "3 ch", "direction": "fwd", "impl": "ref", "baseline": True}
@@ -81,9 +84,7 @@ def test_results_of_a_run_that_ctrl_c_ended_are_readable(tmp_path: pathlib.Path)
     bench.write_text(INTERRUPTED.replace("{row}", repr(row())))
     plugins = ["-p", "no:cacheprovider", "-p", "bench.conftest"]
     python = [sys.executable, "-m", "pytest", *plugins, str(bench), f"--benchmark-json={results}"]
-    # pytest-benchmark times nothing in what it takes for a worker of pytest-xdist
-    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
-    done = subprocess.run(python, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(python, cwd=ROOT, env=ALONE, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stdout + done.stderr
     rows, skipped = report.load(results)
     assert rows == [row()]
@@ -337,7 +338,7 @@ def test_runs_from_end_to_end(tmp_path: pathlib.Path) -> None:
     short = ["--benchmark-max-time=0.01", "--benchmark-min-rounds=2", f"--benchmark-json={path}"]
     files = ["bench/bench_importance_sample.py", "bench/bench_rays.py", "-k", "importance"]
     python = [sys.executable, "-m"]
-    run = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    run = partial(subprocess.run, cwd=ROOT, env=ALONE, capture_output=True, text=True, timeout=300)
     done = run([*python, "pytest", "-p", "no:cacheprovider", *files, *short])
     assert done.returncode == 0, done.stdout + done.stderr
     (measured,) = [b["extra_info"] for b in json.loads(path.read_text())["benchmarks"] if b["params"]["impl"] == "ref"]
