@@ -1,1 +1,1 @@
-"""What is done with a trained model, a folder each."""
+"""Uses of a trained model, a folder each."""

@@ -1,4 +1,4 @@
-"""What every data set offers: images by number, labels, and batches in an order that can be repeated.
+"""The interface of data sets: images by number, labels, and batches in an order that can be repeated.
 
 An item is an image or, with ``mirror``, also its horizontal flip: items 0..N-1 are the images as they are, items
 N..2N-1 their mirrored copies. Which items a training step sees is a pure function of (seed, images shown so far), so a
@@ -32,7 +32,7 @@ _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, the step of the splitmix64
 
 
 class Batch(NamedTuple):
-    """What a training step takes: ``images`` [n, 3, r, r] uint8, ``labels`` [n, L] float32 (L = 0 without labels)."""
+    """One batch of a training step: ``images`` [n, 3, r, r] uint8, ``labels`` [n, L] float32 (L = 0 without labels)."""
 
     images: Tensor
     labels: Tensor
@@ -206,7 +206,7 @@ class Dataset(ABC):
         return list(self._pool[1].map(function, items))
 
     def _facts(self) -> str:
-        """What :meth:`describe` says of any data set."""
+        """The part of :meth:`describe` that all data sets share."""
         mirrored = f"mirrored to {len(self)}" if self.mirror else "not mirrored"
         labels = {
             "none": "no labels",

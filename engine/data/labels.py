@@ -100,7 +100,7 @@ def label_from_camera(camera: Camera) -> Tensor:
 
 
 def vector_kind(vectors: NDArray[np.float32]) -> LabelKind:
-    """What label vectors [N, L] are: cameras where at least half of them have the form of one, though perhaps faults.
+    """Kind of label vectors [N, L]: cameras where at least half of them have the form of one, though perhaps faults.
 
     The form: 25 numbers, the pose's last row 0 0 0 1, the intrinsics' last row 0 0 1, the other rows of the pose not
     all 0 (which a one-hot row would have).
@@ -113,7 +113,7 @@ def vector_kind(vectors: NDArray[np.float32]) -> LabelKind:
 
 
 def deduced_kind(label_dim: int) -> LabelKind:
-    """What the labels of a model that does not say so most likely are: its 25 numbers a camera, any others a class."""
+    """The likely kind of labels of a model that records none: 25 numbers are a camera, any others a class."""
     if label_dim == 0:
         return "none"
     return "camera" if label_dim == CAMERA_LABEL_DIM else "class"

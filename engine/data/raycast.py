@@ -67,7 +67,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a camera sees: painted solids, the direction towards the light [3] (length 1), and the background."""
+    """A scene: painted solids, the direction towards the light [3] (length 1), and the background."""
 
     solids: tuple[tuple[Solid, Paint], ...]
     light: Floats

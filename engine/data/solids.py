@@ -23,14 +23,14 @@ _TINY = 1e-12  # keeps a ray that is parallel to an axis from dividing by zero
 
 
 class Hit(NamedTuple):
-    """Where rays enter a solid."""
+    """Intersections of rays with a solid."""
 
     t: Floats  # [R], +inf for a ray that misses
     normals: Callable[[Chosen], Floats]  # of n rays that hit -> outward normals [3, n], world axes, length 1
 
 
 class _Span(NamedTuple):
-    """Where rays are inside a unit solid: enter < t < leave, if that is a range at all."""
+    """Interval of rays inside a unit solid: enter < t < leave; empty for a miss."""
 
     enter: Floats  # [R]
     leave: Floats  # [R]
@@ -59,7 +59,7 @@ class Solid:
         return self._turn_to_unit(points - self.centre[:, None].astype(points.dtype))
 
     def meet(self, origin: Floats, directions: Floats) -> Hit:
-        """Where rays from one ``origin`` [3] along ``directions`` [3, R] enter the solid, from outside."""
+        """Intersections of rays from one ``origin`` [3], outside the solid, along ``directions`` [3, R]."""
         span = _UNIT_SOLIDS[self.kind](self.to_unit(origin[:, None]), self._turn_to_unit(directions))
         t = np.where((span.enter < span.leave) & (span.enter > 0), span.enter, np.inf)
 
@@ -92,7 +92,7 @@ def _round_span(o: Floats, d: Floats) -> tuple[Floats, Floats]:
 
 
 def _slab_span(o: Floats, d: Floats) -> tuple[Floats, Floats]:
-    """Where one coordinate, o + t d, lies between -1 and 1."""
+    """Interval in which one coordinate, o + t d, lies between -1 and 1."""
     inverse = 1 / np.where(np.abs(d) < _TINY, _TINY, d)
     one, other = (-1 - o) * inverse, (1 - o) * inverse
     return np.minimum(one, other), np.maximum(one, other)

@@ -1,4 +1,4 @@
-"""What a snapshot holds, in lines for a person; everything that comes from the file is escaped and cut to length."""
+"""Describes a snapshot in readable lines; everything that comes from the file is escaped and cut to length."""
 
 from __future__ import annotations
 

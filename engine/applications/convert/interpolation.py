@@ -19,7 +19,7 @@ class Unresolved(str):
 
 
 def node_value(value: object) -> object:
-    """What a node holds; ABSENT for what is no node."""
+    """Content of a node; ABSENT for anything else."""
     if isinstance(value, Record) and value.name.startswith("omegaconf.") and value.state is not None:
         for key in ("_content", "_val"):  # not _parent, which leads to the whole training configuration
             if key in value.state:
@@ -28,7 +28,7 @@ def node_value(value: object) -> object:
 
 
 def lookup(path: str, node: object, spend: Callable[[int], None], depth: int) -> object:
-    """What ``path``, the inside of ``${...}``, means at ``node``: a node or plain data, or ABSENT.
+    """The value of ``path``, the inside of ``${...}``, at ``node``: a node or plain data, or ABSENT.
 
     ``spend`` is called with ``depth`` for every step, and raises once they are too many.
     """

@@ -1,4 +1,4 @@
-"""What a snapshot of the public code may be made of, and the inert object that stands for each part.
+"""Globals that a snapshot of the public code may name, and the inert object that replaces each.
 
 No dataclass here has slots and is frozen: Python gives those a ``__setstate__`` of its own.
 """
@@ -92,7 +92,7 @@ class TensorRecord(Inert):
 
     @property
     def cost_bytes(self) -> int:
-        """What making it takes."""
+        """Arguments of its constructor."""
         return (self.numel + self.extent) * self.storage.dtype.itemsize
 
     def tensor(self) -> Tensor:
@@ -185,7 +185,7 @@ def _bytes(args: Args) -> memoryview:
 
 
 def _defaulting(args: Args) -> Dict:
-    """What makes the missing values is dropped: nothing here asks for any."""
+    """The default factory is dropped: nothing here asks for missing values."""
     builtin = all(isinstance(arg, Global) and arg.name.startswith(_BUILTINS) for arg in args)
     demand(len(args) <= 1 and builtin, "a defaultdict whose values are not made by a builtin type")
     return Dict()

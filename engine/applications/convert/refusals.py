@@ -6,7 +6,7 @@ MAX_SHOWN = 120
 
 
 class Refused(Exception):
-    """What in the file is not accepted, in words for a person."""
+    """The file holds something that is not accepted; the text says what."""
 
 
 class Damaged(Refused):
@@ -27,7 +27,7 @@ def shown(text: object) -> str:
 
 
 def kind(value: object) -> str:
-    """What a value is, for an error: the name that stand-ins and pickletools' kinds have, or its type."""
+    """Kind of a value, for an error: the name that stand-ins and pickletools' kinds have, or its type."""
     name = getattr(value, "name", None)
     return name if isinstance(name, str) else type(value).__name__
 

@@ -55,7 +55,7 @@ _PLAIN = {  # kinds whose value is the opcode's argument
 
 
 class Budget:
-    """What one file may still cost, whatever it says."""
+    """Bounds on the memory and time that one file may cost."""
 
     def __init__(self) -> None:
         self._left = dict(LIMITS)
@@ -172,7 +172,7 @@ class _Stack:
         self.memo: dict[int, object] = {}
 
     def step(self, op: pickletools.OpcodeInfo, arg: Any) -> list[object]:
-        """What one opcode does. Returns: the values that it takes off the stack, the lowest first."""
+        """Apply one opcode. Returns: the values that it takes off the stack, the lowest first."""
         name = op.name
         if name == "MARK":
             self.marks.append(len(self.values))

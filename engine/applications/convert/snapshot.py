@@ -47,7 +47,7 @@ _ZIP_OF_TORCH = re.compile(rb"PK\x03\x04.{26}[^/\0]{1,200}/(data\.pkl|\.format_v
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a file holds.
+    """Contents of a file.
 
     Attributes:
         path, data, protocol: the file's own facts; ``data`` is its bytes, mapped.

@@ -16,7 +16,7 @@ Known = Mapping[tuple[str, str], object]  # what stands for a global, by its mod
 
 
 class Inert:
-    """What a file may make. It takes no state: without ``__setstate__``, BUILD would set its attributes."""
+    """Base of the objects a file may create. It refuses state: without ``__setstate__``, BUILD sets attributes."""
 
     __slots__ = ()
 

@@ -88,7 +88,7 @@ class PerceptualNet:
 
 @dataclass(frozen=True)
 class Criterion:
-    """What a projection lowers: the pyramid's loss times a weight, and the network's distance where there is one.
+    """The loss of a projection: the pyramid's loss times a weight, and the network's distance where there is one.
 
     Attributes:
         photos: [V, 3, R, R].

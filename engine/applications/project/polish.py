@@ -26,7 +26,7 @@ _FLOOR = 1e-3  # of the largest curvature: an unknown without effect stays where
 
 
 class Polished(NamedTuple):
-    """Where a step led."""
+    """Result of a step."""
 
     unknowns: Tensor  # [P]
     damping: float  # for the next step; infinite if none lowered the residual

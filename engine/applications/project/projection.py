@@ -124,7 +124,7 @@ class Projector:
         return self.source if self._tuner is None else self._tuner.model
 
     def result(self) -> tuple[Subjects, Camera]:
-        """What was found: a subject and a camera for each photo."""
+        """Result: a subject and a camera for each photo."""
         with torch.no_grad():
             return self.chart.subjects(self.projected), self.chart.cameras(self.projected)
 
@@ -174,7 +174,7 @@ class Projector:
         raise RuntimeError(f"the projection has ended after its {self.total} steps")
 
     def _end(self, stage: str) -> None:
-        """What follows the last step of a stage."""
+        """End of a stage."""
         self._optimiser = None
         if stage == "tuning":
             return

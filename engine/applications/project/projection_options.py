@@ -1,4 +1,4 @@
-"""What a projection may be told, checked before anything is done."""
+"""Options of a projection, checked before any work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a projection starts: many subjects from many sides are rendered once, and the closest go on."""
+"""Initialisation of a projection: many subjects are rendered once from many sides, and the closest are kept."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class Tuner:
 
 
 def adam_moments(optimiser: torch.optim.Adam) -> list[dict[str, Tensor]]:
-    """What Adam remembers of each parameter, on the CPU; empty before its first step."""
+    """Adam's moments of each parameter, on the CPU; empty before its first step."""
     remembered = [optimiser.state.get(p, {}) for group in optimiser.param_groups for p in group["params"]]
     return [{k: v.detach().cpu().clone() for k, v in moments.items()} for moments in remembered]
 

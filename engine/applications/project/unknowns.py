@@ -1,4 +1,4 @@
-"""What a projection looks for, in units in which one step is worth the same everywhere, and how it becomes pictures."""
+"""Unknowns of a projection, scaled so that one step has a similar effect everywhere, and their rendering."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person may choose by name; without torch, for a quick command line."""
+"""Named choices of the command line; without torch, for a quick command line."""
 
 from typing import Literal
 

@@ -48,7 +48,7 @@ def random_conditions(model: Model, label: Label | None, count: int, rng: torch.
 
 
 def _fault(model: Model, label: Label | None) -> str | None:
-    """What the model wants instead of ``label``; None where it is right."""
+    """The label that the model wants, if ``label`` is not one; else None."""
     kind, label_dim = model.label_kind, model.config.label_dim
     if kind == "none":
         return None if label is None else "none (the model is not conditional)"

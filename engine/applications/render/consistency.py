@@ -159,7 +159,7 @@ def _at(centres: Tensor, model: Model, image: Tensor) -> Tensor:
 
 
 def median_depth(weights: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
-    """Where half of what is seen along a ray has been met, and how spread out it is.
+    """Median depth of a ray and the standard deviation of its depth.
 
     Args:
         weights: [..., S] of the samples.  depths: [..., S] ascending.

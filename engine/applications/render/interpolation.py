@@ -15,7 +15,7 @@ from .subjects import Subjects, draw_latents, subjects_from_latents
 
 
 class Moments(NamedTuple):
-    """Where each frame stands between two of the subjects."""
+    """Position of each frame between two of the subjects."""
 
     before: Tensor  # [F] place of the subject that is left
     after: Tensor  # [F] place of the subject that is approached

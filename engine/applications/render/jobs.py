@@ -42,7 +42,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Writing:
-    """What a job leaves on the disk.
+    """Output files of a job.
 
     Attributes:
         kinds: of :data:`KINDS`, at least one.
@@ -91,7 +91,7 @@ class Writing:
 
 @dataclass(frozen=True)
 class RenderJob:
-    """What to render.
+    """A rendering job.
 
     Attributes:
         subjects, labels: N of them and their names.
@@ -269,7 +269,7 @@ def _render_group(model: Model, job: RenderJob, out: Path, places: list[tuple[in
 def _writers(
     model: Model, job: RenderJob, kind: str, look: Callable[[ViewOptions], View], camera: Camera
 ) -> list[Callable[[Path], None]]:
-    """What writes each picture of a group."""
+    """The writer of each picture of a group."""
     near, far = model.config.field.near, model.config.field.far
     own, behind = job.options, dataclasses.replace(job.options, parts="background")
     if kind == "depth16":
@@ -316,7 +316,7 @@ def _frame(job: RenderJob, out: Path, kind: str, subject: int, frame: int) -> Pa
 
 
 def _products(job: RenderJob, out: Path) -> list[Path]:
-    """What is made of the frames."""
+    """The outputs made from the frames."""
     paths = [out / f"{stem}.{f}" for stem in _moving(job) for f in job.writing.formats if f != "png"]
     return [*paths, out / "sheet.png"] if job.writing.sheet else paths
 

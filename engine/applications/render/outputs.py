@@ -1,4 +1,4 @@
-"""What a view leaves on the disk: pictures of colour, depth, normals and opacity, raw depth, and moving pictures.
+"""Output files of a view: pictures of colour, depth, normals and opacity, raw depth, and moving pictures.
 
 Every file is written under a temporary name and renamed: whole, or not at all.
 """

@@ -1,4 +1,4 @@
-"""What a path of cameras may be told, checked before anything is done; without torch, for a quick command line."""
+"""Options of a camera path, checked before any work; without torch, for a quick command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class PathOptions:
-    """What a path may be told; None is the prior's own.
+    """Options of a camera path; None is the prior's own value.
 
     Attributes:
         frames: number of cameras.

@@ -1,4 +1,4 @@
-"""Where the camera stands, frame by frame: paths around the object where the model has seen it, files of cameras.
+"""Camera positions, frame by frame: paths around the object where the model has seen it, files of cameras.
 
 Angles are radians: yaw around +z, pitch measured from +z, so that pi/2 is level (docs/cameras.md). Unless told
 otherwise a path keeps to the ranges of the model's camera prior, in the middle of what it does not vary.

@@ -1,4 +1,4 @@
-"""What is in a picture: the styles of a person, a car, a solid, and the code of the background behind it.
+"""Subjects of pictures: the styles of a person, a car, a solid, and the code of the background behind it.
 
 A subject comes from a seed or from a file. Seed k draws, from a generator of its own, first the latent z, then the
 background's code: the same seed is the same subject, whatever stands beside it in a batch.

@@ -28,7 +28,7 @@ State = Literal["running", "done", "failed", "stopped"]
 
 
 def kinds() -> tuple[str, ...]:
-    """What this installation can write; MP4 wants the extra ``video``."""
+    """Formats that this installation can write; MP4 wants the extra ``video``."""
     return tuple(k for k in ("webp", "gif", "mp4") if k in ANIMATIONS and (k != "mp4" or find_spec("imageio_ffmpeg")))
 
 

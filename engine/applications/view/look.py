@@ -1,4 +1,4 @@
-"""What a page asks for, read from the query of its address; anything else is one line that names the parameter."""
+"""The request of a page, parsed from the query of its address; errors are one line that names the parameter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_PARAMETERS = 40
 
 
 class Limits(NamedTuple):
-    """What depends on the model."""
+    """Limits that depend on the model."""
 
     edge: int  # of a picture, at most
     samples: tuple[int, int]  # per ray and pass

@@ -71,7 +71,7 @@ _HEADERS = {
 
 
 class Answer(NamedTuple):
-    """What goes back."""
+    """Response of the server."""
 
     content: bytes
     kind: str
@@ -121,7 +121,7 @@ class Server(ThreadingHTTPServer):
             raise UserError(f"--host: wanted an address of this machine, got {short(host)}") from None
 
     def open(self, studio: Studio) -> None:
-        """What to look at."""
+        """Serve this studio."""
         self.studio, self.films = studio, Films(studio)
 
     def server_bind(self) -> None:
@@ -131,7 +131,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where a browser on this machine finds the page."""
+        """Address of the page for a browser on this machine."""
         name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         return f"http://{f'[{name}]' if ':' in name and not name.startswith('[') else name}:{self.server_port}/"
 
@@ -187,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
         """In silence: a drag asks for dozens of pictures a second."""
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What http.server itself refuses, in the form of our own refusals."""
+        """Errors of http.server itself, in the form of our own."""
         self.close_connection = True
         text = message or HTTPStatus(code).phrase
         self._send(_json({"error": f"request: wanted one of HTTP, got: {text[:100]}"}, HTTPStatus(code)))

@@ -85,7 +85,7 @@ class Studio:
         self._subjects: OrderedDict[tuple[object, ...], Subjects] = OrderedDict()  # of the rendering thread
 
     def describe(self) -> dict[str, Any]:
-        """What a page needs to know, as JSON can hold it; angles in radians."""
+        """Facts about the model for the page, as JSON values; angles in radians."""
         known, prior, cfg = self.ranges, self.model.prior, self.model.config
         edges = {self.edge} | {e for e in (16 * 2**k for k in range(10)) if e <= self.limits.edge}
         return {

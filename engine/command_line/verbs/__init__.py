@@ -1,4 +1,4 @@
-"""What ``stylenerf`` can do besides training: one module per verb with HELP, ``add_arguments`` and ``run``.
+"""The verbs of ``stylenerf`` besides training: one module per verb with HELP, ``add_arguments`` and ``run``.
 
 A verb's module is imported when it is asked for. Parsing its arguments must not bring torch along, which takes seconds:
 at the top it imports what is light, and each function what it works with.
