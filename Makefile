@@ -27,9 +27,9 @@ lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	mkdir -p .mypy_cache/seen/stylenerf  # mypy finds modules by their folders, so it is shown what an installation has
-	ln -sfn $(addprefix $(CURDIR)/,stylenerf/__init__.py stylenerf/__main__.py kernels models engine) .mypy_cache/seen/stylenerf/
-	ln -sfn $(CURDIR)/bench .mypy_cache/seen/
-	cd .mypy_cache/seen && $(abspath $(RUN)) -m mypy --config-file ../../pyproject.toml
+	ln -sfn $(addprefix ../../../,stylenerf/__init__.py stylenerf/__main__.py kernels models engine) .mypy_cache/seen/stylenerf/
+	ln -sfn ../../bench .mypy_cache/seen/
+	cd .mypy_cache/seen && $(if $(filter /%,$(RUN)),$(RUN),../../$(RUN)) -m mypy --config-file ../../pyproject.toml
 
 # A process a core; a file's tests stay in one, since they share what they prepare.
 test: lint

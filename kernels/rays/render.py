@@ -81,11 +81,9 @@ def _values_by_kernel(op: str, points: Tensor, field: FieldWeights, precision: P
 
 
 def _values(points: Tensor, field: FieldWeights, precision: Precision, keep_hidden: bool) -> tuple[Tensor, Tensor]:
-    from . import field_triton
+    from . import field_triton, render_triton
 
     packed = field_triton.pack(field, points.shape[-1])
-    from . import render_triton
-
     hidden, density = render_triton.field_values(
         points.contiguous(), *packed, field.num_freqs, field.negative_slope, precision, keep_hidden
     )
