@@ -1,6 +1,6 @@
 """How near is near: the tolerances that the tests share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -30,22 +30,34 @@ FLOOR = {torch.float32: 1e-6, torch.float16: 1e-4, torch.bfloat16: 1e-3}
 
 
 def assert_no_worse_than_torch(
-    name: str, got: Tensor, plain: Sequence[Tensor], exact: Tensor, factor: float = 2.0, floor: float | None = None
+    name: str, got: Tensor, plain: Iterable[Tensor], exact: Tensor, factor: float = 2.0, floor: float | None = None
 ) -> None:
     """The kernel may err at most ``factor`` times what plain torch errs in the same dtype, both against float64.
 
     ``plain`` is plain torch more than once, with other roundings of the same numbers (``several_roundings``): the
-    largest error counts, since a single one may be small by luck. ``floor`` is allowed on top, relative to
-    max(1, max |exact|).
+    largest error counts, since a single one may be small by luck. No more are asked for than the kernel needs.
+    ``floor`` is allowed on top, relative to max(1, max |exact|).
     """
     assert got.shape == exact.shape, f"{name}: shape {tuple(got.shape)} != {tuple(exact.shape)}"
-    for same in plain:
-        assert got.dtype == same.dtype, f"{name}: dtype {got.dtype} != {same.dtype}"
     assert torch.isfinite(got).all(), f"{name}: not finite"
     if got.numel() == 0:
         return
     scale = max(1.0, exact.abs().max().item())
     err = (got.double() - exact).abs().max().item()
-    typical = max((same.double() - exact).abs().max().item() for same in plain)
-    allowed = factor * typical + (FLOOR[got.dtype] if floor is None else floor) * scale
-    assert err <= allowed, f"{name}: max error {err:.3e} > allowed {allowed:.3e} (plain torch {typical:.3e})"
+    typical = allowed = 0.0
+    for same in plain:
+        assert got.dtype == same.dtype, f"{name}: dtype {got.dtype} != {same.dtype}"
+        typical = max(typical, (same.double() - exact).abs().max().item())
+        allowed = factor * typical + (FLOOR[got.dtype] if floor is None else floor) * scale
+        if err <= allowed:
+            return
+    raise AssertionError(f"{name}: max error {err:.3e} > allowed {allowed:.3e} (plain torch {typical:.3e})")
+
+
+def assert_each_no_worse_than_torch(
+    got: Mapping[str, Tensor], plain: Iterable[Mapping[str, Tensor]], exact: Mapping[str, Tensor], **how: float | None
+) -> None:
+    """:func:`assert_no_worse_than_torch` for results by name; ``how``: its factor and floor."""
+    assert got.keys() == exact.keys()
+    for name in exact:
+        assert_no_worse_than_torch(name, got[name], (same[name] for same in plain), exact[name], **how)

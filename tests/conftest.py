@@ -58,23 +58,35 @@ def heed_interruptions() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def look_through_triton_once() -> None:
-    """Every call of an interpreted function searches triton.language for what to replace; remember what there is."""
+def quicker_interpreter() -> None:
+    """Triton's interpreter finds out again, for each operation and call, what never changes; remember it."""
     interpreter = sys.modules.get("triton.runtime.interpreter")
     if interpreter is None:
         return
-    found: dict[Any, dict[str, Any]] = {}
+    of_scalar = cache(interpreter._get_np_dtype)
+    interpreter._get_np_dtype = lambda t: of_scalar(interpreter.tl.uint64 if t.scalar.is_ptr() else t.scalar)
+    patch_lang, prepared = interpreter._patch_lang, set()
 
-    def patch_builtin(package: Any, builder: Any, scope: Any) -> None:
-        if package not in found:
-            members = inspect.getmembers(package, interpreter.tl.core.is_builtin)
-            found[package] = dict(members)
-        for name, member in found[package].items():
-            if getattr(package, name) is not member:
-                return  # replaced already, by the function that calls this one
-            interpreter._patch_attr(package, name, member, builder, scope)
+    @cache
+    def languages(fn: Any) -> frozenset[Any]:
+        return frozenset(m for m in fn.__globals__.values() if m in (interpreter.tl, interpreter.tl.core))
 
-    interpreter._patch_builtin = patch_builtin
+    def patch_what_is_left(fn: Any) -> Any:
+        """Replace the functions of triton.language for a kernel's launch, not again for each function it calls."""
+        wanted = languages(fn)
+        if wanted <= prepared:
+            return interpreter._LangPatchScope()
+        scope = patch_lang(fn)
+        prepared.update(wanted)
+
+        def restore() -> None:
+            prepared.difference_update(wanted)
+            type(scope).restore(scope)
+
+        scope.restore = restore
+        return scope
+
+    interpreter._patch_lang = patch_what_is_left
 
 
 @pytest.fixture(scope="session")

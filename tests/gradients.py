@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tests.closeness import assert_no_worse_than_torch
+from tests.closeness import assert_each_no_worse_than_torch
 from tests.inputs import source
 from tests.roundings import several_roundings
 
@@ -43,9 +43,7 @@ def assert_kernel_matches(kernel: Op, reference: Op, inputs: dict[str, Tensor]) 
     got = outputs_and_gradients(kernel, inputs)
     plain = several_roundings(lambda: outputs_and_gradients(reference, inputs))
     exact = outputs_and_gradients(reference, inputs, torch.float64)
-    assert got.keys() == exact.keys()
-    for name in exact:
-        assert_no_worse_than_torch(name, got[name], [p[name] for p in plain], exact[name])
+    assert_each_no_worse_than_torch(got, plain, exact)
 
 
 def derivatives(op: Op, inputs: dict[str, Tensor], orders: int, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
@@ -71,5 +69,4 @@ def assert_derivatives_match(kernel: Op, reference: Op, inputs: dict[str, Tensor
     got = derivatives(kernel, inputs, orders)
     plain = several_roundings(lambda: derivatives(reference, inputs, orders))
     exact = derivatives(reference, inputs, orders, torch.float64)
-    for name in exact:
-        assert_no_worse_than_torch(name, got[name], [p[name] for p in plain], exact[name])
+    assert_each_no_worse_than_torch(got, plain, exact)

@@ -13,7 +13,7 @@ from stylenerf.kernels.rays.hierarchical import SLOTS, hierarchical_tile
 from stylenerf.kernels.rays.importance_ref import importance_sample_ref
 from stylenerf.kernels.rays.render import FieldWeights, RayDraws, RayFeatures, RaySpan, render_points, render_rays
 from stylenerf.kernels.rays.single_pass import ray_tile
-from tests.closeness import assert_no_worse_than_torch
+from tests.closeness import assert_each_no_worse_than_torch
 from tests.gradients import DEVICE, cotangents, leaves, outputs_and_gradients
 from tests.inputs import FIELD_CASES, FieldCase, make_draws, make_field, make_fractions, make_points, make_rays
 from tests.rounded import rounded_field
@@ -140,10 +140,7 @@ def assert_pass_matches(run: RayRun, precision: str = "fp32") -> Results:
     got = run.results("triton", precision)
     with fine_samples_at(run.fine_positions(got["fractions"])) if run.kind == "hierarchical" else nullcontext():
         plain = several_roundings(lambda: run.results("ref"))
-        exact = run.results("ref", dtype=torch.float64)
-    assert got.keys() == exact.keys()
-    for name in exact:
-        assert_no_worse_than_torch(name, got[name], [p[name] for p in plain], exact[name])
+        assert_each_no_worse_than_torch(got, plain, run.results("ref", dtype=torch.float64))
     return got
 
 
@@ -155,15 +152,12 @@ def assert_rounded_pass_matches(run: RayRun, precision: str) -> Results:
     got = run.results("triton", precision)
     with fine_samples_at(run.fine_positions(got["fractions"])) if run.kind == "hierarchical" else nullcontext():
         unrounded = run.results("ref", dtype=torch.float64)
-        with rounded_field(precision, gradients=True):
-            plain = several_roundings(lambda: run.results("ref"))
         with rounded_field(precision, gradients=False):
             exact = run.results("ref", dtype=torch.float64)
-    assert got.keys() == exact.keys()
-    for name in exact:
-        same = [p[name] for p in plain]
-        assert_no_worse_than_torch(name, got[name], same, exact[name], floor=ULP[precision])
-        assert_no_worse_than_torch(name, got[name], same, unrounded[name], floor=ULP[precision])
+        with rounded_field(precision, gradients=True):
+            plain = several_roundings(lambda: run.results("ref"))
+            assert_each_no_worse_than_torch(got, plain, exact, floor=ULP[precision])
+            assert_each_no_worse_than_torch(got, plain, unrounded, floor=ULP[precision])
     return got
 
 

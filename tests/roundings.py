@@ -1,8 +1,8 @@
 """Plain torch with other roundings of the same numbers: what it errs typically, on any processor."""
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -97,10 +97,20 @@ class Rounding(TorchDispatchMode):
         return native.copy_(torch.where(settled, nearest, drawn))
 
 
-def several_roundings(run: Callable[[], Result], draws: int = DRAWS) -> list[Result]:
+class SeveralRoundings(Generic[Result]):
+    """Results of one computation with several roundings; each is computed when it is first asked for, and kept."""
+
+    def __init__(self, run: Callable[[], Result], draws: int) -> None:
+        self.run, self.draws, self.results = run, draws, [run()]
+
+    def __iter__(self) -> Iterator[Result]:
+        for i in range(self.draws + 1):
+            if i == len(self.results):
+                with Rounding(seed=i - 1):
+                    self.results.append(self.run())
+            yield self.results[i]
+
+
+def several_roundings(run: Callable[[], Result], draws: int = DRAWS) -> SeveralRoundings[Result]:
     """What ``run`` computes in plain torch: as this machine rounds, then with roundings at random, from seeds."""
-    results = [run()]
-    for seed in range(draws):
-        with Rounding(seed):
-            results.append(run())
-    return results
+    return SeveralRoundings(run, draws)

@@ -15,7 +15,7 @@ from stylenerf.kernels.base.launch import launch, record_launches
 from stylenerf.kernels.rays import render_backward as passes_backward
 from stylenerf.kernels.rays.field_triton import field_tile, pack, padded_width, unpack, unsupported
 from stylenerf.kernels.rays.render import FieldWeights, evaluate_density, evaluate_field
-from tests.closeness import assert_no_worse_than_torch
+from tests.closeness import assert_each_no_worse_than_torch
 from tests.gradients import DEVICE, assert_kernel_matches, outputs_and_gradients
 from tests.inputs import FieldCase, make_field, make_points, source
 from tests.ray_runs import BLUNT, ULP, field_of, field_tensors
@@ -146,14 +146,12 @@ def test_matches_a_rounded_field(name: str, precision: str) -> None:
     case = HALF[name]
     got = outputs_and_gradients(op(case, "triton", precision), inputs(case))
     unrounded = outputs_and_gradients(op(case, "ref"), inputs(case), torch.float64)
-    with rounded_field(precision, gradients=True):
-        plain = several_roundings(lambda: outputs_and_gradients(op(case, "ref"), inputs(case)))
     with rounded_field(precision, gradients=False):
         exact = outputs_and_gradients(op(case, "ref"), inputs(case), torch.float64)
-    for key in exact:
-        same = [p[key] for p in plain]
-        assert_no_worse_than_torch(key, got[key], same, exact[key], floor=ULP[precision])
-        assert_no_worse_than_torch(key, got[key], same, unrounded[key], floor=ULP[precision])
+    with rounded_field(precision, gradients=True):
+        plain = several_roundings(lambda: outputs_and_gradients(op(case, "ref"), inputs(case)))
+        assert_each_no_worse_than_torch(got, plain, exact, floor=ULP[precision])
+        assert_each_no_worse_than_torch(got, plain, unrounded, floor=ULP[precision])
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="TensorFloat-32 is float32 only where it is interpreted")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stylenerf.kernels import bias_act, modulated_conv, modulated_layer
 from stylenerf.kernels.blocks.modulated_layer_triton import pointwise_layer
-from tests.closeness import assert_no_worse_than_torch
+from tests.closeness import assert_each_no_worse_than_torch
 from tests.inputs import source
 from tests.roundings import several_roundings
 
@@ -59,8 +59,7 @@ def test_float32(case: str, finish: dict[str, Any]) -> None:
     args = make(case)
     got, plain = run(args, finish, "triton"), several_roundings(lambda: run(args, finish, "ref"))
     exact = run({name: t.double() for name, t in args.items()}, finish, "ref")
-    for name in got:
-        assert_no_worse_than_torch(name, got[name], [p[name] for p in plain], exact[name])
+    assert_each_no_worse_than_torch(got, plain, exact)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -70,10 +69,7 @@ def test_half(dtype: torch.dtype) -> None:
     args["x"] = args["x"].to(dtype)
     got, plain = run(args, finish, "triton"), several_roundings(lambda: run(args, finish, "ref"))
     exact = run({name: t.double() for name, t in args.items()}, finish, "ref")
-    for name in got:
-        assert_no_worse_than_torch(
-            name, got[name], [p[name] for p in plain], exact[name], floor=2e-3 if dtype.itemsize == 2 else None
-        )
+    assert_each_no_worse_than_torch(got, plain, exact, floor=2e-3)
 
 
 def test_clamp_and_activation_gate_the_gradient() -> None:
@@ -122,8 +118,7 @@ def test_second_order() -> None:
 
     got, exact = penalty_gradients("triton", torch.float32), penalty_gradients("ref", torch.float64)
     plain = several_roundings(lambda: penalty_gradients("ref", torch.float32))
-    for name in exact:
-        assert_no_worse_than_torch(name, got[name], [p[name] for p in plain], exact[name])
+    assert_each_no_worse_than_torch(got, plain, exact)
 
 
 def test_the_registered_op() -> None:

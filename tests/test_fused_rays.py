@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stylenerf.kernels.rays.render import FieldWeights, RayDraws, RaySpan, render_rays
-from tests.closeness import assert_no_worse_than_torch
+from tests.closeness import assert_each_no_worse_than_torch
 from tests.gradients import DEVICE, cotangents, outputs_and_gradients
 from tests.inputs import FIELD_CASES, FieldCase
 from tests.ray_runs import OUTPUTS, SPANS, Kind, RayRun, assert_pass_matches, assert_positions_follow, tile_rays
@@ -174,8 +174,7 @@ def test_one_output_alone(output: str, kind: Kind) -> None:
     got = outputs_and_gradients(pick("triton"), run.inputs())
     plain = several_roundings(lambda: outputs_and_gradients(pick("ref"), run.inputs()))
     exact = outputs_and_gradients(pick("ref"), run.inputs(), torch.float64)
-    for name in exact:
-        assert_no_worse_than_torch(name, got[name], [p[name] for p in plain], exact[name])
+    assert_each_no_worse_than_torch(got, plain, exact)
 
 
 @pytest.mark.parametrize("kind", KINDS)

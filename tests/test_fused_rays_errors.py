@@ -10,7 +10,7 @@ from torch import Tensor
 from stylenerf.kernels.rays import render_backward as passes_backward
 from stylenerf.kernels.rays.field_triton import padded_width
 from stylenerf.kernels.rays.render import RayFeatures, evaluate_density, evaluate_field, render_points, render_rays
-from tests.closeness import assert_no_worse_than_torch
+from tests.closeness import assert_each_no_worse_than_torch, assert_no_worse_than_torch
 from tests.gradients import DEVICE, outputs_and_gradients
 from tests.inputs import FieldCase, make_field
 from tests.ray_runs import (
@@ -152,8 +152,7 @@ def test_fractions_out_of_order(hidden: int) -> None:
     got = outputs_and_gradients(whole.op("triton"), named)
     plain = several_roundings(lambda: outputs_and_gradients(whole.op("ref"), named))
     exact = outputs_and_gradients(whole.op("ref"), named, torch.float64)
-    for name in exact:
-        assert_no_worse_than_torch(name, got[name], [p[name] for p in plain], exact[name])
+    assert_each_no_worse_than_torch(got, plain, exact)
 
 
 BROKEN: tuple[tuple[Kind, str], ...] = (
@@ -219,10 +218,10 @@ def test_surfaces(kind: Kind, dense: float) -> None:
     with fine_samples_at(positions):
         plain = several_roundings(lambda: whole.render("ref", "fp32", named))
         exact = whole.render("ref", "fp32", {name: t.double() for name, t in named.items()})
+        for name in ("weights", "transmittance"):
+            same = (getattr(p, name) for p in plain)
+            assert_no_worse_than_torch(name, getattr(out, name), same, getattr(exact, name))
     assert (exact.weights.amax(-1) > 0.3).all()
-    assert_no_worse_than_torch("weights", out.weights, [p.weights for p in plain], exact.weights)
-    plain_transmittance = [p.transmittance for p in plain]
-    assert_no_worse_than_torch("transmittance", out.transmittance, plain_transmittance, exact.transmittance)
 
 
 @pytest.mark.parametrize("rays_at_a_time, precision", [(0.5, "fp32"), (2, "fp16"), (7, "fp32")])

@@ -12,7 +12,7 @@ from stylenerf.kernels import RaySpan
 from stylenerf.kernels.rays import render_triton as render
 from stylenerf.kernels.rays.field_triton import pack
 from stylenerf.kernels.rays.render import evaluate_density, evaluate_field
-from tests.closeness import assert_no_worse_than_torch, assert_relative
+from tests.closeness import assert_each_no_worse_than_torch, assert_relative
 from tests.gradients import DEVICE, leaves
 from tests.inputs import FieldCase, source
 from tests.ray_runs import SPANS, Kind, RayRun, field_of, fine_samples_at, second_order
@@ -44,11 +44,9 @@ def test_second_order(name: str, precision: str) -> None:
     got = second_order(run, "triton", precision)
     with at_own_positions(run, precision):
         plain = several_roundings(lambda: second_order(run, "ref"))
-        exact = second_order(run, "ref", dtype=torch.float64)
-    assert got.keys() == exact.keys()
-    for key in exact:
-        assert_no_worse_than_torch(key, got[key], [p[key] for p in plain], exact[key])
-        assert_relative(key, got[key], plain[0][key], 1e-5)
+        assert_each_no_worse_than_torch(got, plain, second_order(run, "ref", dtype=torch.float64))
+    for key, one in next(iter(plain)).items():
+        assert_relative(key, got[key], one, 1e-5)
 
 
 def path_penalty(run: RayRun, impl: str, precision: str) -> dict[str, Tensor]:
@@ -88,12 +86,11 @@ def test_first_order_is_the_same_with_a_graph(kind: Kind) -> None:
         how: dict[str, Any] = {"allow_unused": True, "materialize_grads": True, "create_graph": create_graph}
         return dict(zip(named, torch.autograd.grad(total, list(named.values()), **how)))
 
+    got = [gradients("triton", create_graph=create_graph) for create_graph in (False, True)]
     with at_own_positions(run, "fp32"):
         plain, exact = several_roundings(lambda: gradients("ref")), gradients("ref", torch.float64)
-    for create_graph in (False, True):
-        got = gradients("triton", create_graph=create_graph)
-        for name in exact:
-            assert_no_worse_than_torch(name, got[name], [p[name] for p in plain], exact[name])
+        for either in got:
+            assert_each_no_worse_than_torch(either, plain, exact)
 
 
 def third_order(run: RayRun, impl: str) -> Tensor:

@@ -51,7 +51,7 @@ def assert_matches(case: Case, dtype: torch.dtype) -> None:
         got = op(case, "triton")(*inputs.values())
         plain = several_roundings(lambda: op(case, "ref")(*inputs.values()))
         exact = op(case, "ref")(*(x.double() for x in inputs.values()))
-    assert_no_worse_than_torch("output", got, plain, exact)
+        assert_no_worse_than_torch("output", got, plain, exact)
 
 
 QUICK = ("odd, everything", "a row less than two tiles", "without blur or bias", "no images", "pixelshuffle, wide")

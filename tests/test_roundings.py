@@ -35,7 +35,7 @@ def test_one_lucky_rounding_of_plain_torch_does_not_fail_a_kernel() -> None:
     lucky, kernel = exact.float(), exact.float() + 4e-5  # 16 eps sqrt(4096) = 1.2e-4
     with pytest.raises(AssertionError, match="sum: max error"):
         assert_no_worse_than_torch("sum", kernel, [lucky], exact)
-    several = [lucky, *several_roundings(lambda: total(x, y))[1:]]
+    several = [lucky, *list(several_roundings(lambda: total(x, y)))[1:]]
     assert_no_worse_than_torch("sum", kernel, several, exact)
     with pytest.raises(AssertionError, match="sum: max error"):
         assert_no_worse_than_torch("sum", kernel + 1e-3, several, exact)
@@ -77,7 +77,7 @@ def test_errors_grow_with_the_length_of_the_sum() -> None:
     def typical(length: int) -> float:
         x = torch.randn(length, generator=source(0))
         x = x - x.mean()
-        errors = torch.stack(several_roundings(lambda: x.sum(), draws=64)[1:]) - x.double().sum()
+        errors = torch.stack(list(several_roundings(lambda: x.sum(), draws=64))[1:]) - x.double().sum()
         return errors.square().mean().sqrt().item()
 
     short, middle, long = typical(64), typical(4096), typical(2**18)
@@ -86,7 +86,7 @@ def test_errors_grow_with_the_length_of_the_sum() -> None:
 
 def test_draws_repeat_and_differ() -> None:
     x, y = numbers(), numbers(1)
-    first, again = (several_roundings(lambda: total(x, y)) for _ in range(2))
+    first, again = (list(several_roundings(lambda: total(x, y))) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again)) and len({t.item() for t in first[1:]}) > 1
 
 
