@@ -1,11 +1,11 @@
 """What every test shares: poisoned allocation and recorded numbers."""
 
-import inspect
 import os
 import pathlib
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -63,6 +63,9 @@ def quicker_interpreter() -> None:
     interpreter = sys.modules.get("triton.runtime.interpreter")
     if interpreter is None:
         return
+    # it works out whether integers overflow, and tells nobody unless debugging
+    builder = interpreter.interpreter_builder
+    builder.options = replace(builder.options, sanitize_overflow=False)
     of_scalar = cache(interpreter._get_np_dtype)
     interpreter._get_np_dtype = lambda t: of_scalar(interpreter.tl.uint64 if t.scalar.is_ptr() else t.scalar)
     patch_lang, prepared = interpreter._patch_lang, set()
