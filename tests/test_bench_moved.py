@@ -14,6 +14,7 @@ from stylenerf.kernels.base.launch import Launch
 from stylenerf.kernels.base.operands import INTERPRETED
 from stylenerf.kernels.blocks import upsample_block_forward
 from stylenerf.kernels.blocks import upsample_block_triton as upsample_block
+from tests.sweeps import sweep
 
 pytestmark = pytest.mark.skipif(
     not INTERPRETED, reason="bytes are counted by Triton's interpreter, with TRITON_INTERPRET=1"
@@ -96,7 +97,7 @@ def block(shape: str, direction: str = "fwd", sampled: int = 2) -> moved.Plan:
     return moved.plans(bench_upsample_block.subject(shape, "fp16"), sampled=sampled, directions=(direction,))[direction]
 
 
-@pytest.mark.parametrize("shape", LARGE)
+@pytest.mark.parametrize("shape", sweep(LARGE, always=LARGE[:2]))
 def test_blocks_keep_the_bound(shape: str) -> None:
     plan = block(shape)
     assert plan.launches == 1
@@ -105,6 +106,7 @@ def test_blocks_keep_the_bound(shape: str) -> None:
     assert kernel.halos <= BOUND * kernel.memory
 
 
+@pytest.mark.slow
 def test_the_backward_makes_little_of_the_map_again() -> None:
     """Times the minimum at 1024 px; with the output, whose signs are the gate, that is 1.5 times as much."""
     plan = block(LARGE[-1], "bwd")

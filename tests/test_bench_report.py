@@ -79,6 +79,7 @@ def test_cut(measure):
 """
 
 
+@pytest.mark.slow
 def test_results_of_a_run_that_ctrl_c_ended_are_readable(tmp_path: pathlib.Path) -> None:
     bench, results = tmp_path / "bench_interrupted.py", tmp_path / "r.json"
     bench.write_text(INTERRUPTED.replace("{row}", repr(row())))

@@ -13,6 +13,7 @@ from stylenerf.kernels.blocks.upsample_block_whole import plan_whole
 from tests.closeness import assert_no_worse_than_torch, assert_relative
 from tests.gradients import CHECKS, DEVICE, cotangents, derivatives, outputs_and_gradients
 from tests.roundings import several_roundings
+from tests.sweeps import sweep
 from tests.upsample_blocks import HALF, Case, make, op
 
 BRAIN = torch.bfloat16
@@ -54,12 +55,10 @@ def assert_matches(case: Case, dtype: torch.dtype) -> None:
         assert_no_worse_than_torch("output", got, plain, exact)
 
 
-QUICK = ("odd, everything", "a row less than two tiles", "without blur or bias", "no images", "pixelshuffle, wide")
+QUICK = ("odd, everything", "without blur or bias", "no images", "pixelshuffle, wide")
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=() if n in QUICK else pytest.mark.slow, id=n) for n, c in CASES.items()]
-)
+@pytest.mark.parametrize("case", sweep(CASES, always=(*QUICK, "a row less than two tiles")))
 def test_matches_the_plain_form(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     made, launch = [], upsample_block_whole.launch
 
@@ -72,14 +71,12 @@ def test_matches_the_plain_form(case: Case, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(made) == 1
 
 
-@pytest.mark.parametrize("case", [pytest.param("odd, everything", marks=pytest.mark.slow), "pixelshuffle"])
+@pytest.mark.parametrize("case", sweep(("odd, everything", "pixelshuffle"), always=("pixelshuffle",)))
 def test_matches_in_bfloat16(case: str) -> None:
     assert_matches(CASES[case], BRAIN)
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=() if n in QUICK else pytest.mark.slow, id=n) for n, c in CASES.items()]
-)
+@pytest.mark.parametrize("case", sweep(CASES, always=QUICK))
 def test_tells_the_same_as_two_launches(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients too: they follow from the output and from what is made again of the map, rounded as it was."""
     inputs = make(case, HALF)
@@ -107,13 +104,19 @@ def test_registered_as_torch_wants_it() -> None:
     torch.library.opcheck(upsample_whole, (x, *rest, "nn_cat", True, 1.0, 2.0, False), test_utils=CHECKS)
 
 
-@pytest.mark.parametrize("wanted", ["x", "weight", "bias0", "noise"])
-def test_gradient_of_one_input_alone(wanted: str) -> None:
-    case = Case(shape=(1, 2, 2, 3), channels=4, rows=1, noise=(4, 6))
-    inputs = make(case, HALF)
-    every = outputs_and_gradients(op(case, "triton"), inputs)
+NARROW = Case(shape=(1, 2, 2, 3), channels=4, rows=1, noise=(4, 6))
+
+
+@pytest.fixture(scope="module")
+def every() -> dict[str, Tensor]:
+    return outputs_and_gradients(op(NARROW, "triton"), make(NARROW, HALF))
+
+
+@pytest.mark.parametrize("wanted", sweep(("x", "weight", "bias0", "noise"), always=("weight", "noise")))
+def test_gradient_of_one_input_alone(wanted: str, every: dict[str, Tensor]) -> None:
+    inputs = make(NARROW, HALF)
     inputs[wanted].requires_grad_()
-    y = op(case, "triton")(*inputs.values())
+    y = op(NARROW, "triton")(*inputs.values())
     (alone,) = torch.autograd.grad(y, inputs[wanted], cotangents([y], HALF, 100))
     assert torch.equal(alone, every[f"gradient of {wanted}"])
 

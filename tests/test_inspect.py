@@ -445,6 +445,7 @@ def _gate(folder: pathlib.Path, *argv: str) -> None:
     assert {kernel["kernel"] for kernel in kernels} == _kernels_in_the_sources()
 
 
+@pytest.mark.slow
 def test_every_kernel_keeps_the_budget(tmp_path: pathlib.Path) -> None:
     _gate(tmp_path, "--core", "--target", "80", "--target", "90")
 

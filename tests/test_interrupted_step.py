@@ -17,6 +17,7 @@ from stylenerf.engine.training.monitor import Monitor
 from stylenerf.engine.training.step import Interrupted, Stepper
 from tests.checkpoints import assert_state_equal
 from tests.runs import assert_same_run, config_file, fresh, train_here
+from tests.sweeps import slow
 from tests.tiny import build, tiny_config
 
 PHASES = ("generator", "path length", "discriminator", "R1")
@@ -26,8 +27,7 @@ def everything(stepper: Stepper) -> dict[str, Any]:
     return copy.deepcopy({"state": stepper.state.state_dict(), "stats": stepper.stats.state_dict()})
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("steps", [0, 6])
+@pytest.mark.parametrize("steps, phase", [*((0, phase) for phase in PHASES), *(slow(6, phase) for phase in PHASES)])
 def test_interrupted_step_leaves_nothing(steps: int, phase: str) -> None:
     """In the second round; at step 0 and 6 all four phases are due."""
     stepper = build(tiny_config())
@@ -74,8 +74,8 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, call: int
 
 @pytest.mark.parametrize(
     ("owner", "name", "call", "images"),
-    [(Monitor, "_render", 1, 0), (Monitor, "turning", 1, 0), (Stepper, "_r1", 1, 0),
-     (Stepper, "_discriminator_main", 5, 16), (Monitor, "figures", 2, 12), (Monitor, "turning", 2, 12)],
+    [slow(Monitor, "_render", 1, 0), slow(Monitor, "turning", 1, 0), (Stepper, "_r1", 1, 0),
+     slow(Stepper, "_discriminator_main", 5, 16), (Monitor, "figures", 2, 12), slow(Monitor, "turning", 2, 12)],
 )  # fmt: skip
 def test_going_on_after_an_interruption_is_exact(
     owner: type, name: str, call: int, images: int, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

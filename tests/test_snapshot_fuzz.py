@@ -22,6 +22,7 @@ from tests import snapshots as s
 from tests.bombs import BLOB
 from tests.conftest import ROOT
 from tests.snapshot_files import ARRAY, DTYPE, LIST, OD, file, honest
+from tests.sweeps import sweep
 
 __all__ = ["file", "honest"]  # the fixtures
 
@@ -62,7 +63,7 @@ def damaged(data: bytes, seed: int) -> bytes:
     return rng.choice(ways)()
 
 
-@pytest.mark.parametrize("group", range(10))
+@pytest.mark.parametrize("group", sweep(range(10), always=(0, 1)))
 def test_damage(group: int, honest: Path, file: Path) -> None:
     data = honest.read_bytes()
     found = {outcome(file, damaged(data, seed)) for seed in range(40 * group, 40 * group + 40)}

@@ -33,6 +33,7 @@ from tests.runs import (
     train_here,
     wait_for_row,
 )
+from tests.sweeps import sweep
 
 ENDLESS = ("--set", "train.total_kimg=10")
 
@@ -81,6 +82,7 @@ def test_every_part_of_training_took_part(reference: Path) -> None:
     assert [0 < row["Growth/alpha"] < 1 for row in rows[2:-1]] == [True] * 3
 
 
+@pytest.mark.slow
 def test_kill_9_of_a_real_process(tmp_path: Path) -> None:
     killed = tmp_path / "killed"
     process = start(tmp_path / "log", "--config", config_file(tmp_path), "--out", killed, *ENDLESS)
@@ -95,7 +97,7 @@ def test_kill_9_of_a_real_process(tmp_path: Path) -> None:
     assert_same_run(killed, fresh(tmp_path / "whole", *total(end)))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", sweep((signal.SIGINT, signal.SIGTERM), always=(signal.SIGINT,)))
 def test_interruption_of_a_real_process(number: signal.Signals, tmp_path: Path) -> None:
     stopped, log = tmp_path / "a run", tmp_path / "log"  # a name that the shell would take apart
     process = start(log, "--config", config_file(tmp_path), "--out", stopped, *ENDLESS)
@@ -117,7 +119,7 @@ def test_interruption_of_a_real_process(number: signal.Signals, tmp_path: Path) 
     assert_same_run(stopped, fresh(tmp_path / "whole", *end))
 
 
-@pytest.mark.parametrize("step", [1, 5, 8])
+@pytest.mark.parametrize("step", sweep((1, 5, 8), always=(5,)))
 def test_interruption_in_a_chosen_step(
     step: int, tmp_path: Path, reference: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,19 +203,11 @@ def killed_and_resumed(base: Path, stages: list[str]) -> dict[str, tuple[int, in
     return {stage: (int(died), int(resumed)) for died, resumed, stage in lines}
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tuple[int, int]]]:
-    base = tmp_path_factory.mktemp("killed")
-    return base, killed_and_resumed(base, STAGES)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_kill_9_at_a_chosen_moment(
-    stage: str, killed: tuple[Path, dict[str, tuple[int, int]]], reference: Path
-) -> None:
-    base, codes = killed
-    assert codes[stage] == (-signal.SIGKILL, 0)
-    assert_same_run(base / stage, reference)
+@pytest.mark.parametrize("stages", [STAGES[1:2], pytest.param(STAGES, marks=pytest.mark.slow)], ids=("one", "all"))
+def test_kill_9_at_a_chosen_moment(stages: list[str], tmp_path: Path, reference: Path) -> None:
+    assert killed_and_resumed(tmp_path, stages) == dict.fromkeys(stages, (-signal.SIGKILL, 0))
+    for stage in stages:
+        assert_same_run(tmp_path / stage, reference)
 
 
 @pytest.mark.slow
