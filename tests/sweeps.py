@@ -10,11 +10,13 @@ slow = partial(pytest.param, marks=pytest.mark.slow)  # one of a list
 
 
 def sweep(cases: Mapping[str, Any] | Iterable[Any], *, always: Collection[Any]) -> list[Any]:
-    """Parameters for each case, slow but for those in ``always``: names of a mapping, else cases themselves."""
-    named = cases if isinstance(cases, Mapping) else {case: case for case in cases}
-    assert set(always) <= set(named), f"no such cases: {set(always) - set(named)}"
-    ids = {name: str(getattr(name, "__name__", name)) for name in named}
+    """Parameters for each case, slow but for those in ``always``: by name in a mapping, else the cases themselves.
+
+    A tuple in a list is several arguments.
+    """
+    assert set(always) <= set(cases), f"no such cases: {set(always) - set(cases)}"
+    if isinstance(cases, Mapping):
+        return [(pytest.param if name in always else slow)(case, id=name) for name, case in cases.items()]
     return [
-        pytest.param(case, id=ids[name], marks=() if name in always else pytest.mark.slow)
-        for name, case in named.items()
+        (pytest.param if case in always else slow)(*(case if isinstance(case, tuple) else (case,))) for case in cases
     ]

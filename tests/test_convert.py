@@ -41,6 +41,7 @@ from tests.public_forms import (
     without,
 )
 from tests.runs import digests
+from tests.sweeps import slow
 
 FORMS = {"plain": dict, "omegaconf": s.omega, "easydict": s.easy, "launched": s.launched, "leaves": s.launched_leaves}
 
@@ -117,7 +118,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("case", LEFT_OUT)
-@pytest.mark.parametrize("model", ["released", "pixelshuffle", "conditional", "3x3 with noise"])
+@pytest.mark.parametrize("model", ["released", slow("pixelshuffle"), "conditional", slow("3x3 with noise")])
 def test_sizes_left_out_are_read_off_the_tensors(case: str, model: str, tmp_path: Path) -> None:
     g = make(model)
     kwargs = public_kwargs(g.cfg)
@@ -170,7 +171,7 @@ LOST_AND_FOUND = [
 
 
 @pytest.mark.parametrize("name", LOST_AND_FOUND)
-@pytest.mark.parametrize("case", ["released", "3x3 with noise"])
+@pytest.mark.parametrize("case", ["released", slow("3x3 with noise")])
 def test_unresolved_interpolations_are_read_off_the_tensors(case: str, name: str, tmp_path: Path) -> None:
     g = make(case)
     assert launched(tmp_path / "x.pkl", recorded_kwargs(g.cfg), public_state(g), (name,)).generator.cfg == g.cfg

@@ -10,6 +10,7 @@ from torch import Tensor
 from stylenerf.kernels.filters.filtered_lrelu import filtered_lrelu
 from tests.gradients import DEVICE, Op, assert_derivatives_match, assert_kernel_matches, outputs_and_gradients
 from tests.inputs import source
+from tests.sweeps import sweep
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
@@ -47,7 +48,7 @@ def op(case: Case, impl: Any, power: int = 1) -> Op:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", sweep(list(CASES), always=CASES.keys() - {"StyleGAN3"}))
 def test_matches_the_plain_form(case: str, layout: str) -> None:
     chosen = CASES[case]
     assert_kernel_matches(op(chosen, "triton"), op(chosen, "ref"), make(chosen, layout))

@@ -24,6 +24,7 @@ from tests.gradients import (
     outputs_and_gradients,
 )
 from tests.inputs import source
+from tests.sweeps import slow, sweep
 
 GAIN = 2.0**0.5
 UNIT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # largest relative error of one rounding
@@ -53,7 +54,7 @@ CASES = {
     "no points": Case((7, 16, 3), 0),
     "no images": Case((7, 16, 3), batch=0, biases="per image"),
 }
-BY_CASE = pytest.mark.parametrize("case", CASES)
+BY_CASE = pytest.mark.parametrize("case", sweep(list(CASES), always=CASES.keys() - {"256", "300"}))
 
 
 def make(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -153,7 +154,7 @@ def test_matches_at_any_size(widths: list[int], rows: int, batch: int, weights: 
     assert_kernel_matches(kernel(case), plain(case), make(case))
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp16", slow("bf16")])
 @BY_CASE
 def test_matches_a_form_that_rounds_alike(case: str, precision: str) -> None:
     inputs, storage = make(CASES[case]), OPERANDS[precision].storage
@@ -186,7 +187,7 @@ def test_tf32() -> None:
     assert_within({"out": got}, {"out": want}, 2.0**-10)
 
 
-@pytest.mark.parametrize("needed", ["x", "weight 0", "weight 2", "bias 1"])
+@pytest.mark.parametrize("needed", ["x", slow("weight 0"), "weight 2", slow("bias 1")])
 def test_gradient_of_one_input_alone(needed: str) -> None:
     case = CASES["128"]
     inputs = make(case)

@@ -16,6 +16,7 @@ from tests.gradients import DEVICE, cotangents, outputs_and_gradients
 from tests.inputs import FIELD_CASES, FieldCase
 from tests.ray_runs import OUTPUTS, SPANS, Kind, RayRun, assert_pass_matches, assert_positions_follow, tile_rays
 from tests.roundings import several_roundings
+from tests.sweeps import slow, sweep
 
 KINDS: tuple[Kind, ...] = ("single", "hierarchical", "points")
 RELEASED = replace(FIELD_CASES["released"], rays=3)
@@ -43,6 +44,7 @@ CASES: dict[str, RayRun] = {
     "background, all columns": RayRun(replace(BACKGROUND, num_freqs=16, depth=2), "points", SPANS["opaque"]),
     "three-dimensional points": RayRun(FieldCase(rays=3), "points", SPANS["opaque"], sample_rays=1),
 }
+RARE = {"ten layers, hierarchical", "released", "released, no noise", "shared field, width 40"}
 # 32 and narrower in one kernel, the others layer by layer
 WIDTHS: dict[int, Kind] = {
     1: "hierarchical",
@@ -64,7 +66,7 @@ HIERARCHICAL = (
 SINGLE = (1, 2, 5, 14, 32, 48, 128, 130)  # 128 is the most in a single kernel
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sweep(list(CASES), always=CASES.keys() - RARE))
 def test_matches_the_plain_form(name: str) -> None:
     got = assert_pass_matches(CASES[name])
     if CASES[name].kind == "hierarchical":
@@ -178,7 +180,7 @@ def test_one_output_alone(output: str, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("hidden", [7, 40])
+@pytest.mark.parametrize("hidden", [7, slow(40)])
 def test_gradients_of_some_inputs_alone(hidden: int, kind: Kind) -> None:
     run = RayRun(FieldCase(batch=1, rays=2, samples=3, fine=2, hidden=hidden, depth=2), kind, sample_rays=1)
     inputs = run.inputs()

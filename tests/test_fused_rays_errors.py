@@ -24,6 +24,7 @@ from tests.ray_runs import (
     fine_samples_at,
 )
 from tests.roundings import several_roundings
+from tests.sweeps import slow
 
 KINDS: tuple[Kind, ...] = ("single", "hierarchical", "points")
 CASE = FieldCase(batch=2, rays=5, samples=5, fine=4, hidden=7, depth=2)
@@ -132,7 +133,7 @@ def turned(t: Tensor) -> Tensor:
     return t.transpose(0, -1).contiguous().transpose(0, -1) if t.ndim > 1 else t.repeat_interleave(2)[::2]
 
 
-@pytest.mark.parametrize("hidden", [7, 40])
+@pytest.mark.parametrize("hidden", [7, slow(40)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_strides(kind: Kind, hidden: int) -> None:
     whole = RayRun(replace(CASE, hidden=hidden, rays=3), kind, sample_rays=1)
@@ -224,7 +225,7 @@ def test_surfaces(kind: Kind, dense: float) -> None:
     assert (exact.weights.amax(-1) > 0.3).all()
 
 
-@pytest.mark.parametrize("rays_at_a_time, precision", [(0.5, "fp32"), (2, "fp16"), (7, "fp32")])
+@pytest.mark.parametrize("rays_at_a_time, precision", [slow(0.5, "fp32"), (2, "fp16"), (7, "fp32")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_portions_add_up(kind: Kind, rays_at_a_time: float, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several portions per image, the sample_hidden rays in some of them, or several images per portion."""

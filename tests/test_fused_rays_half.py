@@ -9,6 +9,7 @@ from torch import Tensor
 from tests.gradients import cotangents
 from tests.inputs import FieldCase
 from tests.ray_runs import BLUNT, SPANS, Kind, RayRun, assert_positions_follow, assert_rounded_pass_matches, tile_rays
+from tests.sweeps import slow
 
 KINDS: tuple[Kind, ...] = ("single", "hierarchical", "points")
 HALF = ("fp16", "bf16")
@@ -41,7 +42,7 @@ SINGLE = (2, 32, 48, 128, 130)
 BRAIN = ("odd", "narrow", "64 wide, released", "128 wide", "256 wide, single", "relu")
 
 
-@pytest.mark.parametrize("name, precision", [(n, "fp16") for n in CASES] + [(n, "bf16") for n in BRAIN])
+@pytest.mark.parametrize("name, precision", [(n, "fp16") for n in CASES] + [slow(n, "bf16") for n in BRAIN])
 def test_matches_a_rounded_field(name: str, precision: str) -> None:
     got = assert_rounded_pass_matches(CASES[name], precision)
     if CASES[name].kind == "hierarchical":

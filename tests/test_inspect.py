@@ -454,6 +454,7 @@ def test_every_kernel_keeps_the_budget(tmp_path: pathlib.Path) -> None:
 TIGHT = "(field 64 fp16 density/_field_kernel|hierarchical 128 fp16 render/_hierarchical_kernel)$"
 
 
+@pytest.mark.slow
 def test_the_configurations_closest_to_spilling_keep_the_budget() -> None:
     done = run("bench.compiler.inspect", "--only", TIGHT, "--target", "80", "--target", "86")
     assert done.returncode == 0, done.stdout + done.stderr

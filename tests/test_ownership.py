@@ -102,6 +102,7 @@ def test_a_start_on_bad_input_leaves_no_folder(out: str, tmp_path: Path, monkeyp
     assert os.listdir("there") == []
 
 
+@pytest.mark.slow
 def test_two_resumptions_of_one_run_write_it_once(tmp_path: Path) -> None:
     run = fresh(tmp_path / "run")
     command = [sys.executable, "train.py", "--resume", str(run), "--no-progress", "--set", "train.total_kimg=0.064"]

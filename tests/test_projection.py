@@ -121,6 +121,7 @@ def test_radius_and_roll_are_found_too(model: Model) -> None:
     assert float((found - pose).abs().max()) < 0.02
 
 
+@pytest.mark.slow
 def test_every_layer_may_have_its_own_style(model: Model) -> None:
     """A picture whose layers have the styles of three subjects is fitted in W+, but not in W."""
     s = subjects_from_seeds(model, [0, 10, 20], truncation_psi=1.0)
@@ -155,7 +156,7 @@ def test_a_conditional_model_wants_its_class(model: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    "stop", [*(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 6)), 15, 17]
+    "stop", [*(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 6, 17)), 15]
 )  # each stage
 def test_a_state_goes_on_with_the_same_bits(model: Model, stop: int) -> None:
     photos, *_ = scene(model, [0, 3], [(-0.5, 1.7), (0.35, 1.5)])
