@@ -18,7 +18,7 @@ from bench.gpu import plan, runner, targets
 from bench.gpu.plan import Step
 from bench.gpu.runner import Outcome, Runner
 from tests.conftest import ROOT
-from tests.sweeps import sweep
+from tests.sweeps import slow, sweep
 
 STEPS = plan.steps(which=lambda name: f"/opt/{name}")
 ENVIRONMENT = {"device": "NVIDIA Abacus 3000", "commit": "0123456789ab", "torch": "2.11", "triton": "3.6"}
@@ -180,7 +180,7 @@ def ends(pid: str, patience_s: float = 50.0) -> bool:
     return False
 
 
-@pytest.mark.parametrize("stubborn", [False, True])
+@pytest.mark.parametrize("stubborn", [slow(False), True])
 def test_limits_reach_the_whole_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool) -> None:
     monkeypatch.setattr(runner.end, "__defaults__", (0.5,))
     child = tmp_path / "child"

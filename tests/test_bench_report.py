@@ -334,6 +334,7 @@ def test_peak_memory_is_that_of_one_call(monkeypatch: pytest.MonkeyPatch) -> Non
         machine.peak_memory(fail)
 
 
+@pytest.mark.slow
 def test_runs_from_end_to_end(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "r.json"
     short = ["--benchmark-max-time=0.01", "--benchmark-min-rounds=2", f"--benchmark-json={path}"]

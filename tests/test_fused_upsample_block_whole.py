@@ -58,7 +58,7 @@ def assert_matches(case: Case, dtype: torch.dtype) -> None:
 QUICK = ("odd, everything", "without blur or bias", "no images", "pixelshuffle, wide")
 
 
-@pytest.mark.parametrize("case", sweep(CASES, always=(*QUICK, "a row less than two tiles")))
+@pytest.mark.parametrize("case", sweep(CASES, always=QUICK))
 def test_matches_the_plain_form(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     made, launch = [], upsample_block_whole.launch
 
@@ -112,7 +112,7 @@ def every() -> dict[str, Tensor]:
     return outputs_and_gradients(op(NARROW, "triton"), make(NARROW, HALF))
 
 
-@pytest.mark.parametrize("wanted", sweep(("x", "weight", "bias0", "noise"), always=("weight", "noise")))
+@pytest.mark.parametrize("wanted", sweep(("x", "weight", "bias0", "noise"), always=("weight",)))
 def test_gradient_of_one_input_alone(wanted: str, every: dict[str, Tensor]) -> None:
     inputs = make(NARROW, HALF)
     inputs[wanted].requires_grad_()

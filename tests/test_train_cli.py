@@ -27,6 +27,7 @@ from tests.checkpoints import spoil
 from tests.conftest import ROOT
 from tests.picture_files import encoded, picture, some_pngs, write_folder, write_zip
 from tests.runs import assert_same_run, config_file, digests, fresh, outcome, train_here
+from tests.sweeps import sweep
 from tests.tiny import tiny_overrides
 
 TWO_STEPS = ["train.batch=4", "train.micro_batch=2", "train.total_kimg=0.008"]
@@ -178,7 +179,7 @@ PROCESSES = {
 }
 
 
-@pytest.mark.parametrize("case", PROCESSES)
+@pytest.mark.parametrize("case", sweep(list(PROCESSES), always=("train.py",)))
 def test_bad_input_to_a_real_process(case: str, tmp_path: Path) -> None:
     arguments, wanted = PROCESSES[case]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -97,7 +97,8 @@ def test_kill_9_of_a_real_process(tmp_path: Path) -> None:
     assert_same_run(killed, fresh(tmp_path / "whole", *total(end)))
 
 
-@pytest.mark.parametrize("number", sweep((signal.SIGINT, signal.SIGTERM), always=(signal.SIGINT,)))
+@pytest.mark.slow
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
 def test_interruption_of_a_real_process(number: signal.Signals, tmp_path: Path) -> None:
     stopped, log = tmp_path / "a run", tmp_path / "log"  # a name that the shell would take apart
     process = start(log, "--config", config_file(tmp_path), "--out", stopped, *ENDLESS)

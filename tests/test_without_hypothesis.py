@@ -22,6 +22,7 @@ sys.exit(pytest.main(["-p", "no:hypothesispytest", "-p", "no:cacheprovider", "-q
 """
 
 
+@pytest.mark.slow
 def test_tests_run_without_it() -> None:
     asked = [sys.executable, "-c", ABSENT, "tests/test_modulated_conv.py"]
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=120)
