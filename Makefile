@@ -36,7 +36,7 @@ test: lint
 	$(RUN) -m pytest -q -n auto --dist loadfile
 
 slow: $(READY)
-	$(RUN) -m pytest -q -m slow
+	$(RUN) -m pytest -q -m slow -n auto --dist loadfile
 
 bench: $(READY)
 	$(RUN) -m pytest bench/
