@@ -204,11 +204,11 @@ class Synthesis(nn.Module):
         )
         growth = self.growth(options.alpha)
         rows = ws[:, self.volume.num_ws :]
-        seen = self._pointwise(each.features[:, None], each.colours[:, None], rows, growth, options)
-        seen = seen[..., 0]  # [B, 3, K]
+        visible = self._pointwise(each.features[:, None], each.colours[:, None], rows, growth, options)
+        visible = visible[..., 0]  # [B, 3, K]
         size = each.weights.shape  # [B, R, S']
-        colours = seen.new_zeros(size[0], 3, size[1] * size[2])
-        colours = colours.scatter(2, each.places[:, None].expand_as(seen), seen).unflatten(2, size[1:])
+        colours = visible.new_zeros(size[0], 3, size[1] * size[2])
+        colours = colours.scatter(2, each.places[:, None].expand_as(visible), visible).unflatten(2, size[1:])
         image = torch.einsum("bcrs,brs->bcr", colours, each.weights)
         return StrictPixels(image, each.depth, each.opacity, each.weights, each.depths)
 

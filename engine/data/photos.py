@@ -225,10 +225,10 @@ class ImageFiles(Dataset):
         self._report(f"data: {_printable(name)} is left out: {reason}")
 
     def _read_labels(self) -> LabelTable:
-        found = [name for name in self._files.names if PurePosixPath(name).name == LABELS_FILE]
-        if not found:
+        label_files = [name for name in self._files.names if PurePosixPath(name).name == LABELS_FILE]
+        if not label_files:
             raise UserError(f"data: wanted labels in a {LABELS_FILE}, got no such file in {self._files.path}")
-        file = min(found, key=lambda name: (name.count("/"), name))
+        file = min(label_files, key=lambda name: (name.count("/"), name))
         try:
             text = self._files.read(file)
         except UnusableImage as error:

@@ -128,7 +128,7 @@ class Trainer:
             init.copy_into(self.state, report)
         self.writer = StatsWriter(run_dir / "stats.jsonl")
         self.first_figures: dict[str, float] = {}
-        self.told_weeks = False
+        self.estimate_shown = False
         self.losses = ""  # of the last row, for the progress bar
         self.watch = Watch(cfg.train.max_nonfinite_steps, report)
         self.saved_at = -1
@@ -221,16 +221,16 @@ class Trainer:
         """
         self._between(interrupt, bar, f"pictures, {progress}")
         picture_s = self.monitor.picture_s
-        if picture_s is None or self.told_weeks:
+        if picture_s is None or self.estimate_shown:
             return
         least_s = 4 * picture_s * (self.cfg.train.total_kimg * 1000 - self.state.images_shown)
         self._name_smaller(least_s, f"at least {_duration(least_s)}, as one picture takes {picture_s:.2g} s")
 
     def _name_smaller(self, left_s: float, estimate: str) -> None:
         """Suggest a smaller run, once, if this one would take weeks."""
-        if left_s < WEEKS_S or self.told_weeks:
+        if left_s < WEEKS_S or self.estimate_shown:
             return
-        self.told_weeks = True
+        self.estimate_shown = True
         data = shlex.quote(self.cfg.data.path)
         self.report(f"estimate:    {estimate}; hours: python train.py --preset quickstart --data {data}")
 

@@ -101,11 +101,11 @@ def _named(args: list[object], kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def complete(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Fill what ``kwargs`` leaves out, and the tensors show, in place. Returns: what was filled in, by name."""
     syn = kwargs["synthesis_kwargs"] = dict(kwargs.get("synthesis_kwargs") or {})
-    found: dict[str, Any] = {}
+    filled: dict[str, Any] = {}
 
     def fill(section: dict[str, Any], name: str, value: Any) -> None:
         if value is not None and section.get(name) is None:
-            section[name] = found[name] = value
+            section[name] = filled[name] = value
 
     blocks = sorted({int(match[1]) for name in state if (match := re.match(r"synthesis\.b(\d{1,5})\.", name))})
     first = f"synthesis.b{blocks[0]}." if blocks else ""
@@ -135,7 +135,7 @@ def complete(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> dict[str, A
         moved = {name: syn.pop(name) for name in names if name in syn}
         if moved:
             syn[section] = {**moved, **dict(syn.get(section) or {})}
-    return found
+    return filled
 
 
 def without_unresolved(arguments: Mapping[str, Any], above: str = "") -> tuple[dict[str, Any], dict[str, str]]:
@@ -158,26 +158,28 @@ def _complete_unresolved(
     kwargs: dict[str, Any], state: Mapping[str, Tensor], unresolved: Mapping[str, str]
 ) -> dict[str, Any]:
     """Arguments with a public default that the tensors show as well, where a snapshot names but does not tell them."""
-    syn, found = kwargs["synthesis_kwargs"], dict[str, Any]()
+    syn, filled = kwargs["synthesis_kwargs"], dict[str, Any]()
     widths = {
         int(match[1]): value.shape[0]
         for name, value in state.items()
         if (match := re.fullmatch(r"synthesis\.b(\d{1,5})\.conv1\.bias", name)) and value.ndim == 1
     }
-    told: dict[str, Any] = {"renderer_kwargs.no_background": not any(n.startswith("synthesis.bg_nerf.") for n in state)}
+    shown_by_tensors: dict[str, Any] = {
+        "renderer_kwargs.no_background": not any(n.startswith("synthesis.bg_nerf.") for n in state)
+    }
     magnitudes = any(re.fullmatch(r"synthesis\.fg_nerf\..*\.w_avg", name) for name in state)
-    told["foreground_kwargs.magnitude_ema_beta"] = 0.999 if magnitudes else -1
-    told["magnitude_ema_beta"] = 0.999 if any(name.endswith(".conv0.w_avg") for name in state) else -1
+    shown_by_tensors["foreground_kwargs.magnitude_ema_beta"] = 0.999 if magnitudes else -1
+    shown_by_tensors["magnitude_ema_beta"] = 0.999 if any(name.endswith(".conv0.w_avg") for name in state) else -1
     if widths:
         finest = max(widths)
         base = widths[finest] * finest / 32768  # where that is capped, so is every coarser block
         for above in ("", "upsampler_kwargs."):
-            told |= {f"{above}channel_base": base, f"{above}channel_max": max(widths.values())}
-    for name, value in told.items():
+            shown_by_tensors |= {f"{above}channel_base": base, f"{above}channel_max": max(widths.values())}
+    for name, value in shown_by_tensors.items():
         if f"synthesis_kwargs.{name}" in unresolved:
             *section, last = name.split(".")
-            (syn.setdefault(section[0], {}) if section else syn)[last] = found[last] = value
-    return found
+            (syn.setdefault(section[0], {}) if section else syn)[last] = filled[last] = value
+    return filled
 
 
 def check_resolved(kwargs: Mapping[str, Any], unresolved: Mapping[str, str]) -> None:
@@ -207,12 +209,12 @@ def _from_objects(kwargs: dict[str, Any], network: Persistent) -> dict[str, Any]
     """Camera and renderer arguments that only the network's own objects (synthesis.C and V) tell."""
     modules = network.state.get("_modules")
     synthesis = attributes(modules.get("synthesis")) if isinstance(modules, dict) else None
-    syn, found = kwargs["synthesis_kwargs"], dict[str, Any]()
+    syn, filled = kwargs["synthesis_kwargs"], dict[str, Any]()
     for name, section, names in (("C", "camera_kwargs", _CAMERA), ("V", "renderer_kwargs", _RENDERER)):
-        told, known = attributes((synthesis or {}).get(name)) or {}, dict(syn.get(section) or {})
-        new = {key: plain(told[key]) for key in names if key in told and key not in known}
+        recorded, known = attributes((synthesis or {}).get(name)) or {}, dict(syn.get(section) or {})
+        new = {key: plain(recorded[key]) for key in names if key in recorded and key not in known}
         new, _ = without_unresolved(new)
         if new:
             syn[section] = {**known, **new}
-            found |= new
-    return found
+            filled |= new
+    return filled

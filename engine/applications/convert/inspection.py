@@ -47,7 +47,7 @@ def describe(snapshot: Snapshot, which: str = "G_ema") -> Iterator[str]:
     yield "refused:"
     yield "    nothing in the file"
     yield ""
-    from .generator import convert_network  # with torch: after all that is told without it
+    from .generator import convert_network  # imports torch, which nothing before needs
 
     try:
         yield from summary(convert_network(snapshot, which))

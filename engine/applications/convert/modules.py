@@ -30,7 +30,7 @@ def tensors_of(network: object) -> dict[str, TensorRecord]:
 
     Raises: Refused for what is not a tree of modules.
     """
-    found: dict[str, TensorRecord] = {}
+    tensors: dict[str, TensorRecord] = {}
     waiting: list[tuple[str, object, int]] = [("", network, 0)]
     left = MAX_ENTRIES
     while waiting:
@@ -47,11 +47,11 @@ def tensors_of(network: object) -> dict[str, TensorRecord]:
                 continue
             if not isinstance(value, TensorRecord):
                 raise Refused(f"refused {shown(prefix + part)}: wanted a tensor, got a {kind(value)}")
-            found[prefix + part] = value
+            tensors[prefix + part] = value
         for name, child in reversed(modules.items()):
             if child is not None:
                 waiting.append((f"{prefix}{_part(name)}.", child, depth + 1))
-    return found
+    return tensors
 
 
 def _entries(module: object, part: str, where: str) -> dict[object, object]:

@@ -23,7 +23,7 @@ MAX_OPCODES = 500_000  # a snapshot of the public code needs about a fifth of ea
 LIMITS = {"opcodes": MAX_OPCODES, "bytes of text": 32 * 2**20, "numbers as keys": 4096}
 MAX_INT_BYTES = 16  # torch's magic number takes 10
 MAX_LINE = 1000
-_KEY_INTS = range(-(2**63), 2**64)  # multiples of 2**61 - 1 share one hash: of longer ones there is no end
+_KEY_INTS = range(-(2**63), 2**64)  # without a bound any number of them share a hash: multiples of 2**61 - 1
 
 # what Python's picklers write in protocols 2 to 5; a file with any other opcode is not loaded
 OPCODES = {

@@ -74,11 +74,11 @@ class Snapshot:
 
     def network(self, name: str) -> Persistent:
         """The network called ``name``. Raises: UserError listing those there are."""
-        found = self.objects.get(name)
-        if not isinstance(found, Persistent):
+        network = self.objects.get(name)
+        if not isinstance(network, Persistent):
             known = [shown(key)[1:-1] for key, value in self.objects.items() if isinstance(value, Persistent)]
             raise UserError(f"{self.path}: wanted a network {name}, got {', '.join(known[:20]) or 'none at all'}")
-        return found
+        return network
 
 
 def read_snapshot(path: str | Path, *, tolerant: bool = False) -> Snapshot:
@@ -94,25 +94,25 @@ def read_snapshot(path: str | Path, *, tolerant: bool = False) -> Snapshot:
     _check_start(path, data)
     budget, refused = Budget(), dict[str, int]()
     try:
-        known, found = known_globals(budget), scan(data, budget)
+        known, scanned = known_globals(budget), scan(data, budget)
         try:
-            value = load(found, known)
+            value = load(scanned, known)
         except Refused as error:
             if not tolerant:
                 raise
-            value, refused = {}, refusals(found, known) or {str(error): 1}
+            value, refused = {}, refusals(scanned, known) or {str(error): 1}
         if type(value) is int and value == MAGIC:
             raise Refused(f"wanted a snapshot (a pickle), got a checkpoint in torch's older form, {_WHAT_TO_DO}")
-        if found.end != len(data):
-            raise Damaged(f"{len(data) - found.end} bytes follow its end (byte {found.end})")
+        if scanned.end != len(data):
+            raise Damaged(f"{len(data) - scanned.end} bytes follow its end (byte {scanned.end})")
     except Damaged as error:
         raise UserError(f"{path}: wanted a whole snapshot (a pickle), got one that is damaged: {error}") from None
     except Refused as error:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(value, dict) or not all(type(key) is str for key in value):
         raise UserError(f"{path}: wanted a mapping with G_ema in it, got a {kind(value)}")
-    names = {".".join(key): count for key, count in found.globals.items()}
-    return Snapshot(path, data, found.protocol, value, names, refused)
+    names = {".".join(key): count for key, count in scanned.globals.items()}
+    return Snapshot(path, data, scanned.protocol, value, names, refused)
 
 
 def _map_file(path: Path) -> mmap.mmap:

@@ -56,9 +56,9 @@ def read_storage(blob: memoryview, budget: Budget) -> Storage:
     end, values = 0, list[Any]()
     try:
         for _ in range(5):
-            found = scan(head, budget, end)
-            values.append(load(found, _KNOWN, _description))
-            end = found.end
+            scanned = scan(head, budget, end)
+            values.append(load(scanned, _KNOWN, _description))
+            end = scanned.end
     except Damaged as error:
         raise Refused(f"refused a tensor whose storage cannot be read: {error}") from None
     magic, version, system, described, keys = values

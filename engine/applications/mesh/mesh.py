@@ -130,7 +130,7 @@ def seen_level(model: Model, subject: Subjects) -> float:
     """
     synthesis, cameras = model.generator.synthesis, prior_cameras(model.prior, yaws=5, pitches=1)
     device = subject.ws.device
-    found = []
+    densities = []
     for i in range(len(cameras)):
         camera = cameras[i].to(device)
         samples = max(96, model.config.field.samples)
@@ -145,8 +145,8 @@ def seen_level(model: Model, subject: Subjects) -> float:
         points = rays.origins + depth[..., None] * rays.directions
         points = points[torch.isfinite(depth)]
         if len(points):
-            found.append(synthesis.volume.extinction(subject.ws[:, : synthesis.volume.num_ws], points[None])[0])
-    values = torch.cat(found) if found else torch.zeros(0)
+            densities.append(synthesis.volume.extinction(subject.ws[:, : synthesis.volume.num_ws], points[None])[0])
+    values = torch.cat(densities) if densities else torch.zeros(0)
     values = values[values > 0]
     if not len(values):
         raise UserError("--level: wanted a level, since no ray of the training cameras ends in this subject; got none")

@@ -60,7 +60,7 @@ def _points_on(
     reach = np.abs(corners - np.roll(corners, 1, axis=1)).max((1, 2))
     reach = np.where((far > 0).all(1) & np.isfinite(reach), reach, 0)
     steps = np.ceil(1.5 * reach).clip(1, 4 * edge).astype(int)  # points at most two thirds of a pixel apart
-    found: list[tuple[NDArray[Any], ...]] = []
+    points: list[tuple[NDArray[Any], ...]] = []
     for n in np.unique(steps):
         i, j = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
         inside = i + j <= n
@@ -68,10 +68,10 @@ def _points_on(
         chosen = np.flatnonzero((steps == n) & (far > 0).all(1))
         pace = max(2**20 // len(weights), 1)
         for first in range(0, len(chosen), pace):
-            found.append(_nearest(chosen[first : first + pace], weights, corners, far, edge))
-    if not found:
+            points.append(_nearest(chosen[first : first + pace], weights, corners, far, edge))
+    if not points:
         return np.zeros(0, int), np.zeros(0, int), np.zeros((0, 3))
-    at, t, number, weights = (np.concatenate(part) for part in zip(*found))
+    at, t, number, weights = (np.concatenate(part) for part in zip(*points))
     first_of = _first_by_depth(at, t)
     return at[first_of], number[first_of], weights[first_of]
 

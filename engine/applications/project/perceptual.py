@@ -65,7 +65,7 @@ class PerceptualNet:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch announces another format for new files; this one is given
                 self._net = torch.jit.load(str(self.path), map_location=device).eval()
-            for parameter in self._net.parameters():  # a ScriptModule cannot be told as a whole
+            for parameter in self._net.parameters():  # a ScriptModule has no requires_grad_ of its own
                 parameter.requires_grad_(False)
             with torch.no_grad():
                 features = self.features(torch.zeros(1, 3, 32, 32, device=device))

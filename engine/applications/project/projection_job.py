@@ -190,7 +190,7 @@ def camera_distance(a: Camera, b: Camera) -> Tensor:
     return 2 * (difference.square().sum(dim=(1, 2)).sqrt() / 8**0.5).clamp(max=1).arcsin()
 
 
-def begun(projector: Projector, u: Unknowns) -> tuple[Subjects, Camera]:
+def subjects_and_cameras(projector: Projector, u: Unknowns) -> tuple[Subjects, Camera]:
     """Subjects and cameras of a hypothesis that the projector has been at."""
     with torch.no_grad():
         return projector.chart.subjects(u), projector.chart.cameras(u)

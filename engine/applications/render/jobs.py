@@ -181,8 +181,8 @@ def check_folder(out: Path, description: dict[str, Any], *, resume: bool) -> Non
         check_vacant(out)
         return
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        before = found["job"] if found["format"] == _FORMAT else None
+        recorded = json.loads(file.read_text(encoding="utf-8"))
+        before = recorded["job"] if recorded["format"] == _FORMAT else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         before = None
     if not isinstance(before, dict):

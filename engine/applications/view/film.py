@@ -136,7 +136,7 @@ class Films:
             film.state = "done"
         except (Closing, Stale):
             film.state = "stopped"
-        except Exception as error:  # the page shows it; this thread has nobody to raise it to
+        except Exception as error:  # the page shows it; no caller waits for this thread
             film.error, film.state = one_line(error)[:400], "failed"
 
     def _frame(self, film: Film, look: Look, path: CameraPath, index: int) -> Image.Image:

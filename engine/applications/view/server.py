@@ -249,10 +249,10 @@ class Handler(BaseHTTPRequestHandler):
             limits = shot_readers(film.PATHS, film.kinds(), film.MAX_FRAMES)
             look, values = self._look(query, limits)
             return _json(self.server.films.start(look, Shot(**values)).describe(), HTTPStatus.ACCEPTED)
-        found = re.fullmatch(r"/api/video/(\d{1,9})(/file|/stop)?", path, re.ASCII)
-        if found and method == ("POST" if found[2] == "/stop" else "GET"):
+        match = re.fullmatch(r"/api/video/(\d{1,9})(/file|/stop)?", path, re.ASCII)
+        if match and method == ("POST" if match[2] == "/stop" else "GET"):
             read_query(query, {})
-            return self._video(int(found[1]), found[2] or "")
+            return self._video(int(match[1]), match[2] or "")
         raise Refused(HTTPStatus.NOT_FOUND, f"address: wanted one of the viewer's, got {method} {short(path)}")
 
     def _look(self, query: str, more: dict[str, Any]) -> tuple[Look, dict[str, Any]]:
@@ -273,16 +273,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def _video(self, number: int, wish: str) -> Answer:
         try:
-            found = self.server.films.find(number)
+            film_job = self.server.films.find(number)
         except UserError as error:
             raise Refused(HTTPStatus.NOT_FOUND, str(error)) from None
         if wish == "/stop":
-            self.server.films.stop(found)
+            self.server.films.stop(film_job)
         if wish != "/file":
-            return _json(found.describe())
-        if found.state != "done":
-            raise Refused(HTTPStatus.NOT_FOUND, f"video: wanted one that is done, got one that is {found.state}")
-        return Answer(found.content, film.TYPES[found.kind], headers=_attached(f"film-{number}.{found.kind}"))
+            return _json(film_job.describe())
+        if film_job.state != "done":
+            raise Refused(HTTPStatus.NOT_FOUND, f"video: wanted one that is done, got one that is {film_job.state}")
+        return Answer(film_job.content, film.TYPES[film_job.kind], headers=_attached(f"film-{number}.{film_job.kind}"))
 
     def _send(self, answer: Answer) -> None:
         self.send_response(answer.status)
@@ -318,5 +318,5 @@ def _file_stem(look: Look) -> str:
 
 def _host_name(host: str) -> str | None:
     """The name in a Host header, without port and brackets; None if it is none."""
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::\d{1,5})?", host)
-    return None if found is None else found[1] or found[2]
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::\d{1,5})?", host)
+    return None if match is None else match[1] or match[2]

@@ -135,9 +135,9 @@ class Studio:
 
         def work() -> Picture:
             give_up()
-            begun = time.perf_counter()
+            started = time.perf_counter()
             image = self._render(look, camera or self.camera(look), give_up, full=full)
-            return Picture(image, (time.perf_counter() - begun) * 1e3)
+            return Picture(image, (time.perf_counter() - started) * 1e3)
 
         return self._on_worker(work)
 
@@ -189,7 +189,7 @@ class Studio:
     def _on_worker(self, work: Callable[[], _T]) -> _T:
         try:
             return self._worker.submit(work).result()
-        except (RuntimeError, CancelledError):  # what submit, and what waits, says after shutdown
+        except (RuntimeError, CancelledError):  # raised by submit, and by those waiting, after shutdown
             if self.closing:
                 raise Closing from None
             raise

@@ -19,7 +19,7 @@ SAVED = "saved"
 _TITLE = "where the camera stands (angles in radians, pitch from the zenith: pi/2 is level)"
 _PRIOR = "default: the model's prior"
 _OPEN = ("sweep", "zoom", "dolly")  # end elsewhere than they began
-# What a path may be told, and the paths that have a use for it (None: all that are computed).
+# Options of camera paths, and the paths that use each (None: every computed path).
 _USES: dict[str, Sequence[str] | None] = {
     "yaw": None,
     "pitch": None,
@@ -67,8 +67,8 @@ def path_options(args: argparse.Namespace, *, frames_of_verb: bool = False) -> P
 
     Raises: UserError naming the argument, also one that the path has no use for.
     """
-    told: dict[str, Any] = {name: getattr(args, name, None) for name in _USES}
-    given = [n for n, value in told.items() if value not in (None, False) and not (frames_of_verb and n == "frames")]
+    values: dict[str, Any] = {name: getattr(args, name, None) for name in _USES}
+    given = [n for n, value in values.items() if value not in (None, False) and not (frames_of_verb and n == "frames")]
     kind = args.path or args.default_path
     if args.cameras is not None and (args.path is not None or given):
         other = f"--{given[0].replace('_', '-')}" if given else "--path"
@@ -78,14 +78,14 @@ def path_options(args: argparse.Namespace, *, frames_of_verb: bool = False) -> P
         if kind == SAVED or (uses is not None and kind not in uses):
             raise UserError(f"--{name.replace('_', '-')}: has no meaning for --path {kind}")
     options = {
-        "frames": told["frames"],
-        "yaw_rad": _pair(told["yaw"]),
-        "pitch_rad": _pair(told["pitch"]),
-        "radius": _pair(told["radius"]),
-        "fov_deg": told["fov"],
-        "magnification": _pair(told["magnify"]),
-        "grid": None if told["grid"] is None else _grid(told["grid"]),
-        "seed": told["path_seed"],
+        "frames": values["frames"],
+        "yaw_rad": _pair(values["yaw"]),
+        "pitch_rad": _pair(values["pitch"]),
+        "radius": _pair(values["radius"]),
+        "fov_deg": values["fov"],
+        "magnification": _pair(values["magnify"]),
+        "grid": None if values["grid"] is None else _grid(values["grid"]),
+        "seed": values["path_seed"],
     }
     return PathOptions(**{name: value for name, value in options.items() if value is not None})
 
@@ -121,12 +121,12 @@ def add_viewpoint_arguments(parser: argparse.ArgumentParser) -> argparse._Argume
 
 def viewpoint_options(args: argparse.Namespace) -> PathOptions:
     """The arguments of :func:`add_viewpoint_arguments`, checked without a model."""
-    told = {name: getattr(args, name) for name in ("yaw", "pitch", "radius", "fov")}
-    given = [name for name, value in told.items() if value is not None]
+    values = {name: getattr(args, name) for name in ("yaw", "pitch", "radius", "fov")}
+    given = [name for name, value in values.items() if value is not None]
     if args.cameras is not None and given:
         raise UserError(f"--cameras: wanted alone (the file says where the camera stands), got also --{given[0]}")
-    yaw, pitch, radius = (None if v is None else (v, v) for v in (told["yaw"], told["pitch"], told["radius"]))
-    return PathOptions(frames=1, yaw_rad=yaw, pitch_rad=pitch, radius=radius, fov_deg=told["fov"])
+    yaw, pitch, radius = (None if v is None else (v, v) for v in (values["yaw"], values["pitch"], values["radius"]))
+    return PathOptions(frames=1, yaw_rad=yaw, pitch_rad=pitch, radius=radius, fov_deg=values["fov"])
 
 
 def pick_viewpoint(args: argparse.Namespace, model: Model, options: PathOptions) -> Camera:

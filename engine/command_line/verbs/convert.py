@@ -49,7 +49,7 @@ def _inspect(args: argparse.Namespace) -> int:
     from ...applications.convert.snapshot import read_snapshot
 
     for line in describe(read_snapshot(args.file, tolerant=True), args.which):
-        print(line, flush=True)  # before torch, which the last lines need, is there
+        print(line, flush=True)  # before torch is imported, which the last lines need
     return 0
 
 

@@ -91,8 +91,10 @@ def run(args: argparse.Namespace) -> int:
     subjects, labels, saved = pick_subjects(args, model)
     view = view_options(args, subjects.ws.device)
     check_options(model, view)
-    told = args.cameras is not None or any(getattr(args, n) is not None for n in ("yaw", "pitch", "radius", "fov"))
-    if saved is None or told:
+    camera_named = args.cameras is not None or any(
+        getattr(args, n) is not None for n in ("yaw", "pitch", "radius", "fov")
+    )
+    if saved is None or camera_named:
         one = pick_viewpoint(args, model, point)
         saved = one[torch.zeros(len(subjects), dtype=torch.long)]
     camera = saved.to(subjects.ws.device)
@@ -155,7 +157,7 @@ def _sweep(
     model: Model,
     directions: Directions,
     pick: list[int],
-    seen: tuple[Subjects, list[str], Camera],
+    viewed: tuple[Subjects, list[str], Camera],
     view: ViewOptions,
     out: Path,
 ) -> list[Path]:
@@ -168,7 +170,7 @@ def _sweep(
     from ...pictures import save_png
     from ...training.stats import ProgressBar
 
-    subjects, labels, camera = seen
+    subjects, labels, camera = viewed
     strengths = torch.linspace(-args.reach, args.reach, args.columns)
     cells = len(pick) * args.columns
     if cells * len(subjects) > MAX_CELLS:
@@ -212,9 +214,9 @@ def _apply(
 
     amounts = torch.zeros(len(directions))
     for part in args.apply.split(","):
-        found = re.fullmatch(r"\s*(\d{1,9}):([+-]?[0-9.]{1,12})\s*", part)
+        match = re.fullmatch(r"\s*(\d{1,9}):([+-]?[0-9.]{1,12})\s*", part)
         try:
-            i, strength = int(found[1]), float(found[2])  # type: ignore[index]
+            i, strength = int(match[1]), float(match[2])  # type: ignore[index]
         except (TypeError, ValueError):
             raise UserError(f"--apply: wanted direction:strength such as 2:1.5,0:-2, got {short(part)}") from None
         if i >= len(directions) or abs(strength) > 100:
@@ -242,7 +244,7 @@ def _render(
     from ...applications.render.views import render_views
 
     images = []
-    for seen in render_views(model, subjects, camera, view, batch=batch):
-        images.append(seen.image.cpu())
-        bar.update(len(seen.image))
+    for views in render_views(model, subjects, camera, view, batch=batch):
+        images.append(views.image.cpu())
+        bar.update(len(views.image))
     return images

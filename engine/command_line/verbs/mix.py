@@ -108,8 +108,8 @@ def run(args: argparse.Namespace) -> int:
     every = Camera(camera.cam2world.expand(len(mixed), 4, 4), camera.tan_half_fov.expand(len(mixed), 2))
     save_subjects(out / "latents.npz", mixed, every)
     save_text(camera.to_json(), out / "cameras.json")
-    told = {"rows": rows, "coarse": row_labels, "fine": column_labels, "backdrop": args.backdrop}
-    save_text(json.dumps(told, indent=2), out / "mix.json")
+    description = {"rows": rows, "coarse": row_labels, "fine": column_labels, "backdrop": args.backdrop}
+    save_text(json.dumps(description, indent=2), out / "mix.json")
     print(f"mixed:       rows {row_ranges(rows)} of {model.generator.synthesis.num_ws} from {len(coarse)} subjects, "
           f"the others from {len(fine)}")  # fmt: skip
     for file in [*written, out / "latents.npz", out / "cameras.json", out / "mix.json"]:
@@ -156,12 +156,12 @@ def _tiles(
     tiles: dict[str, list[Image.Image]] = {kind: [] for kind in what.kinds}
     for first in range(0, len(subjects), what.batch):
         some = subjects[slice(first, first + what.batch)]
-        seen = camera[torch.zeros(len(some), dtype=torch.long)].to(subjects.ws.device)
-        view = render_view(model, some, seen, options)
+        cameras = camera[torch.zeros(len(some), dtype=torch.long)].to(subjects.ws.device)
+        view = render_view(model, some, cameras, options)
         for kind in what.kinds:
             images = view.image
             if kind != "image":
-                images = enlarged(surface_picture(model, kind, view, seen, what.depth_range), view.image.shape[-1])
+                images = enlarged(surface_picture(model, kind, view, cameras, what.depth_range), view.image.shape[-1])
             tiles[kind] += [tile(picture) for picture in to_pillow(images)]
         bar.update(len(some))
     return tiles

@@ -218,7 +218,7 @@ def _truth(path: str, p: Projector) -> tuple[Subjects, Camera]:
 
 
 def _report(job: ProjectionJob, truth: tuple[Subjects, Camera] | None) -> None:
-    from ...applications.project.projection_job import begun, camera_distance, latent_distance
+    from ...applications.project.projection_job import camera_distance, latent_distance, subjects_and_cameras
 
     p = job.projector
     poses = p.chart.poses(p.projected)[0].tolist()
@@ -230,6 +230,6 @@ def _report(job: ProjectionJob, truth: tuple[Subjects, Camera] | None) -> None:
         return
     stages = {"average": p.average, "search": p.found, "found": p.projected}
     for name, u in stages.items():
-        subjects, camera = begun(p, u)
+        subjects, camera = subjects_and_cameras(p, u)
         w, angle = latent_distance(subjects, truth[0]), camera_distance(camera, truth[1])
         print(f"{name + ':':12s} {w.mean():.4f} from the true w, {angle.mean():.5f} rad from the true camera")
