@@ -17,13 +17,18 @@ from stylenerf.engine.training.monitor import Monitor
 from stylenerf.engine.training.step import TrainState
 from stylenerf.engine.training.trainer import open_training_data
 from stylenerf.models.camera import Camera
-from stylenerf.models.generator import Generator, Rendered
+from stylenerf.models.generator import Generator, Rendered, StrictPixels
 from tests.checkpoints import assert_state_equal
 from tests.picture_files import some_pngs, write_folder
 from tests.tiny import CPU, tiny_config
 
 PAD = 2  # white pixels around every picture of a sheet
-FIGURES = {"Metric/swd", "Metric/view_difference", "Metric/view_residual", "Metric/view_overlap"}
+FIGURES = {
+    f"Metric/{name}"
+    for name in ("swd", "view_difference", "view_residual", "view_residual_ratio", "view_overlap", "pose_sensitivity",
+                 "strict_psnr_db")
+}  # fmt: skip
+OF_TRUTH = {f"Metric/{name}" for name in ("depth_correlation", "view_residual_ratio_true", "pose_sensitivity_true")}
 
 
 def monitored(folder: Path, *overrides: str) -> tuple[Monitor, Generator]:
@@ -76,7 +81,7 @@ def test_figures_are_finite_and_the_same_every_time(tmp_path: Path) -> None:
     before = {name: part.clone() for name, part in g.state_dict().items()}
     random_state = torch.get_rng_state()
     figures = monitor.figures(g)
-    assert set(figures) == FIGURES | {"Metric/depth_correlation"}
+    assert set(figures) == FIGURES | OF_TRUTH
     assert all(math.isfinite(value) for value in figures.values())
     assert monitor.figures(g) == figures
     assert monitored(tmp_path)[0].figures(g) == figures  # and nothing of it was remembered from the first time
@@ -95,16 +100,20 @@ def test_figures_tell_generators_apart(tmp_path: Path) -> None:
     monitor, g = monitored(tmp_path)
     other = TrainState.create(tiny_config("growth.enabled=false", "train.seed=5"), 0, CPU).average
     one, two = monitor.figures(g), monitor.figures(other)
-    assert [name for name in one if one[name] == two[name]] == []
+    assert {name for name in one if one[name] == two[name]} == OF_TRUTH - {"Metric/depth_correlation"}
 
 
 @pytest.mark.parametrize(
     ("overrides", "left_out"),
-    [(["monitor.swd_images=0"], "Metric/swd"), (["monitor.depth_scenes=0"], "Metric/depth_correlation")],
+    [
+        (["monitor.swd_images=0"], {"Metric/swd"}),
+        (["monitor.depth_scenes=0"], OF_TRUTH),
+        (["generator.upsampler.kernel_size=3", "loss.nerf_path_weight=0"], {"Metric/strict_psnr_db"}),
+    ],
 )
-def test_figures_can_be_turned_off(overrides: list[str], left_out: str, tmp_path: Path) -> None:
+def test_figures_that_are_off_or_impossible(overrides: list[str], left_out: set[str], tmp_path: Path) -> None:
     monitor, g = monitored(tmp_path, *overrides)
-    assert set(monitor.figures(g)) == (FIGURES | {"Metric/depth_correlation"}) - {left_out}
+    assert set(monitor.figures(g)) == (FIGURES | OF_TRUTH) - left_out
 
 
 def test_photographs_have_no_true_depth(tmp_path: Path) -> None:
@@ -149,6 +158,46 @@ def test_views_from_one_place_agree(tmp_path: Path) -> None:
     assert figures["Metric/view_difference"] == pytest.approx(0, abs=1e-5)
     assert figures["Metric/view_residual"] == pytest.approx(0, abs=1e-3)
     assert figures["Metric/view_overlap"] > 0.5
+
+
+def test_pictures_without_an_upsampler_are_strict(tmp_path: Path) -> None:
+    """At the resolution of the volume only the order of the sums differs; a block blurs, and adds noise."""
+    grown, g = monitored(tmp_path)
+    small, same = monitored(tmp_path, "growth.enabled=true")
+    assert small.figures(same)["Metric/strict_psnr_db"] > 80 > 60 > grown.figures(g)["Metric/strict_psnr_db"]
+
+
+def test_the_scenes_themselves_have_the_figures_of_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor, g = monitored(tmp_path, "monitor.depth_scenes=6", "monitor.batch=6")
+    scenes, far = monitor.truth, monitor.cfg.generator.field.far
+    assert isinstance(scenes, ProceduralScenes)
+
+    def shown(purpose: str, count: int, camera: Camera) -> Tensor:
+        views = [scenes.view(k, 16, camera[k]).image for k in range(count)]
+        return torch.stack([torch.tensor(view) for view in views]).permute(0, 3, 1, 2) / 127.5 - 1
+
+    def depth(purpose: str, count: int, camera: Camera) -> Tensor:
+        return torch.stack([torch.tensor(scenes.view(k, 8, camera[k]).depth) for k in range(count)]).clamp(max=far)
+
+    def opacity(purpose: str, count: int, camera: Camera) -> Tensor:
+        return (depth(purpose, count, camera) < far).float()
+
+    replace_rendering(monitor, monkeypatch, image=shown, depth=depth, opacity=opacity)
+    monkeypatch.setattr(monitor, "_agreement_with_strict", lambda g: 0.0)
+    figures = monitor._consistency(g)
+    for name in ("view_residual_ratio", "pose_sensitivity"):
+        assert figures[f"Metric/{name}"] == pytest.approx(figures[f"Metric/{name}_true"], rel=1e-5)
+    assert 0 < figures["Metric/view_residual_ratio"] < 0.9 and figures["Metric/pose_sensitivity"] > 0.05
+    replace_rendering(monitor, monkeypatch, image=lambda p, n, c: shown(p, n, _repeat_first(c)), depth=depth,
+                      opacity=opacity)  # fmt: skip
+    assert monitor._consistency(g)["Metric/pose_sensitivity"] == 0
+
+
+def _repeat_first(camera: Camera) -> Camera:
+    """One side, wherever it is seen from."""
+    front = Camera(torch.eye(4)[None], camera.tan_half_fov[:1])
+    front.cam2world[0, 2, 3] = 1.0
+    return front[torch.zeros(len(camera), dtype=torch.long)]
 
 
 def test_nothing_solid_gives_no_view_figures(tmp_path: Path) -> None:
@@ -219,7 +268,7 @@ def test_camera_labels_follow_the_rendering_camera(tmp_path: Path, monkeypatch: 
     """In every picture and figure."""
     monitor, g = monitored(tmp_path, "data.labels=true")
     labels, cameras = [], []
-    mapping, render = g.mapping.forward, g.synthesis.forward
+    mapping, render, strict = g.mapping.forward, g.synthesis.forward, g.synthesis.strict
 
     def label_spy(z: Tensor, label: Tensor) -> Tensor:
         labels.append(label)
@@ -229,6 +278,11 @@ def test_camera_labels_follow_the_rendering_camera(tmp_path: Path, monkeypatch: 
         cameras.append(camera)
         return render(ws, camera, **options)
 
+    def strict_spy(ws: Tensor, camera: Camera, pixels: Tensor, **options: Any) -> StrictPixels:
+        cameras.append(camera)
+        return strict(ws, camera, pixels, **options)
+
+    monkeypatch.setattr(g.synthesis, "strict", strict_spy)
     monkeypatch.setattr(g.mapping, "forward", label_spy)
     monkeypatch.setattr(g.synthesis, "forward", camera_spy)
     monitor.pictures(g, 0)

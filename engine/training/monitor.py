@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...models.camera import Camera
+from ...models.camera import Camera, pixel_grid
 from ...models.generator import Generator, Rendered, RenderOptions
 from ..data import Dataset, ProceduralScenes, label_from_camera
 from ..pictures import depth_picture, grid, save_png, to_uint8
 from ..randomness import generator_for
 from .config import Config
-from .metrics.consistency import reproject
+from .metrics.consistency import Reprojection, reproject
 from .metrics.depth import mean_depth_correlation
 from .metrics.swd import SlicedWassersteinMetric
 
@@ -24,6 +24,8 @@ PICTURE_ROWS = 4  # latents in the turning strip and the depth picture
 DEPTH_CAMERAS = 4
 VIEWS_APART_RAD = 0.3  # between the two cameras of the view consistency
 MIN_SWD_RESOLUTION = 16
+STRICT_PICTURES = 4  # that are compared with strict rendering, in so many pixels each
+STRICT_PIXELS = 1024
 
 
 class Monitor:
@@ -36,6 +38,7 @@ class Monitor:
         self.picture_s: float | None = None  # seconds per picture in the last batch; on a GPU, of the launches only
         self._swd: dict[int, SlicedWassersteinMetric] = {}
         self._true_depth: tuple[int, Tensor] | None = None
+        self._true_views: dict[tuple[int, int], dict[str, float]] = {}
 
     def reals(self) -> Path:
         """Write a sheet of training images once."""
@@ -65,7 +68,7 @@ class Monitor:
         return self._render(g, "grid", rows, repeated, repeat=frames)
 
     def figures(self, g: Generator) -> dict[str, float]:
-        """``Metric/...`` of a generator: sliced Wasserstein distance, view consistency, depth correlation."""
+        """``Metric/...`` of a generator: distance from the data, agreement of views, depth; docs/train.md explains."""
         result: dict[str, float] = {}
         if self.cfg.monitor.swd_images:
             result["Metric/swd"] = self._sliced_wasserstein(g)
@@ -86,30 +89,91 @@ class Monitor:
         return self._swd[edge].distance(fake.float()).mean
 
     def _consistency(self, g: Generator) -> dict[str, float]:
-        """Difference of views from two nearby cameras, before and after reprojection."""
+        """Views from two nearby cameras: how they differ, before and after reprojection, and from strict pixels."""
         count = self.cfg.monitor.batch
+        cameras = [_repeated(camera, count) for camera in self._two_cameras()]
+        views = [self._render(g, "views", count, camera) for camera in cameras]
+        images = [view.image.clamp(-1, 1) for view in views]
+        result = self._reproject(images, [(view.depth, view.opacity) for view in views], cameras)
+        figures = {
+            "Metric/view_difference": result.baseline,
+            "Metric/view_residual": result.residual,
+            "Metric/view_residual_ratio": _ratio(result.residual, result.baseline),
+            "Metric/view_overlap": result.valid.float().mean().item(),
+            "Metric/pose_sensitivity": _pose_sensitivity(*images),
+        }
+        if self.truth is not None and self.cfg.monitor.depth_scenes:
+            figures |= self._consistency_of_truth(self.truth, images[0].shape[-1], views[0].depth.shape[-1])
+        if self.cfg.generator.upsampler.pointwise or not self.cfg.generator.block_resolutions:
+            figures["Metric/strict_psnr_db"] = self._agreement_with_strict(g)
+        return figures
+
+    def _consistency_of_truth(self, scenes: ProceduralScenes, edge: int, rays_edge: int) -> dict[str, float]:
+        """The figures of the scenes themselves, with true depth at the resolution of the volume: what is within reach.
+
+        Computed once for each pair of resolutions.
+        """
+        if (edge, rays_edge) not in self._true_views:
+            cameras, known = self._two_cameras(), range(min(self.cfg.monitor.depth_scenes, scenes.num_images))
+            images, surfaces = [], []
+            for camera in cameras:
+                camera = camera.to("cpu")
+                pixels = torch.stack([torch.as_tensor(scenes.view(k, edge, camera).image) for k in known])
+                depth = torch.stack([torch.as_tensor(scenes.view(k, rays_edge, camera).depth) for k in known]).float()
+                solid = depth.isfinite()
+                images.append(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+                surfaces.append((torch.where(solid, depth, self.cfg.generator.field.far), solid.float()))
+            many = [_repeated(camera, len(known)).to("cpu") for camera in cameras]
+            result = self._reproject(images, surfaces, many)
+            self._true_views[edge, rays_edge] = {
+                "Metric/view_residual_ratio_true": _ratio(result.residual, result.baseline),
+                "Metric/pose_sensitivity_true": _pose_sensitivity(*images),
+            }
+        return self._true_views[edge, rays_edge]
+
+    @torch.no_grad()
+    def _agreement_with_strict(self, g: Generator) -> float:
+        """PSNR in dB (peak 2) between pictures and strict rendering by the same cameras, over pixels drawn once."""
+        camera = self._prior(g, "strict", STRICT_PICTURES)
+        images = self._render(g, "strict", STRICT_PICTURES, camera).image.clamp(-1, 1)
+        ws, z_bg = self._codes(g, "strict", STRICT_PICTURES, camera)
+        edge, align = images.shape[-1], self.cfg.generator.field.align_corners
+        full = self.cfg.generator.resolution
+        drawn = torch.randperm(edge**2, generator=generator_for(self.cfg.train.seed, "monitor pixels"))[:STRICT_PIXELS]
+        pixels = pixel_grid(edge, align_corners=align, image_resolution=full)[drawn].to(self.device)
+        fast = images.flatten(2)[..., drawn.to(self.device)]
+        squares = 0.0
+        for i in range(STRICT_PICTURES):
+            self.before_batch(f"strict {i} of {STRICT_PICTURES}")
+            one, options = slice(i, i + 1), RenderOptions(precision=self.cfg.train.precision)
+            code = None if z_bg is None else z_bg[one]
+            strict = g.synthesis.strict(ws[one], camera[one], pixels, z_bg=code, options=options).colours
+            squares += (strict.float().clamp(-1, 1) - fast[one]).square().mean().item() / STRICT_PICTURES
+        return 10 * math.log10(4 / squares) if squares else math.inf
+
+    def _two_cameras(self) -> list[Camera]:
+        """``VIEWS_APART_RAD`` of yaw between them, around the middle of the prior."""
         low, high = self.cfg.camera.yaw
         turn = VIEWS_APART_RAD / (2 * math.pi if not self.cfg.camera.angular else 1)
         step = min(turn / max(high - low, 1e-6), 1.0) / 2
         sweep = self.cfg.camera.at(torch.tensor([0.5 - step, 0.5 + step]), torch.tensor([0.5, 0.5])).to(self.device)
-        views = []
-        for i in range(2):
-            camera = Camera(sweep.cam2world[i].repeat(count, 1, 1), sweep.tan_half_fov[i].repeat(count, 1))
-            out = self._render(g, "views", count, camera)
-            views.append((out.image.clamp(-1, 1), self._surface(out), camera))
-        field = self.cfg.generator.field
-        result = reproject(*views[0], *views[1], occlusion_tolerance=(field.far - field.near) / 10)
-        return {
-            "Metric/view_difference": result.baseline,
-            "Metric/view_residual": result.residual,
-            "Metric/view_overlap": result.valid.float().mean().item(),
-        }
+        return [sweep[:1], sweep[1:]]
 
-    def _surface(self, out: Rendered) -> Tensor:
-        """Surface depth at the image's resolution [B, R, R]; infinite where a ray is mostly transparent."""
-        far, size = self.cfg.generator.field.far, out.image.shape[-2:]
-        maps = torch.stack([out.depth - (1 - out.opacity) * far, out.opacity], dim=1)
-        weighted, opacity = torch.nn.functional.interpolate(maps, size=size, mode="bilinear").unbind(1)
+    def _reproject(
+        self, images: list[Tensor], surfaces: list[tuple[Tensor, Tensor]], cameras: list[Camera]
+    ) -> Reprojection:
+        """The first view warped into the second; ``surfaces`` are depth and opacity at the resolution of the rays."""
+        field, size = self.cfg.generator.field, images[0].shape[-1]
+        depths = [self._surface(*surface, size) for surface in surfaces]
+        tolerance = (field.far - field.near) / 10
+        return reproject(
+            images[0], depths[0], cameras[0], images[1], depths[1], cameras[1], occlusion_tolerance=tolerance
+        )
+
+    def _surface(self, depth: Tensor, opacity: Tensor, size: int) -> Tensor:
+        """Surface depth at the image's resolution [B, size, size]; infinite where a ray is mostly transparent."""
+        maps = torch.stack([depth - (1 - opacity) * self.cfg.generator.field.far, opacity], dim=1)
+        weighted, opacity = torch.nn.functional.interpolate(maps, size=(size, size), mode="bilinear").unbind(1)
         return torch.where(opacity > 0.5, weighted / opacity, torch.inf)
 
     def _depth_correlation(self, g: Generator, scenes: ProceduralScenes) -> float:
@@ -142,12 +206,10 @@ class Monitor:
             fractions = torch.tensor([0.5])
         return self.cfg.camera.at(fractions, torch.full_like(fractions, 0.5)).to(self.device)
 
-    @torch.no_grad()
-    def _render(self, g: Generator, purpose: str, count: int, camera: Camera, *, repeat: int = 1) -> Rendered:
-        """``count`` latents of one purpose, each repeated for ``repeat`` cameras, in batches.
-
-        A camera label describes the rendering camera; labels of other kinds are drawn from the data.
-        """
+    def _codes(
+        self, g: Generator, purpose: str, count: int, camera: Camera, *, repeat: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
+        """Styles and background codes of ``count`` latents of one purpose, each repeated for ``repeat`` cameras."""
         rng = generator_for(self.cfg.train.seed, "monitor latents", purpose)
         z = torch.randn(count, self.cfg.generator.z_dim, generator=rng)
         z_bg = g.synthesis.draw_background(count, rng)
@@ -159,7 +221,15 @@ class Monitor:
             label = torch.stack([torch.as_tensor(self.data.label(i)) for i in picks]).to(self.device)
         ws = g.mapping(z.to(self.device), label)
         ws = ws.repeat_interleave(len(camera) // len(ws), 0)
-        z_bg = None if z_bg is None else z_bg.to(self.device).repeat_interleave(repeat, 0)
+        return ws, None if z_bg is None else z_bg.to(self.device).repeat_interleave(repeat, 0)
+
+    @torch.no_grad()
+    def _render(self, g: Generator, purpose: str, count: int, camera: Camera, *, repeat: int = 1) -> Rendered:
+        """``count`` latents of one purpose, each repeated for ``repeat`` cameras, in batches.
+
+        A camera label describes the rendering camera; labels of other kinds are drawn from the data.
+        """
+        ws, z_bg = self._codes(g, purpose, count, camera, repeat=repeat)
         options = RenderOptions(precision=self.cfg.train.precision)
         parts = []
         for first in range(0, len(ws), self.cfg.monitor.batch):
@@ -180,6 +250,19 @@ class Monitor:
         path = self.folder / name
         save_png(grid(images.cpu(), columns=columns), path)
         return path
+
+
+def _repeated(camera: Camera, count: int) -> Camera:
+    return camera[torch.zeros(count, dtype=torch.long)]
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def _pose_sensitivity(a: Tensor, b: Tensor) -> float:
+    """Mean difference between two views of each subject, over that between subjects in one view; NaN for one alone."""
+    return _ratio((a - b).abs().mean().item(), (a - a.roll(1, 0)).abs().mean().item())
 
 
 def _columns(count: int) -> int:
