@@ -21,6 +21,7 @@ from stylenerf.kernels.rays.field_triton import RowTile
 from stylenerf.kernels.rays.hierarchical import hierarchical_tile
 from stylenerf.kernels.rays.single_pass import ray_tile
 from tests.gradients import DEVICE
+from tests.sweeps import slow
 
 HIERARCHICAL = RayCase(2, rays=4, samples=6, fine=5, width=32, depth=2, octaves=4)
 CASES = {
@@ -237,7 +238,7 @@ def test_leaves_can_be_replaced() -> None:
     assert all(torch.equal(a + 1, b) for a, b in zip(gate.leaves(args), gate.tensors(changed[3]), strict=True))
 
 
-@pytest.mark.parametrize("name", ["training", "background"])
+@pytest.mark.parametrize("name", [slow("training"), "background"])
 def test_what_is_compiled_is_the_plain_pass_in_one_graph(name: str) -> None:
     case = CASES[name]
     args = make(torch.device("cpu"), 0, case=case)

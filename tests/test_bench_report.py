@@ -325,6 +325,7 @@ def fail() -> Callable[[], object]:
     raise SystemExit(3)
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "DEVICE", CPU)
     large, small = (machine.peak_memory(partial(allocate, mib)) for mib in (256, 16))

@@ -178,6 +178,7 @@ def check_vacant_but(folder: Path, name: str) -> None:
     (folder / name).mkdir()
 
 
+@pytest.mark.slow
 def test_a_killed_writer_s_folder_blocks_nothing_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _killed("folder", tmp_path)
     (left,) = tmp_path.iterdir()

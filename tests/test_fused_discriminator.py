@@ -121,7 +121,7 @@ def test_more_reference_logits(case: str, reference: tuple[Fixture, Discriminato
     test_reference_logits(case, reference)
 
 
-@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("case", sweep(SMALL, always=SMALL[:1]))
 def test_reference_logits(case: str, reference: tuple[Fixture, Discriminator]) -> None:
     f, d = reference
     logits = d(f[f"img{case.split('_')[1]}"].to(DEVICE), options=recorded.options_of(f, case))

@@ -63,7 +63,7 @@ def test_composite_of_any_width(channels: int) -> None:
     assert_kernel_matches(*(partial(composite, offsets=offsets, impl=impl) for impl in ("triton", "ref")), picked)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(lengths=st.lists(st.integers(0, 70), max_size=9), end=st.sampled_from(ENDS))
 def test_matches_for_any_lengths(lengths: list[int], end: FarEnd) -> None:
     inputs, offsets = make(lengths)

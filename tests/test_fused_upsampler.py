@@ -25,6 +25,7 @@ from tests.recorded.upsampler import (
     compare_noise,
     compare_repeated_styles,
 )
+from tests.sweeps import sweep
 
 FEW_LAYERS = ("nn_cat_k1_up2", "default_k3_up2")
 FEW_BLOCKS = ("skip_nn_cat",)
@@ -47,7 +48,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     torch.set_default_device(None)
 
 
-@pytest.mark.parametrize("case", FEW_LAYERS)
+@pytest.mark.parametrize("case", sweep(FEW_LAYERS, always=FEW_LAYERS[:1]))
 def test_layer(case: str, ran: set[str]) -> None:
     compare_layer(case)
     assert ran >= ({"modulated_conv", "upfirdn2d", "bias_act"} if "default" in case else {"upsample_block"})
@@ -96,6 +97,7 @@ def test_generator_run(run: str, ran: set[str]) -> None:
     assert ran >= wanted
 
 
+@pytest.mark.slow
 def test_growing_generator(ran: set[str]) -> None:
     """One image while the first block is at work."""
     f, g = recorded.reference()

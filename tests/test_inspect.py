@@ -408,6 +408,7 @@ CONTROLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONTROLS)
 def test_a_bad_kernel_is_reported_once(bad: dict[str, Any], name: str) -> None:
     (line,) = [problem for problem in bad["problems"] if problem.startswith(f"sm_90 bad/{name}")]

@@ -101,6 +101,7 @@ def test_photos_of_several_subjects_do_not_touch_each_other(model: Model) -> Non
     torch.testing.assert_close(both.history[:, 1:], alone.history, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_known_camera_stays_where_it_is(model: Model) -> None:
     photos, *truth = scene(model, [0, 0], [(-0.5, 1.7), (0.4, 1.5)])
     p = finished(
@@ -137,6 +138,7 @@ def test_every_layer_may_have_its_own_style(model: Model) -> None:
     assert layers.history[-1] < one.history[-1] / 2
 
 
+@pytest.mark.slow
 def test_a_style_is_drawn_towards_the_average(model: Model) -> None:
     photos, *_ = scene(model, [0], [(-0.5, 1.7)])
     options = {"subjects": 8, "starts": 1, "steps": 20, "noise": 0.0, "polish": 8}

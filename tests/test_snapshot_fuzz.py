@@ -63,7 +63,7 @@ def damaged(data: bytes, seed: int) -> bytes:
     return rng.choice(ways)()
 
 
-@pytest.mark.parametrize("group", sweep(range(10), always=(0, 1)))
+@pytest.mark.parametrize("group", sweep(range(10), always=(0,)))
 def test_damage(group: int, honest: Path, file: Path) -> None:
     data = honest.read_bytes()
     found = {outcome(file, damaged(data, seed)) for seed in range(40 * group, 40 * group + 40)}

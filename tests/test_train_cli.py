@@ -27,7 +27,7 @@ from tests.checkpoints import spoil
 from tests.conftest import ROOT
 from tests.picture_files import encoded, picture, some_pngs, write_folder, write_zip
 from tests.runs import assert_same_run, config_file, digests, fresh, outcome, train_here
-from tests.sweeps import sweep
+from tests.sweeps import slow, sweep
 from tests.tiny import tiny_overrides
 
 TWO_STEPS = ["train.batch=4", "train.micro_batch=2", "train.total_kimg=0.008"]
@@ -270,7 +270,7 @@ def test_configuration_that_the_kernel_cuts_short(
     assert train_here(*NEW.split(), "--set", "train.total_kimg=0.004") == 0  # the folder is still empty
 
 
-@pytest.mark.parametrize("call", [1, 2, 4, 6])
+@pytest.mark.parametrize("call", [1, slow(2), slow(4), 6])
 def test_disk_that_fills_up(
     call: int, desk: Path, reference: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

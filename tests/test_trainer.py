@@ -204,10 +204,10 @@ def killed_and_resumed(base: Path, stages: list[str]) -> dict[str, tuple[int, in
     return {stage: (int(died), int(resumed)) for died, resumed, stage in lines}
 
 
-@pytest.mark.parametrize("stages", [STAGES[1:2], pytest.param(STAGES, marks=pytest.mark.slow)], ids=("one", "all"))
-def test_kill_9_at_a_chosen_moment(stages: list[str], tmp_path: Path, reference: Path) -> None:
-    assert killed_and_resumed(tmp_path, stages) == dict.fromkeys(stages, (-signal.SIGKILL, 0))
-    for stage in stages:
+@pytest.mark.slow
+def test_kill_9_at_chosen_moments(tmp_path: Path, reference: Path) -> None:
+    assert killed_and_resumed(tmp_path, STAGES) == dict.fromkeys(STAGES, (-signal.SIGKILL, 0))
+    for stage in STAGES:
         assert_same_run(tmp_path / stage, reference)
 
 
