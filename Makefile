@@ -8,10 +8,10 @@ READY  := $(VENV)/.ready
 
 help:
 	@echo "make train   train the quickstart on procedural scenes (minutes on a CPU)"
-	@echo "make test    linters, type checker and every test"
+	@echo "make test    linters, type checker and tests (minutes)"
 	@echo "make bench   time the ops and the model (pytest bench/)"
 	@echo "make gpu     test and time everything on a GPU; installs nothing (python -m bench.gpu --help)"
-	@echo "make slow    the long sweeps that 'make test' leaves out"
+	@echo "make slow    the long sweeps that 'make test' leaves out: every size, every compiled kernel, processes killed"
 	@echo "make clean   remove the virtual environment and caches; runs/ stays"
 
 $(READY): pyproject.toml constraints.txt
