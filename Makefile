@@ -31,8 +31,8 @@ lint: $(READY)
 	ln -sfn ../../bench .mypy_cache/seen/
 	cd .mypy_cache/seen && $(if $(filter /%,$(RUN)),$(RUN),../../$(RUN)) -m mypy --config-file ../../pyproject.toml
 
-# A process a core; a file's tests stay in one, since they share what they prepare.
-test: lint
+# A process a core; a file's tests stay in one, since they share what they prepare. One of them is `make lint`.
+test: $(READY)
 	$(RUN) -m pytest -q -n auto --dist loadfile
 
 slow: $(READY)

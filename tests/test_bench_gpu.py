@@ -72,6 +72,7 @@ def test_plan_is_in_order_of_worth_and_names_what_exists() -> None:
     assert not any(step.name.startswith("sanitizer") for step in plan.steps(which=lambda name: None))
 
 
+@pytest.mark.slow
 def test_training_step_is_a_command_that_train_takes(tmp_path: Path) -> None:
     (step,) = [step for step in STEPS if step.name == "train quickstart"]
     asked = [part.replace("{work}", str(tmp_path)).replace("cuda", "cpu") for part in step.command]

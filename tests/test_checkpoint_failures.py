@@ -114,6 +114,7 @@ write_checkpoint(sys.argv[1], 3, {"g": torch.zeros(50_000)}, {})
 """
 
 
+@pytest.mark.slow
 def test_really_full_disk(tmp_path: Path) -> None:
     """A 1 MiB file system of our own; 200 kB fit, 1 MB more do not."""
     unshare = shutil.which("unshare")

@@ -89,6 +89,7 @@ def test_tells_the_same_as_two_launches(case: Case, monkeypatch: pytest.MonkeyPa
         assert_relative(name, one[name], two[name], tol=torch.finfo(HALF).eps)
 
 
+@pytest.mark.slow
 def test_what_is_not_a_number_stays_where_it_is() -> None:
     case = Case(shape=(1, 2, 1, 20), channels=4, rows=1, clamp=1.0)
     inputs = make(case, HALF)
@@ -113,7 +114,8 @@ def every() -> dict[str, Tensor]:
     return outputs_and_gradients(op(NARROW, "triton"), make(NARROW, HALF))
 
 
-@pytest.mark.parametrize("wanted", sweep(("x", "weight", "bias0", "noise"), always=("weight",)))
+@pytest.mark.slow
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias0", "noise"])
 def test_gradient_of_one_input_alone(wanted: str, every: dict[str, Tensor]) -> None:
     inputs = make(NARROW, HALF)
     inputs[wanted].requires_grad_()

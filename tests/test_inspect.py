@@ -423,6 +423,7 @@ def test_only_bad_kernels_are_reported(bad: dict[str, Any]) -> None:
     assert good["report"]["hgmma"] > 0 and good["report"]["ldgsts"] > 0
 
 
+@pytest.mark.slow
 def test_runs_where_triton_would_interpret() -> None:
     done = run("bench.compiler.inspect", "--help", interpret="1")
     assert done.returncode == 0 and done.stdout.startswith("usage: python -m bench.compiler.inspect"), done.stderr

@@ -72,10 +72,11 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, call: int
     monkeypatch.setattr(owner, name, wrapped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "call", "images"),
-    [slow(Monitor, "_render", 1, 0), slow(Monitor, "turning", 1, 0), (Stepper, "_r1", 1, 0),
-     slow(Stepper, "_discriminator_main", 5, 16), slow(Monitor, "figures", 2, 12), slow(Monitor, "turning", 2, 12)],
+    [(Monitor, "_render", 1, 0), (Monitor, "turning", 1, 0), (Stepper, "_r1", 1, 0),
+     (Stepper, "_discriminator_main", 5, 16), (Monitor, "figures", 2, 12), (Monitor, "turning", 2, 12)],
 )  # fmt: skip
 def test_going_on_after_an_interruption_is_exact(
     owner: type, name: str, call: int, images: int, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -284,6 +284,7 @@ def test_checkpoint_without_a_run_around_it(copy: Path, tmp_path: Path, capsys: 
     assert digests(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_longer_than_planned(tmp_path: Path, reference: Path) -> None:
     """A run of 16 images that is taken on to 32 has the weights of one that was meant to have 32."""
     run = fresh(tmp_path / "run", *total(16))
