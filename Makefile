@@ -31,12 +31,13 @@ lint: $(READY)
 	ln -sfn ../../bench .mypy_cache/seen/
 	cd .mypy_cache/seen && $(if $(filter /%,$(RUN)),$(RUN),../../$(RUN)) -m mypy --config-file ../../pyproject.toml
 
-# A process a core; a file's tests stay in one, since they share what they prepare. One of them is `make lint`.
+# A process a core; a file's tests stay in one, since they share what they prepare, and files keep their order, since the
+# longest are not those with the most tests. One of them runs `make lint`.
 test: $(READY)
-	$(RUN) -m pytest -q -n auto --dist loadfile
+	$(RUN) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 slow: $(READY)
-	$(RUN) -m pytest -q -m slow -n auto --dist loadfile
+	$(RUN) -m pytest -q -m slow -n auto --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)
 	$(RUN) -m pytest bench/
