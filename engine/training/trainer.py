@@ -335,7 +335,7 @@ class Trainer:
         for name, first in self.first_figures.items():
             if name in last:  # null stands for a non-finite value
                 now = math.nan if last[name] is None else last[name]
-                self.report(f"  {name.removeprefix('Metric/'):20s} {first:10.4g} -> {now:10.4g}")
+                self.report(f"  {name.removeprefix('Metric/'):24s} {first:10.4g} -> {now:10.4g}")
         self.report(f"pictures:    {self.run_dir / 'images'}")
         self.report(f"checkpoint:  {latest_checkpoint(self.run_dir)}")
         self.report(f"statistics:  {self.writer.path}")
