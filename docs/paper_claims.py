@@ -43,33 +43,40 @@ FIGURES = {  # column -> key, digits
 
 
 def main() -> None:
-    options = arguments()
-    variants = VARIANTS | dict(text.split(": ", 1) for text in options.add)
-    chosen = [name for name in variants if not options.only or name in options.only.split(",")]
+    options, variants = arguments()
+    chosen = list(variants)
     jobs = [(name, seed) for seed in range(options.seeds) for name in chosen]
     started, trained = time.monotonic(), 0
     for number, (name, seed) in enumerate(jobs):
         run = folder(options.out, name, seed)
         if last_row(run).get("Progress/images", 0) >= options.kimg * 1000:
             continue
-        left = (
-            f"; about {(time.monotonic() - started) / trained * (len(jobs) - number) / 60:.0f} min" if trained else ""
-        )
-        print(f"run {number + 1} of {len(jobs)}: {name}, seed {seed}{left}", flush=True)
+        left_min = (time.monotonic() - started) / trained * (len(jobs) - number) / 60 if trained else None
+        estimate = "" if left_min is None else f"; about {left_min:.0f} minutes left"
+        print(f"run {number + 1} of {len(jobs)}: {name}, seed {seed}{estimate}", flush=True)
         train(run, seed, options.kimg, variants[name].split())
         trained += 1
         report(options.out, chosen, options.seeds)
     print(report(options.out, chosen, options.seeds))
 
 
-def arguments() -> argparse.Namespace:
+def arguments() -> tuple[argparse.Namespace, dict[str, str]]:
+    """The command line, and the variants that it asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/claims"), help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each variant (default: %(default)s)")
     parser.add_argument("--kimg", type=float, default=6, help="thousand images of each run (default: %(default)s)")
     parser.add_argument("--only", help="variants by name, separated by commas: " + ", ".join(VARIANTS))
     parser.add_argument("--add", action="append", default=[], metavar="NAME: KEY=VALUE ...", help="one more variant")
-    return parser.parse_args()
+    options = parser.parse_args()
+    for text in options.add:
+        if ": " not in text:
+            parser.error(f"argument --add: wanted NAME: KEY=VALUE ..., got {text!r}")
+    variants = VARIANTS | dict(text.split(": ", 1) for text in options.add)
+    names = options.only.split(",") if options.only else list(variants)
+    if unknown := [name for name in names if name not in variants]:
+        parser.error(f"argument --only: wanted some of {', '.join(variants)}, got {', '.join(unknown)}")
+    return options, {name: variants[name] for name in names}
 
 
 def folder(out: Path, name: str, seed: int) -> Path:

@@ -50,7 +50,7 @@ columns:
 examples:
   python -m bench.compiler.inspect                                  sm_80, 86, 89 and 90, every configuration
   python -m bench.compiler.inspect --target 90 --only 'mlp/.*_weight'  some kernels on one target
-  python -m bench.compiler.inspect --core --target 80 --target 90   what the tests run: every kernel once or twice
+  python -m bench.compiler.inspect --core --target 80 --target 90   what `make slow` runs: every kernel once or twice
   python -m bench.compiler.inspect --target 90 --json out.json      with compile-time constants and expectations
 
 Compiled kernels stay in Triton's cache, so that the next run reads them from there; --fresh compiles again.

@@ -92,7 +92,7 @@ class TensorRecord(Inert):
 
     @property
     def cost_bytes(self) -> int:
-        """Arguments of its constructor."""
+        """Bytes of memory that :meth:`tensor` takes."""
         return (self.numel + self.extent) * self.storage.dtype.itemsize
 
     def tensor(self) -> Tensor:
