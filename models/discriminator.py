@@ -151,7 +151,7 @@ class Discriminator(nn.Module):
             blend = options.growth.blend if options.fade else None
         if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] != image.shape[3] or image.shape[2] < entry:
             raise ValueError(f"image must be [B, 3, {entry}, {entry}] (or larger), got {list(image.shape)}")
-        image = reduce_bilinear(image, entry)
+        image = reduce_bilinear(image, entry).contiguous(memory_format=torch.channels_last)
         half = reduce_bilinear(image, entry // 2) if blend is not None else None
         x = None
         if options.entry_rgb_twice and entry < self.cfg.resolution and self.cfg.architecture == "skip":

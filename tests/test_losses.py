@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from stylenerf.engine.training.losses import (
     nerf_path_loss,
     path_length,
     r1_penalty,
+    ray_distortion,
 )
 from stylenerf.models.generator import PathColours, Rendered
 
@@ -235,3 +237,36 @@ def test_nerf_path_must_be_there() -> None:
         ValueError, match=r"^rendered must come with its NeRF path: render with RenderOptions\(path=True"
     ):
         nerf_path_loss(rendered(torch.zeros(1, 3, 2, 2), None))
+
+
+def with_weights(weights: Tensor, fractions: Tensor) -> Rendered:
+    """A rendering whose foreground has these weights at these fractions of its rays; nothing else is read."""
+    nothing: list[None] = [None] * 7
+    foreground = SimpleNamespace(weights=weights, fractions=fractions)
+    return Rendered(*nothing, SimpleNamespace(foreground=foreground), None)  # type: ignore[arg-type]
+
+
+def test_distortion_by_hand() -> None:
+    """Weights 0.5, 0.25, 0.25 at 0, 0.5 and 1: twice 0.5 0.25 0.5 + 0.5 0.25 1 + 0.25 0.25 0.5, and 0 for one depth."""
+    weights = torch.tensor([[[0.5, 0.25, 0.25]], [[0.0, 0.9, 0.0]]], dtype=f64)
+    fractions = torch.tensor([0.0, 0.5, 1.0], dtype=f64).expand(2, 1, 3)
+    assert ray_distortion(with_weights(weights, fractions)).tolist() == [0.4375, 0.0]
+
+
+def test_distortion_and_its_gradient_by_all_pairs() -> None:
+    torch.manual_seed(3)
+    weights = torch.rand(2, 5, 7, dtype=f64, requires_grad=True)
+    fractions = torch.rand(2, 5, 7, dtype=f64).sort(-1).values
+    pairs = weights[..., :, None] * weights[..., None, :] * (fractions[..., :, None] - fractions[..., None, :]).abs()
+    want, got = pairs.sum((-1, -2)).mean(1), ray_distortion(with_weights(weights, fractions))
+    cotangent = torch.tensor([1.0, -0.3], dtype=f64)
+    torch.testing.assert_close(got, want)
+    slopes = [torch.autograd.grad(loss, weights, cotangent)[0] for loss in (got, want)]
+    torch.testing.assert_close(*slopes)
+
+
+def test_distortion_needs_a_foreground() -> None:
+    nothing: list[None] = [None] * 7
+    background = Rendered(*nothing, SimpleNamespace(foreground=None), None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^rendered must come with a foreground: render with parts 'all'"):
+        ray_distortion(background)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from stylenerf.engine.data import camera_from_label
 from stylenerf.engine.randomness import generator_for
@@ -367,6 +368,41 @@ def test_match_public_code_switches_what_it_says(public: bool, monkeypatch: pyte
 def test_no_path_is_rendered_without_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = options_seen(monkeypatch, "train.match_public_code=true", "loss.nerf_path_weight=0")
     assert {o.path for name, pairs in seen.items() for o, _ in pairs if name != "_r1"} == {False}
+
+
+def test_reused_fakes_are_those_of_the_generator_s_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    stepper = build(tiny_config("train.reuse_fakes=true", "loss.r1_gamma=0", "loss.path_length_weight=0"))
+    g, d = stepper.state.generator.synthesis, stepper.state.discriminator
+    render, judge = g.forward, d.forward
+    rendered: list[Tensor] = []
+    judged: list[Tensor] = []
+
+    def spy_render(*args: Any, **kwargs: Any) -> Rendered:
+        result = render(*args, **kwargs)
+        rendered.append(result.image)
+        return result
+
+    def spy_judge(image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        judged.append(image)
+        return judge(image, *args, **kwargs)
+
+    monkeypatch.setattr(g, "forward", spy_render)
+    monkeypatch.setattr(d, "forward", spy_judge)
+    stepper.run()
+    assert len(rendered) == stepper.rounds == 2
+    fakes = [judged[2], judged[4]]  # after two rounds of the generator, fake and real by turns
+    assert all(torch.equal(*pair) for pair in zip(fakes, rendered))
+    assert [image.requires_grad for image in judged] == [True, True, False, False, False, False]
+
+
+def test_distortion_takes_part_in_the_generator_s_loss() -> None:
+    moved = []
+    for weight in (0, 5):
+        stepper = build(tiny_config(f"loss.distortion_weight={weight}", "loss.path_length_weight=0"))
+        stepper.run()
+        moved.append(parameters_to_vector(stepper.state.generator.parameters()))
+        assert ("Loss/distortion" in stepper.stats.summarise()) == (weight > 0)
+    assert not torch.equal(*moved)
 
 
 class Styles:

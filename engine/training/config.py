@@ -86,10 +86,11 @@ class LossConfig:
     path_length_interval: int = 4
     path_length_decay: float = 0.01
     nerf_path_weight: float = 2.0
+    distortion_weight: float = 0.0
     style_mixing: float = 0.9
 
     def __post_init__(self) -> None:
-        for name in ("r1_gamma", "path_length_weight", "nerf_path_weight"):
+        for name in ("r1_gamma", "path_length_weight", "nerf_path_weight", "distortion_weight"):
             _need(name, "at least 0", getattr(self, name) >= 0, getattr(self, name))
         for name in ("r1_interval", "path_length_interval"):
             _need(name, "at least 1", getattr(self, name) >= 1, getattr(self, name))
@@ -137,7 +138,8 @@ class TrainConfig:
     total_kimg thousands of images; batch images per step in rounds of micro_batch; ema_kimg is the half-life of G_ema,
     shortened early to ema_rampup times the images shown; a row of statistics every tick_kimg, checkpoint and pictures
     every snapshot_kimg; after max_nonfinite_steps steps in a row with a loss or gradient that is not finite, training
-    stops (null: never); ``match_public_code`` trains as the public code does: no fade-in of the discriminator, fromRGB
+    stops (null: never); with ``reuse_fakes`` the discriminator learns from the images of the generator's phase instead of
+    rendering others; ``match_public_code`` trains as the public code does: no fade-in of the discriminator, fromRGB
     counted twice at its entry, the NeRF path not blended during growth but run in every generator pass.
     """
 
@@ -151,6 +153,7 @@ class TrainConfig:
     tick_kimg: float = 4.0
     snapshot_kimg: float = 200.0
     max_nonfinite_steps: int | None = 64
+    reuse_fakes: bool = False
     match_public_code: bool = False
 
     def __post_init__(self) -> None:

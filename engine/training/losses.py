@@ -1,4 +1,4 @@
-"""Training losses: non-saturating GAN losses, R1, path length, and the NeRF-path regularisation."""
+"""Training losses: non-saturating GAN losses, R1, path length, the NeRF-path regularisation, and distortion."""
 
 import math
 from typing import NamedTuple
@@ -67,3 +67,18 @@ def nerf_path_loss(rendered: Rendered) -> Tensor:
     index = rendered.path.indices[:, None].expand(-1, rendered.image.shape[1], -1)  # [B, 3, P]
     fast = rendered.image.flatten(2).gather(2, index)
     return (fast - rendered.path.colours).square().sum(1).mean(1)
+
+
+def ray_distortion(rendered: Rendered) -> Tensor:
+    """Mean over rays of sum_ij w_i w_j |s_i - s_j|, [B]: 0 where all the light of a ray comes from one depth.
+
+    w are the weights of the foreground's samples, s their fractions of the way from near to far. A field of small
+    distortion is solid: what a pixel shows lies on a surface, and so moves with it when the camera turns.
+    Source: Mip-NeRF 360 (arXiv 2111.12077), eq. 15, without the term of a single interval.
+    """
+    foreground = rendered.volume.foreground
+    if foreground is None:
+        raise ValueError("rendered must come with a foreground: render with parts 'all' or 'foreground'")
+    w, s = foreground.weights, foreground.fractions
+    weight_before, moment_before = w.cumsum(-1) - w, (w * s).cumsum(-1) - w * s
+    return 2 * (w * (s * weight_before - moment_before)).sum(-1).mean(1)

@@ -25,6 +25,7 @@ from .losses import (
     nerf_path_loss,
     path_length,
     r1_penalty,
+    ray_distortion,
 )
 from .stats import Accumulator
 from .undo import StepUndo
@@ -121,6 +122,7 @@ class Stepper:
         self.before_round: Callable[[str, int], None] = lambda phase, number: None
         self._undo: StepUndo | None = None
         self.nonfinite: dict[str, Tensor] = {}  # of the last step: loss or gradient -> whether it was not finite
+        self._shown: dict[int, tuple[Tensor, Tensor | None]] = {}  # images and labels of the generator's rounds
 
     def run(self) -> None:
         """One step: every phase that is due, then the EMA update; adds the batch to ``images_shown``."""
@@ -215,6 +217,8 @@ class Stepper:
         def loss_of_round(number: int) -> Tensor:
             rng = self._rng("generator", number)
             rendered, _, label = self._fake(rng, self.cfg.train.micro_batch, path=weight > 0)
+            if self.cfg.train.reuse_fakes:
+                self._shown[number] = rendered.image.detach(), label
             logits = state.discriminator(rendered.image, label, options=self._judge_options())
             loss = generator_loss(logits).mean()
             self._add_loss("Loss/generator", loss)
@@ -223,6 +227,10 @@ class Stepper:
                 nerf_path = weight * nerf_path_loss(rendered).mean()
                 self._add_loss("Loss/nerf_path", nerf_path)
                 loss = loss + nerf_path
+            if (solid := self.cfg.loss.distortion_weight) > 0:
+                distortion = solid * ray_distortion(rendered).mean()
+                self._add_loss("Loss/distortion", distortion)
+                loss = loss + distortion
             return loss
 
         self._phase("generator", state.generator, state.generator_optimiser, loss_of_round)
@@ -248,10 +256,8 @@ class Stepper:
         state = self.state
 
         def loss_of_round(number: int) -> Tensor:
-            rng = self._rng("discriminator", number)
-            with torch.no_grad():
-                rendered, _, label = self._fake(rng, self.cfg.train.micro_batch, path=self._path_without_loss())
-            logits = state.discriminator(rendered.image, label, options=self._judge_options())
+            image, label = self._shown.pop(number) if self.cfg.train.reuse_fakes else self._unseen(number)
+            logits = state.discriminator(image, label, options=self._judge_options())
             fake = discriminator_fake_loss(logits).mean()
             images, real_label = self._real(number)
             logits = state.discriminator(images, real_label, options=self._judge_options())
@@ -261,6 +267,13 @@ class Stepper:
             return loss
 
         self._phase("discriminator", state.discriminator, state.discriminator_optimiser, loss_of_round)
+
+    @torch.no_grad()
+    def _unseen(self, number: int) -> tuple[Tensor, Tensor | None]:
+        """New images for the discriminator, and their labels."""
+        rng = self._rng("discriminator", number)
+        rendered, _, label = self._fake(rng, self.cfg.train.micro_batch, path=self._path_without_loss())
+        return rendered.image, label
 
     def _r1(self) -> None:
         cfg, state = self.cfg.loss, self.state
