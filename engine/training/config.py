@@ -138,8 +138,8 @@ class TrainConfig:
     total_kimg thousands of images; batch images per step in rounds of micro_batch; ema_kimg is the half-life of G_ema,
     shortened early to ema_rampup times the images shown; a row of statistics every tick_kimg, checkpoint and pictures
     every snapshot_kimg; after max_nonfinite_steps steps in a row with a loss or gradient that is not finite, training
-    stops (null: never); with ``reuse_fakes`` the discriminator learns from the images of the generator's phase instead of
-    rendering others; ``match_public_code`` trains as the public code does: no fade-in of the discriminator, fromRGB
+    stops (null: never); with ``reuse_fakes`` the discriminator learns from the images of the generator's phase, instead
+    of rendering others; ``match_public_code`` trains as the public code does: no fade-in of the discriminator, fromRGB
     counted twice at its entry, the NeRF path not blended during growth but run in every generator pass.
     """
 
