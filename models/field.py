@@ -69,6 +69,7 @@ class StyledField(nn.Module):
         track_magnitude: layers after the first divide their input by the root of a running mean square. Evaluation
             only: released fields do not track it, so no training rule is known.
         colour_head: build one; False where the field shares another field's.
+        density_bias: initial bias of the density.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class StyledField(nn.Module):
         skips: tuple[int, ...] = (),
         track_magnitude: bool = False,
         colour_head: bool = True,
+        density_bias: float = 0.0,
     ) -> None:
         super().__init__()
         encoded = 2 * point_dims * num_freqs
@@ -94,6 +96,7 @@ class StyledField(nn.Module):
             for i, width in enumerate(widths)
         )
         self.density = ModulatedLayer(hidden, 1, w_dim, demodulate=False)
+        nn.init.constant_(self.density.bias, density_bias)
         self.feature = ModulatedLayer(hidden, features, w_dim, demodulate=False)
         self.colour = ColourHead(features) if colour_head else None
 

@@ -79,6 +79,7 @@ class VolumeRenderer(nn.Module):
             num_freqs=fg.num_freqs,
             skips=fg.skips,
             track_magnitude=fg.track_magnitude,
+            density_bias=fg.density_bias,
         )
         self.background: Field | None = None
         if bg.kind == "coded":

@@ -268,6 +268,18 @@ def test_space_is_the_field_configurations() -> None:
     assert not torch.allclose(radial[0], plain) and not torch.allclose(*radial)
 
 
+def test_density_bias_empties_a_new_field() -> None:
+    def opacity(bias: float) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            g = Generator(tiny_generator_config(field=replace(tiny_generator_config().field, density_bias=bias))).eval()
+        assert g.synthesis.volume.foreground.density.bias.item() == bias
+        return g.synthesis(styles(g), cameras(2), z_bg=Z_BG).opacity
+
+    full, thin = opacity(0.0), opacity(-1.5)  # the same weights otherwise
+    assert (thin <= full).all() and thin.mean() < 0.5 * full.mean()
+
+
 def test_draws_make_a_step_repeatable() -> None:
     g = tiny()
     draws = [g.synthesis.draw(2, source(seed)) for seed in (5, 5, 6)]
