@@ -27,6 +27,8 @@ KIND = "generator"
 MAX_SAMPLES = 4096  # per ray and pass
 MAX_RESOLUTION = 8192
 SNAPSHOT_ENDINGS = (".pkl", ".pickle")
+DEMO = "demo"  # names the model that comes with the package
+DEMO_FOLDER = Path(__file__).resolve().parent / "demo"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def load_model(
     """Load the model at ``path`` onto ``device``; hashes are verified, nothing in the files is executed.
 
     Args:
-        path: a run's folder (its newest intact checkpoint), a checkpoint, a converted model's folder, or a file in one.
+        path: a run's folder (its newest intact checkpoint), a checkpoint, a converted model's folder, or a file in one;
+            "demo", where there is no such folder, is the small model that comes with the package.
         report: takes one line if a conditional model does not state the kind of its labels.
     Raises: UserError naming the path: nothing there, not a model, damaged, of another format.
     """
@@ -176,7 +179,9 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
 
 
 def model_folder(path: Path) -> Path:
-    """Model folder for a path: the folder itself, or that of a file in it."""
+    """Model folder for a path: the folder itself, that of a file in it, or the package's own for "demo"."""
+    if str(path) == DEMO and not os.path.lexists(path):
+        return DEMO_FOLDER
     if not os.path.exists(path):  # unlike Path.exists, false for any name that leads nowhere, however long
         raise UserError(f"{path}: wanted a run, a checkpoint or a converted model, got nothing there")
     if path.is_dir():

@@ -22,9 +22,9 @@ class FieldConfig:
     near and far, counted along the optical axis and spread linearly, in 1/t ("inverse") or in log t ("log").
     density_scale multiplies the density, per world unit: at 1 (as released) a short segment of a ray is thin fog at
     initialisation; at 10 to 50 it is solid, which short trainings need. ``density_bias`` is the density's bias in a new
-    field: below 0 much of it is empty, so that light reaches the far end whatever the scale. ``space`` warps points before encoding, for
-    scenes that reach beyond the unit sphere (see ``stylenerf.kernels.RaySpan``): "contracted" maps space into a ball of
-    radius 2, "radial" compresses distances from ``centre``.
+    field: below 0 much of it is empty, so that light reaches the far end whatever the scale. ``space`` warps points
+    before encoding, for scenes that reach beyond the unit sphere (see ``stylenerf.kernels.RaySpan``): "contracted" maps
+    space into a ball of radius 2, "radial" compresses distances from ``centre``.
     """
 
     hidden: int = 128

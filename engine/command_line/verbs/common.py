@@ -24,7 +24,7 @@ MAX_SEEDS = 100_000
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL and --device."""
-    parser.add_argument("model", metavar="MODEL", help="a run's folder, a checkpoint, or a converted model")
+    parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint, a converted model, or demo")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
 
 
