@@ -24,7 +24,9 @@ class FieldConfig:
     initialisation; at 10 to 50 it is solid, which short trainings need. ``density_bias`` is the density's bias in a new
     field: below 0 much of it is empty, so that light reaches the far end whatever the scale. ``space`` warps points
     before encoding, for scenes that reach beyond the unit sphere (see ``stylenerf.kernels.RaySpan``): "contracted" maps
-    space into a ball of radius 2, "radial" compresses distances from ``centre``.
+    space into a ball of radius 2, "radial" compresses distances from ``centre``. Rays are sampled only within
+    ``bound_radius`` of the world's origin, where that is given: outside the foreground is empty, so that it cannot stand
+    as a painted wall before the cameras.
     """
 
     hidden: int = 128
@@ -40,6 +42,7 @@ class FieldConfig:
     align_corners: bool = False
     density_scale: float = 1.0
     density_bias: float = 0.0
+    bound_radius: float | None = None
     space: Literal["plain", "contracted", "radial"] = "plain"
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
@@ -50,6 +53,8 @@ class FieldConfig:
             raise ValueError(f"near and far must be 0 < near < far, got {self.near} and {self.far}")
         if not self.density_scale > 0:
             raise ValueError(f"density_scale must be positive, got {self.density_scale}")
+        if self.bound_radius is not None and not self.bound_radius > 0:
+            raise ValueError(f"bound_radius must be positive or null, got {self.bound_radius}")
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,8 @@ class GeneratorConfig:
                 f"volume_resolution and start_resolution must be positive, got {self.volume_resolution} "
                 f"and {self.start_resolution}"
             )
+        if self.field.bound_radius is not None and self.background.kind == "none":
+            raise ValueError("field.bound_radius must be null without a background: outside the ball there is nothing")
         doublings = math.log2(self.resolution / self.volume_resolution) if self.resolution > 0 else -1
         if doublings < 0 or doublings != int(doublings):
             raise ValueError(

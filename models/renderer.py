@@ -20,7 +20,7 @@ from ..kernels.rays.volume import FarEnd
 from .camera import Camera, Rays, pixel_grid, roll_pixels
 from .config import GeneratorConfig
 from .field import CodedField, ColourHead, Field, StyledField
-from .sampling import StepDraws, inverted_sphere_points, path_pixels, stratify
+from .sampling import StepDraws, fractions_in_ball, inverted_sphere_points, path_pixels, stratify
 
 Parts = Literal["all", "foreground", "background"]
 
@@ -185,6 +185,8 @@ class VolumeRenderer(nn.Module):
     def extinction(self, ws: Tensor, points: Tensor, *, precision: Precision = "fp32") -> Tensor:
         """Extinction per world unit [B, N] in the foreground at ``points`` [B, N, 3]; negative in empty space."""
         density = evaluate_density(self._contract(points), self.foreground.trunk(ws), precision=precision)
+        if (radius := self.cfg.field.bound_radius) is not None:
+            density = torch.where(points.norm(dim=-1) < radius, density, -density.abs())
         return density * self.cfg.field.density_scale
 
     def colours_at(self, ws: Tensor, points: Tensor, *, precision: Precision = "fp32") -> tuple[Tensor, Tensor]:
@@ -222,7 +224,7 @@ class VolumeRenderer(nn.Module):
         behind = self.background if parts != "foreground" else None
         fore = back = None
         if parts != "background":
-            end: FarEnd = "opaque" if behind is None else "open"
+            end: FarEnd = "opaque" if behind is None and self.cfg.field.bound_radius is None else "open"
             fore = self._foreground(ws, rays.origins, rays.directions, samples, end, draws, sample_rays, precision)
         if behind is not None:
             back = self._background(behind, ws, z_bg, rays.origins, rays.directions, draws, sample_rays, precision)
@@ -249,10 +251,14 @@ class VolumeRenderer(nn.Module):
         span = RaySpan(cfg.near, cfg.far, cfg.warp, end, cfg.density_scale, cfg.space, cfg.centre)
         count = samples or cfg.samples
         line = torch.linspace(0, 1, count, dtype=torch.float32, device=ws.device).expand(*origins.shape[:2], count)
+        uniform = line
+        if cfg.bound_radius is not None:
+            first, last = fractions_in_ball(origins, directions, cfg.bound_radius, span)
+            line = torch.lerp(first[..., None], last[..., None], line)
         fractions = line if draws.coarse_jitter is None else stratify(line, draws.coarse_jitter)
         fine_u = None
         if cfg.hierarchical:
-            fine_u = line if draws.fine_u is None else draws.fine_u
+            fine_u = uniform if draws.fine_u is None else draws.fine_u
         return render_rays(
             origins,
             directions,

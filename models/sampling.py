@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ..kernels.rays.span import RaySpan, fraction_from_depth
+
 
 def stratify(fractions: Tensor, u: Tensor) -> Tensor:
     """Jitter ascending positions [..., S] inside the bins between their mid-points: lo + (hi - lo) u, u in [0, 1]."""
@@ -14,6 +16,21 @@ def stratify(fractions: Tensor, u: Tensor) -> Tensor:
     low = torch.cat([fractions[..., :1], middle], dim=-1)
     high = torch.cat([middle, fractions[..., -1:]], dim=-1)
     return low + (high - low) * u
+
+
+@torch.no_grad()
+def fractions_in_ball(origins: Tensor, directions: Tensor, radius: float, span: RaySpan) -> tuple[Tensor, Tensor]:
+    """Ends, as fractions of ``span``, of the part of each ray o + t d that lies in a ball around the world's origin.
+
+    A ray that misses the ball has an empty part, at its point nearest to the centre.
+    Args: origins, directions: [..., 3]. Returns: two tensors [...] in 0..1, the first at most the second.
+    """
+    square = (directions * directions).sum(-1)
+    middle = -(origins * directions).sum(-1) / square
+    nearest = origins + middle[..., None] * directions
+    half = ((radius**2 - (nearest * nearest).sum(-1)) / square).clamp_min(0).sqrt()
+    first, last = (fraction_from_depth(t.clamp(span.near, span.far), span) for t in (middle - half, middle + half))
+    return first, last
 
 
 def inverted_sphere_points(origins: Tensor, directions: Tensor, inverse_radius: Tensor) -> Tensor:

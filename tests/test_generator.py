@@ -13,7 +13,7 @@ from torch import Tensor
 from stylenerf.kernels.rays.importance import importance_sample
 from stylenerf.kernels.rays.render import RaySpan, depth_from_fraction, evaluate_field
 from stylenerf.kernels.rays.volume import volume_weights
-from stylenerf.models.camera import Camera, pixel_grid
+from stylenerf.models.camera import Camera, CameraPrior, pixel_grid
 from stylenerf.models.config import BackgroundConfig, FieldConfig, GeneratorConfig
 from stylenerf.models.generator import Generator, RenderOptions, _blend
 from stylenerf.models.growth import growth_at
@@ -278,6 +278,32 @@ def test_density_bias_empties_a_new_field() -> None:
 
     full, thin = opacity(0.0), opacity(-1.5)  # the same weights otherwise
     assert (thin <= full).all() and thin.mean() < 0.5 * full.mean()
+
+
+@pytest.mark.parametrize("hierarchical", [False, True])
+def test_nothing_of_the_foreground_lies_outside_its_ball(hierarchical: bool) -> None:
+    radius = 0.1
+    field = replace(tiny_generator_config().field, bound_radius=radius, density_scale=50.0, hierarchical=hierarchical)
+    g = tiny(field=field)
+    camera, ws = CameraPrior(fov_deg=30).at(torch.tensor([0.3, 0.6]), torch.tensor([0.5, 0.2])), styles(g)
+    out = g.synthesis(ws, camera, z_bg=Z_BG)
+    rays = camera.rays(pixel_grid(out.depth.shape[-1]))
+    through = torch.linalg.cross(rays.origins, rays.directions).norm(dim=-1) < radius * rays.directions.norm(dim=-1)
+    fore = out.volume.foreground
+    assert fore is not None and 0 < through.sum() < through.numel()
+    assert (out.opacity.flatten(1)[~through] == 0).all() and (out.opacity.flatten(1)[through] > 0).any()
+    points = rays.origins[:, :, None] + fore.depths[..., None] * rays.directions[:, :, None]
+    assert (points[fore.weights > 0].norm(dim=-1) <= radius + 1e-5).all()
+    alone = g.synthesis(ws, camera, z_bg=Z_BG, options=RenderOptions(parts="foreground"))
+    torch.testing.assert_close(alone.opacity, out.opacity)  # no wall behind the ball either
+    corner = torch.full((1, 1, 3), 2 * radius)
+    assert g.synthesis.volume.extinction(ws[:1, : g.synthesis.volume.num_ws], corner).item() <= 0
+
+
+def test_a_ball_needs_a_background() -> None:
+    field = replace(tiny_generator_config().field, bound_radius=0.3)
+    with pytest.raises(ValueError, match=r"^field.bound_radius must be null without a background"):
+        tiny_generator_config(field=field, background=BackgroundConfig(kind="none"))
 
 
 def test_draws_make_a_step_repeatable() -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stylenerf.models.camera import Camera, pixel_grid
-from stylenerf.models.sampling import StepDraws, inverted_sphere_points, path_pixels, stratify
+from stylenerf.kernels.rays.span import RaySpan, depth_from_fraction
+from stylenerf.models.camera import Camera, CameraPrior, pixel_grid
+from stylenerf.models.sampling import StepDraws, fractions_in_ball, inverted_sphere_points, path_pixels, stratify
 from tests.closeness import assert_relative
 from tests.conftest import load_fixture
 from tests.inputs import cameras, source
@@ -49,6 +50,32 @@ def test_stratify_hand_computed() -> None:
 def test_stratify_reference_numbers() -> None:
     f = load_fixture("units.npz")
     assert_relative("jitter", stratify(f["interval_noise/di"], f["interval_noise/u"]), f["interval_noise/out"])
+
+
+def test_ball_by_hand() -> None:
+    """From (0, 0, 2), a ball of radius 0.5: straight through, beside its centre, past it; and out of near and far."""
+    origins = torch.tensor([0.0, 0.0, 2.0], dtype=torch.float64).expand(3, 3)
+    directions = torch.tensor([[0, 0, -1], [0.2, 0, -1], [0, 1, -1]], dtype=torch.float64)
+    first, last = fractions_in_ball(origins, directions, 0.5, RaySpan(1, 3))
+    half = math.sqrt(0.25 * 1.04 - 4 * 0.04) / 1.04  # from |o + t d|^2 = 1.04 t^2 - 4 t + 4 = 0.25
+    assert first.tolist() == pytest.approx([0.25, (2 / 1.04 - half - 1) / 2, 0])
+    assert last.tolist() == pytest.approx([0.75, (2 / 1.04 + half - 1) / 2, 0])
+    first, last = fractions_in_ball(origins, directions, 0.5, RaySpan(1.75, 2.25))
+    assert (first[0].item(), last[0].item()) == (0, 1)
+
+
+@pytest.mark.parametrize("warp", ["linear", "inverse", "log"])
+def test_ends_in_the_ball_lie_on_its_surface(warp: str) -> None:
+    span, radius = RaySpan(0.6, 1.4, warp), 0.3  # type: ignore[arg-type]
+    camera = CameraPrior(fov_deg=50).at(torch.tensor([0.3, 0.6]), torch.tensor([0.5, 0.2]))
+    rays = camera.rays(pixel_grid(8))
+    for end in fractions_in_ball(rays.origins, rays.directions, radius, span):
+        points = rays.origins + depth_from_fraction(end, span)[..., None] * rays.directions
+        distance = points.norm(dim=-1)
+        hits = torch.linalg.cross(rays.origins, rays.directions).norm(dim=-1) < radius * rays.directions.norm(dim=-1)
+        assert 0 < hits.sum() < hits.numel()
+        torch.testing.assert_close(distance[hits], torch.full_like(distance[hits], radius), rtol=0, atol=1e-4)
+        assert (distance[~hits] > radius - 1e-4).all()
 
 
 def test_sphere_hand_computed() -> None:

@@ -1,5 +1,6 @@
 """The sampled segment of a ray: depths of fractions, and contraction of space."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +43,15 @@ def depth_from_fraction(fractions: Tensor, span: RaySpan) -> Tensor:
         low, high = torch.log(torch.tensor([span.near, span.far], dtype=torch.float64)).tolist()
         return torch.exp(low * (1 - fractions) + high * fractions)
     return span.near * (1 - fractions) + span.far * fractions
+
+
+def fraction_from_depth(depths: Tensor, span: RaySpan) -> Tensor:
+    """Fractions of depths: 0 at near, 1 at far; the inverse of :func:`depth_from_fraction`."""
+    if span.warp == "inverse":
+        return (1 / span.near - 1 / depths) / (1 / span.near - 1 / span.far)
+    if span.warp == "log":
+        return (depths / span.near).log() / math.log(span.far / span.near)
+    return (depths - span.near) / (span.far - span.near)
 
 
 def contract_ref(points: Tensor, span: RaySpan) -> Tensor:
