@@ -24,9 +24,9 @@ class FieldConfig:
     initialisation; at 10 to 50 it is solid, which short trainings need. ``density_bias`` is the density's bias in a new
     field: below 0 much of it is empty, so that light reaches the far end whatever the scale. ``space`` warps points
     before encoding, for scenes that reach beyond the unit sphere (see ``stylenerf.kernels.RaySpan``): "contracted" maps
-    space into a ball of radius 2, "radial" compresses distances from ``centre``. Rays are sampled only within
-    ``bound_radius`` of the world's origin, where that is given: outside the foreground is empty, so that it cannot stand
-    as a painted wall before the cameras.
+    space into a ball of radius 2, "radial" compresses distances from ``centre``. Where ``bound_radius`` is
+    given, rays are sampled only within that distance of the world's origin: outside the foreground is empty, so that it
+    cannot stand as a painted wall before the cameras.
     """
 
     hidden: int = 128

@@ -52,7 +52,8 @@ def test_preset_round_trips(name: str) -> None:
 
 def test_the_presets_there_are() -> None:
     assert NAMES == [
-        "afhq512", "compcars256", "demo", "ffhq1024", "ffhq256", "ffhq256_public", "ffhq512", "metfaces512", "quickstart",
+        "afhq512", "compcars256", "demo", "ffhq1024", "ffhq256", "ffhq256_public", "ffhq512", "metfaces512",
+        "quickstart",
     ]  # fmt: skip
 
 
