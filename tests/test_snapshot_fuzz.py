@@ -1,6 +1,7 @@
 """Damaged and random snapshots end in one line or in a model, never otherwise; and no reading runs anything."""
 
 import pickletools
+import pickletools
 import random
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from tests.snapshot_files import ARRAY, DTYPE, LIST, OD, file, honest
 from tests.sweeps import sweep
 
 __all__ = ["file", "honest"]  # the fixtures
+
+CODES = sorted(pickletools.code2op, key=ord)
 
 CODES = sorted(pickletools.code2op, key=ord)
 

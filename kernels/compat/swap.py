@@ -131,10 +131,13 @@ def _swap(done: Patch, package: str, owner: Any, name: str, candidates: Candidat
     old = vars(owner).get(name)
     if not isinstance(old, FunctionType) or any(swap.new is old for swap in done._swaps):
         return
+    label = f"{owner.__module__}.{owner.__qualname__}.{name}" if isinstance(owner, type) else f"{owner.__name__}.{name}"
     inner = _innermost(old)
+    if _within(inner.__module__, __package__):
+        done.left.append(f"{label}: is ours already")
+        return
     if not _within(inner.__module__, package):  # from elsewhere, and not to be changed for everybody
         return
-    label = f"{owner.__module__}.{owner.__qualname__}.{name}" if isinstance(owner, type) else f"{owner.__name__}.{name}"
     wanted = set(signature(inner).parameters)
     for ours in candidates:
         if wanted <= set(signature(ours).parameters):
