@@ -1,4 +1,4 @@
-"""patch: networks with the call sites of StyleGAN2, StyleGAN3 and EG3D give the same on our ops, at second order too."""
+"""patch: networks with the call sites of StyleGAN2, StyleGAN3 and EG3D give the same on our ops, to second order."""
 
 import sys
 from collections.abc import Callable, Iterator

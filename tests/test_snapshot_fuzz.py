@@ -1,7 +1,6 @@
 """Damaged and random snapshots end in one line or in a model, never otherwise; and no reading runs anything."""
 
 import pickletools
-import pickletools
 import random
 import subprocess
 import sys
