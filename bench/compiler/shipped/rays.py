@@ -169,7 +169,7 @@ def mlp() -> dict[str, Callable[[], None]]:
 
     cases = [(60, w, "fp16", torch.float32) for w in (64, 128, 256, 512)]
     cases += [(60, 256, "bf16", torch.bfloat16), (60, 128, "tf32", torch.float32), (60, 64, "fp32", torch.float32)]
-    runs = {f"mlp {i} to {w} {p}": partial(run, i, w, p, d) for i, w, p, d in cases}
+    runs: dict[str, Callable[[], None]] = {f"mlp {i} to {w} {p}": partial(run, i, w, p, d) for i, w, p, d in cases}
     return runs | {f"mlp 32 to 64 softplus {p}": partial(run, 32, 64, p, torch.float32, True) for p in ("tf32", "fp32")}
 
 

@@ -88,7 +88,7 @@ def _offsets(packed_info: Tensor | None, ray_indices: Tensor | None, n_rays: int
         return torch.cat([packed_info[:, 0], packed_info[-1:].sum(-1)])
     if ray_indices is None:
         return None
-    torch._assert_async((ray_indices[1:] >= ray_indices[:-1]).all(), "ray_indices must ascend")  # type: ignore[call-arg]
+    torch._assert_async((ray_indices[1:] >= ray_indices[:-1]).all(), "ray_indices must ascend")
     if n_rays is None:
         n_rays = int(ray_indices[-1]) + 1 if ray_indices.numel() else 0
     rays = torch.arange(n_rays + 1, dtype=ray_indices.dtype, device=ray_indices.device)

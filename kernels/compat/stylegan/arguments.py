@@ -18,6 +18,6 @@ def implementation(impl: str) -> Impl:
 
 def integers(value: Any) -> int | list[int]:
     """Factors and paddings, which may be integers of numpy or of torch, alone or in a list, tuple or array."""
-    if isinstance(value, Sequence) or getattr(value, "ndim", 0):
+    if isinstance(value, Sequence) or getattr(value, "ndim", 0) > 0:
         return [index(v) for v in value]
     return index(value)
