@@ -305,3 +305,27 @@ def test_softplus_is_shifted() -> None:
     # 0.75 * 1 becomes 2 * 0.75 - 1; the mean depth is that of the middle
     assert (weights.item(), colours.item(), depth.item()) == pytest.approx((0.75, 0.5, 2.0))
     assert F.softplus(torch.zeros(())) == pytest.approx(0.6931472)
+
+
+def there(*tensors: Tensor) -> list[Tensor]:
+    """Where kernels run, float32."""
+    return [t.to(DEVICE, torch.float32) for t in tensors]
+
+
+def packed(impl: Any) -> Tensor:
+    rays: dict[str, Any] = {"ray_indices": INDICES.to(DEVICE), "n_rays": 4, "impl": impl}
+    return nerf.accumulate_along_rays(nerf.render_weight_from_density(*there(STARTS, ENDS, SIGMAS), **rays)[0], **rays)
+
+
+KERNELS: dict[str, Callable[[Any], Tensor]] = {
+    "march_rays": lambda impl: nerf.march_rays(*there(COLOURS, DENSITIES, Z), impl=impl)[0],
+    "raw2outputs": lambda impl: nerf.raw2outputs(*there(RAW, DEPTHS, DIRECTIONS), impl=impl)[0],
+    "sample_pdf": lambda impl: nerf.sample_pdf(*there(EDGES, BINS), 9, det=True, impl=impl),
+    "packed": packed,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KERNELS)
+def test_as_kernels(name: str) -> None:
+    torch.testing.assert_close(KERNELS[name]("triton"), KERNELS[name]("ref"), atol=1e-5, rtol=1e-5)

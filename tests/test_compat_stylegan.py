@@ -120,7 +120,7 @@ def test_modulated_conv2d_in_half_precision_does_not_overflow() -> None:
 @pytest.mark.parametrize("gain", [None, torch.tensor(0.7), normal(3).abs(), normal(2, 3).abs()], ids=str)
 @pytest.mark.parametrize("demodulate", [False, True])
 def test_modulated_conv2d_of_stylegan3(demodulate: bool, gain: Tensor | None) -> None:
-    args = (X, 1e-3 * WEIGHT, STYLES, demodulate, 2, gain)  # so small that the 1e-8 under the root would count
+    args = (X, 1e-3 * WEIGHT, 1e-3 * STYLES, demodulate, 2, gain)  # so small that the 1e-8 under the root would count
     want = networks_stylegan3.modulated_conv2d(*args)
     torch.testing.assert_close(modulated_conv2d_stylegan3(*args), want, atol=1e-10, rtol=1e-6)
 
