@@ -12,7 +12,8 @@ from stylenerf.engine.training.config import PRESETS
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NEEDS_FILES = ("photos/", "runs/quickstart", "init_kwargs", "bpy")  # examples about a reader's own files, or in Blender
+# examples about a reader's own files or packages, or in Blender
+NEEDS_FILES = ("photos/", "runs/quickstart", "init_kwargs", "bpy", "torch_utils", "nerfacc")
 
 
 EXAMPLES = {

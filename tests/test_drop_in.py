@@ -21,12 +21,14 @@ ALLOWED = {
     "dataclasses",
     "enum",
     "functools",
+    "gc",
     "importlib",
     "inspect",
     "contextlib",
     "argparse",
     "json",
     "multiprocessing",
+    "operator",
     "pathlib",
     "pkgutil",
     "re",
@@ -34,6 +36,7 @@ ALLOWED = {
     "sys",
     "tempfile",
     "time",
+    "types",
 }
 
 

@@ -39,6 +39,8 @@ class Case(NamedTuple):
     slope: float = 0.2
     gain: float = GAIN
     flat: bool = False  # x [N, D]
+    act: str = "lrelu"
+    linear_end: bool = False
 
 
 CASES = {
@@ -51,6 +53,10 @@ CASES = {
     "deep": Case((33, 16, 7, 128, 1), 150, weights="mixed", biases="mixed"),
     "relu": Case((20, 31, 5), slope=0.0, gain=1.0),
     "one image": Case((20, 31, 5), batch=1, flat=True),
+    "linear end": Case((20, 31, 5), weights="mixed", linear_end=True),
+    "softplus": Case((20, 31, 5), weights="mixed", gain=1.0, act="softplus"),
+    "decoder": Case((32, 64, 33), 40, weights="shared", gain=1.0, act="softplus", linear_end=True),
+    "only linear": Case((7, 5), gain=2.0, linear_end=True),
     "no points": Case((7, 16, 3), 0),
     "no images": Case((7, 16, 3), batch=0, biases="per image"),
 }
@@ -76,8 +82,8 @@ def make(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
 
 def chain(impl: Any, precision: Any, case: Case, x: Tensor, *layers: Tensor) -> Tensor:
     half = len(layers) // 2
-    options = {"gain": case.gain, "negative_slope": case.slope, "precision": precision, "impl": impl}
-    return modulated_mlp(x, layers[:half], layers[half:], **options)
+    options = {"gain": case.gain, "negative_slope": case.slope, "act": case.act, "linear_end": case.linear_end}
+    return modulated_mlp(x, layers[:half], layers[half:], precision=precision, impl=impl, **options)
 
 
 def plain(case: Case) -> Callable[..., Tensor]:
@@ -113,6 +119,20 @@ class OperandGradient(torch.autograd.Function):
         return (grad * 2**8).float().to(ctx.storage).double() / 2**8, None
 
 
+class RoundedSoftplus(torch.autograd.Function):
+    """Rounded to the operand type; the derivative, 1 - exp(-h), is that of the rounded number."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, storage: torch.dtype) -> Tensor:
+        h = torch.nn.functional.softplus(z).float().to(storage).double()
+        ctx.save_for_backward(h)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return -grad * torch.expm1(-ctx.saved_tensors[0]), None
+
+
 def rounding_alike(storage: torch.dtype, case: Case, x: Tensor, *layers: Tensor) -> Tensor:
     """The chain in float64, but operands and gradients rounded where the kernels round them.
 
@@ -121,10 +141,18 @@ def rounding_alike(storage: torch.dtype, case: Case, x: Tensor, *layers: Tensor)
     """
     half = len(layers) // 2
     h = x if x.ndim == 3 else x[None]
-    for weight, bias in zip(layers[:half], layers[half:]):
-        operands = Operand.apply(h, storage), Operand.apply(weight * case.gain, storage)
-        z = OperandGradient.apply(linear_ref(*operands, bias * case.gain), storage)
-        h = torch.nn.functional.leaky_relu(z, case.slope)
+    for i, (weight, bias) in enumerate(zip(layers[:half], layers[half:])):
+        last = i == half - 1
+        linear = case.linear_end and last
+        gain = 1.0 if linear else case.gain
+        operands = Operand.apply(h, storage), Operand.apply(weight * gain, storage)
+        z = OperandGradient.apply(linear_ref(*operands, bias * gain), storage)
+        if linear:
+            h = z
+        elif case.act == "softplus":
+            h = torch.nn.functional.softplus(z) if last else RoundedSoftplus.apply(z, storage)
+        else:
+            h = torch.nn.functional.leaky_relu(z, case.slope)
     return h.reshape(*x.shape[:-1], h.shape[-1])
 
 
@@ -253,8 +281,9 @@ def test_strided_input_and_gradient() -> None:
     assert all(torch.equal(got[name], want[name]) for name in want)
 
 
-def test_second_order() -> None:
-    case = CASES["deep"]._replace(rows=9)
+@pytest.mark.parametrize("name", ["deep", "decoder"])
+def test_second_order(name: str) -> None:
+    case = CASES[name]._replace(rows=9)
     assert_derivatives_match(kernel(case), plain(case), make(case))
 
 
@@ -264,7 +293,7 @@ def test_registered_as_torch_wants_it(case: str) -> None:
     half = len(layers) // 2
     weights = [t if t.ndim == 3 else t[None] for t in layers[:half]]
     biases = [t if t.ndim == 2 else t[None] for t in layers[half:]]
-    args = (x, weights, biases, GAIN, 0.2, "fp16")
+    args = (x, weights, biases, GAIN, 0.2, "fp16", False, False)
     torch.library.opcheck(registered, args, test_utils=("test_schema", "test_faketensor", "test_autograd_registration"))
 
 
@@ -273,6 +302,14 @@ BAD: dict[str, tuple[type[Exception], str, Case, str, torch.dtype]] = {
     "precision": (ValueError, "precision must be one of .*'fp16'.* got 'fp8'", ONE, "fp8", torch.float32),
     "float64": (RuntimeError, "does not cover float64; use impl='ref'", ONE, "fp32", torch.float64),
     "slope": (RuntimeError, "negative_slope 2.0 outside 0..1", ONE._replace(slope=2.0), "fp32", torch.float32),
+    "act": (
+        ValueError,
+        "act must be one of .*'softplus'.* got 'tanh'",
+        ONE._replace(act="tanh"),
+        "fp32",
+        torch.float32,
+    ),
+    "gain": (ValueError, "gain must be 1 for softplus, got 1.4", ONE._replace(act="softplus"), "fp32", torch.float32),
     "no layers": (RuntimeError, "a chain without layers", Case((3,)), "fp32", torch.float32),
 }
 

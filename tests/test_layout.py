@@ -17,6 +17,7 @@ ALLOWED = {
     "kernels/rays": {"kernels/base"},
     "kernels/filters": {"kernels/base"},
     "kernels/blocks": {"kernels/base", "kernels/filters"},
+    "kernels/compat": {"kernels/base", "kernels/rays", "kernels/filters", "kernels/blocks"},
     "kernels": {"kernels/rays", "kernels/filters", "kernels/blocks"},
     "models": {"kernels", "kernels/base", "kernels/rays", "kernels/filters", "kernels/blocks"},
     "engine": {"kernels/base", "models", "engine/data", "engine/training"},

@@ -1,6 +1,8 @@
 """modulated_mlp: hand-computed values, the layer-by-layer formula, derivatives, errors."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import pytest
 import torch
@@ -51,6 +53,17 @@ def test_default_activation_is_leaky_relu_with_gain_root_two() -> None:
     torch.testing.assert_close(got, torch.tensor([[2**0.5], [-0.2 * 2**0.5]], dtype=torch.float64))
 
 
+def test_a_decoder_by_hand() -> None:
+    x, one = torch.tensor([[1.0]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    # softplus(2 - 2) = log 2; then 3 log 2 - 1, neither activation nor gain
+    biases = [torch.tensor([-2.0], dtype=torch.float64), torch.tensor([-1.0], dtype=torch.float64)]
+    got = modulated_mlp(x, [2 * one, 3 * one], biases, act="softplus", linear_end=True)
+    assert got.item() == pytest.approx(3 * math.log(2) - 1, abs=1e-12)
+    # lrelu(2 - 4) = -2 * 0.2, times sqrt 2; then the linear layer, without the gain
+    got = modulated_mlp(x, [2 * one, 3 * one], [2 * biases[0], biases[1]], linear_end=True)
+    assert got.item() == pytest.approx(-3 * 0.4 * 2**0.5 - 1, abs=1e-12)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_formula(case: str) -> None:
     x, field = inputs(FIELD_CASES[case])
@@ -70,13 +83,14 @@ def test_input_is_left_alone() -> None:
     assert torch.equal(x, before)
 
 
-def test_derivatives_of_any_order() -> None:
+@pytest.mark.parametrize("act", ["lrelu", "softplus"])
+def test_derivatives_of_any_order(act: Literal["lrelu", "softplus"]) -> None:
     x, field = inputs(GRADIENT_CASE)
     tensors = [t.detach().requires_grad_() for t in (x[:, :3], *field.weights, *field.biases)]
 
     def run(x: Tensor, *rest: Tensor) -> Tensor:
         depth = len(rest) // 2
-        return modulated_mlp(x, rest[:depth], rest[depth:])
+        return modulated_mlp(x, rest[:depth], rest[depth:], act=act, linear_end=act == "softplus")
 
     assert torch.autograd.gradcheck(run, tensors)
     assert torch.autograd.gradgradcheck(run, tensors)

@@ -28,6 +28,8 @@ __all__ = ["file", "honest"]  # the fixtures
 
 CODES = sorted(pickletools.code2op, key=ord)
 
+CODES = sorted(pickletools.code2op, key=ord)
+
 
 def outcome(file: Path, data: bytes) -> str:
     """Look, then convert: "converted" or the error; anything but a UserError passes through and fails the test."""

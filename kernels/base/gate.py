@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import launch
-from .operands import OPERANDS, to_operand
+from .operands import OPERANDS, expm1, to_operand
 
 GRADIENT_EXPONENT = 8  # float16 gradients are scaled to 2^8: headroom of 2^8 above, 2^22 below
 BLOCK = 1024
@@ -15,13 +15,13 @@ BLOCK = 1024
 @triton.jit
 def _gate_kernel(
     grad_z_ptr, grad_out_ptr, out_ptr, scale_ptr, count, slope, clamp,
-    CLAMPED: tl.constexpr, DT: tl.constexpr, BLOCK: tl.constexpr,
+    SOFTPLUS: tl.constexpr, CLAMPED: tl.constexpr, DT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < count
     grad = tl.load(grad_out_ptr + offs, mask=mask, other=0.0).to(tl.float32)
     out = tl.load(out_ptr + offs, mask=mask, other=0.0).to(tl.float32)
-    grad = grad * tl.where(out > 0, 1.0, slope) * tl.load(scale_ptr)
+    grad = grad * (-expm1(-out) if SOFTPLUS else tl.where(out > 0, 1.0, slope)) * tl.load(scale_ptr)
     if CLAMPED:
         grad = tl.where((out >= clamp) | (out <= -clamp), 0.0, grad)
     tl.store(grad_z_ptr + offs, to_operand(grad, DT), mask=mask)
@@ -36,9 +36,11 @@ def launch_gate(
     slope: float,
     precision: str,
     clamp: float | None = None,
+    softplus: bool = False,
 ) -> None:
     """Fill grad_z, operand type, with grad_out times ``scale`` [] times the derivative of the activation and clamp.
-    It is read off their output ``out``: ``slope`` where ``out`` is not positive, 0 where it is at the clamp.
+    It is read off their output ``out``: 1 - exp(-out) for ``softplus``, else ``slope`` where ``out`` is not positive; 0
+    where it is at the clamp.
     """
     launch(
         _gate_kernel,
@@ -50,6 +52,7 @@ def launch_gate(
         count=grad_z.numel(),
         slope=slope,
         clamp=0.0 if clamp is None else float(clamp),
+        SOFTPLUS=softplus,
         CLAMPED=clamp is not None,
         DT=OPERANDS[precision].triton,
         BLOCK=BLOCK,

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import launch
-from .operands import OPERANDS, dot, leaky_relu, to_operand
+from .operands import OPERANDS, dot, expm1, leaky_relu, softplus, to_operand
 
 PROGRAMS = 132  # per weight gradient; fixed, so that results do not depend on the device
 
@@ -44,7 +44,7 @@ def _rows_kernel(
     out_ptr, x_ptr, weight_ptr, bias_ptr, gate_ptr, factor_ptr,
     stride_weight_b, stride_bias_b, N, K, C, tiles_n, tiles_c, slope, clamp,
     TURNED: tl.constexpr, BIAS: tl.constexpr, ACTIVATE: tl.constexpr, CLAMPED: tl.constexpr,
-    GATED: tl.constexpr, SCALED: tl.constexpr,
+    GATED: tl.constexpr, SOFTPLUS: tl.constexpr, SCALED: tl.constexpr,
     ALIGN_K: tl.constexpr, ALIGN_C: tl.constexpr, DT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     STAGES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -77,7 +77,7 @@ def _rows_kernel(
     if BIAS:
         acc += tl.load(bias_ptr + b * stride_bias_b + offs_c, mask=mask_c, other=0.0)[None, :]
     if ACTIVATE:
-        acc = leaky_relu(acc, slope)
+        acc = softplus(acc) if SOFTPLUS else leaky_relu(acc, slope)
     if CLAMPED:
         acc = tl.where(acc > clamp, clamp, tl.where(acc < -clamp, -clamp, acc))  # lets NaN through
     offs = offs_n[:, None] * C + offs_c[None, :]
@@ -85,7 +85,7 @@ def _rows_kernel(
     base = (b * N + first) * C
     if GATED:
         gate = tl.load(gate_ptr + base + offs, mask=mask, other=0.0).to(tl.float32)
-        acc = acc * tl.where(gate > 0, 1.0, slope)
+        acc = acc * (-expm1(-gate) if SOFTPLUS else tl.where(gate > 0, 1.0, slope))
     if SCALED:
         acc = acc * tl.load(factor_ptr)
     tl.store(out_ptr + base + offs, to_operand(acc, out_ptr.dtype.element_ty), mask=mask)
@@ -175,6 +175,7 @@ def launch_linear(
     slope: float | None,
     precision: str,
     clamp: float | None = None,
+    softplus: bool = False,
 ) -> None:
     """Fill out [B, N, O] with act(x weight^T + bias).
 
@@ -184,8 +185,9 @@ def launch_linear(
         bias: [B, O] or [1, O] float32, or None.
         slope: of the leaky ReLU, 0..1; None leaves the sum as it is.
         clamp: bound on the magnitude of the result, None = none.
+        softplus: instead of the leaky ReLU, where ``slope`` is not None.
     """
-    _launch_rows(out, x, weight, precision, bias=bias, slope=slope, clamp=clamp)
+    _launch_rows(out, x, weight, precision, bias=bias, slope=slope, clamp=clamp, softplus=softplus)
 
 
 def launch_dgrad(
@@ -197,6 +199,7 @@ def launch_dgrad(
     slope: float,
     precision: str,
     factor: Tensor | None = None,
+    softplus: bool = False,
 ) -> None:
     """Fill grad_x [B, N, I] with (grad_z weight) times ``slope`` where the layer's input ``gate`` is not positive.
 
@@ -204,8 +207,11 @@ def launch_dgrad(
         grad_z: [B, N, O] gradient of the layer's sum.  weight: as in the forward.
         gate: [B, N, I] the layer's input, activated; None if it comes from no activation.
         factor: [] float32 that multiplies the result, or None.
+        softplus: ``gate`` comes from a softplus, whose derivative replaces ``slope``.
     """
-    _launch_rows(grad_x, grad_z, weight, precision, turned=True, gate=gate, slope=slope, factor=factor)
+    _launch_rows(
+        grad_x, grad_z, weight, precision, turned=True, gate=gate, slope=slope, factor=factor, softplus=softplus
+    )
 
 
 def _launch_rows(
@@ -220,6 +226,7 @@ def _launch_rows(
     slope: float | None = None,
     clamp: float | None = None,
     factor: Tensor | None = None,
+    softplus: bool = False,
 ) -> None:
     B, N, K = x.shape
     C = out.shape[2]
@@ -249,6 +256,7 @@ def _launch_rows(
         ACTIVATE=not turned and slope is not None,
         CLAMPED=clamp is not None,
         GATED=gate is not None,
+        SOFTPLUS=softplus,
         SCALED=factor is not None,
         ALIGN_K=_align(K),
         ALIGN_C=_align(C),

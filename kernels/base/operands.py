@@ -55,6 +55,23 @@ def leaky_relu(z, slope):
 
 
 @triton.jit
+def expm1(v):
+    """exp(v) - 1 for v <= 0, without cancellation near zero."""
+    series = 1 + v / 2 * (1 + v / 3 * (1 + v / 4 * (1 + v / 5 * (1 + v / 6 * (1 + v / 7)))))
+    return tl.where(v > -0.35, v * series, tl.exp(v) - 1.0)
+
+
+@triton.jit
+def softplus(v):
+    """max(v, 0) + log(1 + z) with z = exp(-|v|) in 0 .. 1, the logarithm as 2 artanh(z / (2 + z))."""
+    z = tl.exp(-tl.abs(v))
+    s = z / (2.0 + z)
+    u = s * s
+    series = 1 + u * (1 / 3 + u * (1 / 5 + u * (1 / 7 + u * (1 / 9 + u * (1 / 11 + u * (1 / 13 + u / 15))))))
+    return tl.where(v < 0, 0.0, v) + 2.0 * s * series
+
+
+@triton.jit
 def sin_cos_pi(t):
     """sin(pi t), cos(pi t) of a float32 tile, error below 1e-6: t is reduced to [-1, 1] exactly, then one MUFU each."""
     period = (0.5 * t + ROUND_TO_INTEGER) - ROUND_TO_INTEGER

@@ -5,6 +5,8 @@ from functools import cache
 import triton
 import triton.language as tl
 
+from ..base.operands import expm1, softplus
+
 SELU_SCALE = tl.constexpr(1.0507009873554805)
 SELU_ALPHA = tl.constexpr(1.6732632423543772)
 
@@ -25,23 +27,6 @@ def _tanh(v):
 
 
 @triton.jit
-def _expm1(v):
-    """exp(v) - 1 for v <= 0, without cancellation near zero."""
-    series = 1 + v / 2 * (1 + v / 3 * (1 + v / 4 * (1 + v / 5 * (1 + v / 6 * (1 + v / 7)))))
-    return tl.where(v > -0.35, v * series, tl.exp(v) - 1.0)
-
-
-@triton.jit
-def _softplus(v):
-    """max(v, 0) + log(1 + z) with z = exp(-|v|) in 0 .. 1, the logarithm as 2 artanh(z / (2 + z))."""
-    z = tl.exp(-tl.abs(v))
-    s = z / (2.0 + z)
-    u = s * s
-    series = 1 + u * (1 / 3 + u * (1 / 5 + u * (1 / 7 + u * (1 / 9 + u * (1 / 11 + u * (1 / 13 + u / 15))))))
-    return tl.where(v < 0, 0.0, v) + 2.0 * s * series
-
-
-@triton.jit
 def activate(v, alpha, ACT: tl.constexpr):
     if ACT == "relu":
         v = tl.where(v < 0, 0.0, v)  # propagates NaN, as torch does
@@ -52,11 +37,11 @@ def activate(v, alpha, ACT: tl.constexpr):
     elif ACT == "sigmoid":
         v = _sigmoid(v)
     elif ACT == "elu":
-        v = tl.where(v > 0, v, _expm1(v))
+        v = tl.where(v > 0, v, expm1(v))
     elif ACT == "selu":
-        v = SELU_SCALE * tl.where(v > 0, v, SELU_ALPHA * _expm1(v))
+        v = SELU_SCALE * tl.where(v > 0, v, SELU_ALPHA * expm1(v))
     elif ACT == "softplus":
-        v = _softplus(v)
+        v = softplus(v)
     elif ACT == "swish":
         v = v * _sigmoid(v)
     return v

@@ -1,4 +1,4 @@
-"""A chain of modulated 1x1 layers: h <- gain * lrelu(W_l h + b_l), W_l already modulated and demodulated per image.
+"""A chain of modulated 1x1 layers: h <- gain * act(W_l h + b_l), W_l already modulated and demodulated per image.
 
 The layers of a style-conditioned radiance field (StyleNeRF eq. 3). Reads D and writes H numbers per point. The kernels
 take bias and activation into each product and hold hidden activations in the operand type; widths are free. A field
@@ -7,6 +7,7 @@ whose activations never leave the chip is :func:`kernels.evaluate_field`.
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,18 +24,22 @@ def modulated_mlp(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     *,
-    gain: float = math.sqrt(2.0),
+    act: Literal["lrelu", "softplus"] = "lrelu",
+    linear_end: bool = False,
+    gain: float | None = None,
     negative_slope: float = 0.2,
     precision: Precision | None = None,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Run points through a chain of layers, h <- gain * lrelu(W h + b).
+    """Run points through a chain of layers, h <- gain * act(W h + b).
 
     Args:
         x: [B, N, D] points of B images, or [N, D] of one.
         weights: per layer [O, I], shared by the images, or [B, O, I], one per image (see ``modulate_weights``).
         biases: per layer [O] or [B, O].
-        gain: positive factor after the activation.
+        act: leaky ReLU, or softplus, log(1 + exp(z)).
+        linear_end: neither activation nor gain after the last layer, as in a decoder.
+        gain: positive factor after the leaky ReLU, sqrt 2 where None. Softplus has none.
         negative_slope: of the leaky ReLU; 0 is a plain ReLU.
         precision: operand type of the kernels' products, for inputs, weights and hidden activations; sums are float32.
             None: "bf16" for bfloat16 tensors, else "fp16", which rounds like "tf32" at twice the speed but overflows
@@ -42,15 +47,19 @@ def modulated_mlp(
     Returns: [B, N, H] or [N, H], dtype of ``x``.
     Differentiable: any order in x, weights and biases; "triton" rounds first gradients like activations, and computes
         higher orders by the plain form.
-    Raises: ValueError on shapes, precision or gain <= 0, TypeError on mixed dtypes, RuntimeError if impl="triton" has
-        no GPU, gets float64 or a slope outside 0..1.
-    Source: StyleNeRF, eq. 3; StyleGAN2, section 2.2.
+    Raises: ValueError on shapes, act, precision, gain <= 0 or a gain of softplus, TypeError on mixed dtypes,
+        RuntimeError if impl="triton" has no GPU, gets float64 or a slope outside 0..1.
+    Source: StyleNeRF, eq. 3; StyleGAN2, section 2.2; EG3D (arXiv 2112.07945), section 4.2, for softplus.
     """
     check_dtypes(FLOATS, x=x)
     if x.ndim not in (2, 3):
         raise ValueError(f"x must be [B, N, D] or [N, D], got {list(x.shape)}")
-    if gain <= 0:
-        raise ValueError(f"gain must be positive, got {gain}")
+    check_choice("act", act, ("lrelu", "softplus"))
+    softplus = act == "softplus"
+    if gain is None:
+        gain = 1.0 if softplus else math.sqrt(2.0)
+    if gain <= 0 or (softplus and gain != 1):
+        raise ValueError(f"gain must be {'1 for softplus' if softplus else 'positive'}, got {gain}")
     if len(weights) != len(biases):
         raise ValueError(f"biases must have one entry per layer ({len(weights)}), got {len(biases)}")
     points = x if x.ndim == 3 else x[None]
@@ -62,9 +71,9 @@ def modulated_mlp(
         precision = precision or ("bf16" if x.dtype == torch.bfloat16 else "fp16")
         from . import mlp_triton
 
-        out = mlp_triton.modulated_mlp(points, *per_image, gain, negative_slope, precision)
+        out = mlp_triton.modulated_mlp(points, *per_image, gain, negative_slope, precision, softplus, linear_end)
     else:
-        out = modulated_mlp_ref(points, weights, biases, gain, negative_slope)
+        out = modulated_mlp_ref(points, weights, biases, gain, negative_slope, softplus, linear_end)
     return out if x.ndim == 3 else out[0]
 
 

@@ -7,11 +7,23 @@ from torch import Tensor
 
 
 def modulated_mlp_ref(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], gain: float, negative_slope: float
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    gain: float,
+    negative_slope: float,
+    softplus: bool = False,
+    linear_end: bool = False,
 ) -> Tensor:
+    """``softplus`` instead of leaky ReLU; ``linear_end``: neither activation nor gain after the last layer."""
     # gain * lrelu(z) = lrelu(gain * z) for gain > 0: scaling the small operands saves a pass over the activations
-    for weight, bias in zip(weights, biases):
+    for i, (weight, bias) in enumerate(zip(weights, biases)):
+        if linear_end and i == len(weights) - 1:
+            return linear_ref(x, weight, bias)
         x = linear_ref(x, weight * gain, bias * gain)
+        if softplus:
+            x = torch.nn.functional.softplus(x)
+            continue
         # in place is safe at every order: leaky ReLU's derivative depends on the sign of its output
         x = torch.nn.functional.leaky_relu(x, negative_slope, inplace=True)
     return x

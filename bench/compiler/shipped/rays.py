@@ -142,23 +142,26 @@ def importance() -> dict[str, Callable[[], None]]:
 
 
 def mlp() -> dict[str, Callable[[], None]]:
-    """The trunk of the released fields and wide ones, all gradients, on the points of two images."""
+    """The trunk of the released fields and wide ones, and a softplus decoder; all gradients, on two images' points."""
 
-    def run(encoded: int, width: int, precision: str, dtype: torch.dtype) -> None:
+    def run(encoded: int, width: int, precision: str, dtype: torch.dtype, softplus: bool = False) -> None:
         with torch.device("meta"):
             x = torch.empty(2, 1280 * 28, encoded, dtype=dtype)
             weights = [torch.empty(2, width, i, dtype=dtype) for i in (encoded, width, width)]
             biases = [torch.empty(2, width, dtype=dtype), *(torch.empty(1, width, dtype=dtype) for _ in range(2))]
             out = torch.empty(2, 1280 * 28, width, dtype=dtype)
-        _modulated_mlp(x, weights, biases, 2.0**0.5, 0.2, precision)
+        gain = 1.0 if softplus else 2.0**0.5
+        _modulated_mlp(x, weights, biases, gain, 0.2, precision, softplus, softplus)
         launch_chain_backward(
             x,
             out,
             out,
             weights,
             biases,
-            gain=2.0**0.5,
+            gain=gain,
             slope=0.2,
+            softplus=softplus,
+            linear_end=softplus,
             precision=precision,
             need_x=True,
             need_layers=[True] * 3,
@@ -166,7 +169,8 @@ def mlp() -> dict[str, Callable[[], None]]:
 
     cases = [(60, w, "fp16", torch.float32) for w in (64, 128, 256, 512)]
     cases += [(60, 256, "bf16", torch.bfloat16), (60, 128, "tf32", torch.float32), (60, 64, "fp32", torch.float32)]
-    return {f"mlp {i} to {w} {p}": partial(run, i, w, p, d) for i, w, p, d in cases}
+    runs: dict[str, Callable[[], None]] = {f"mlp {i} to {w} {p}": partial(run, i, w, p, d) for i, w, p, d in cases}
+    return runs | {f"mlp 32 to 64 softplus {p}": partial(run, 32, 64, p, torch.float32, True) for p in ("tf32", "fp32")}
 
 
 def single_pass() -> dict[str, Callable[[], None]]:

@@ -1,0 +1,1 @@
+"""What a StyleGAN-family package calls ``torch_utils``."""

@@ -1,0 +1,1 @@
+"""Ops in plain torch, each written the long way."""

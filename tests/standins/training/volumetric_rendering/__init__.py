@@ -1,0 +1,1 @@
+"""Radiance fields on three planes, and rays through them."""
