@@ -135,7 +135,7 @@ def check_sizes(config: GeneratorConfig, state: Mapping[str, Tensor]) -> None:
 
     Raises: ValueError naming the size in question.
     """
-    samples = max(config.field.samples, config.background.samples)
+    samples = max(config.field.samples, config.field.render_samples or 0, config.background.samples)
     edge = max(config.resolution, config.path_lattice)
     if samples > MAX_SAMPLES or edge > MAX_RESOLUTION:
         raise ValueError(f"wanted at most {MAX_SAMPLES} samples and {MAX_RESOLUTION} pixels, got {samples} and {edge}")

@@ -19,7 +19,9 @@ class FieldConfig:
     """The foreground field and how its rays are sampled.
 
     hidden x depth trunk, num_freqs octaves; samples per pass (twice that with hierarchical sampling) between the depths
-    near and far, counted along the optical axis and spread linearly, in 1/t ("inverse") or in log t ("log").
+    near and far, counted along the optical axis and spread linearly, in 1/t ("inverse") or in log t ("log"). Where
+    nothing is drawn at random, as outside training, render_samples take their place: few fixed samples cut a solid into
+    layers that turn with the camera.
     density_scale multiplies the density, per world unit: at 1 (as released) a short segment of a ray is thin fog at
     initialisation; at 10 to 50 it is solid, which short trainings need. ``density_bias`` is the density's bias in a new
     field: below 0 much of it is empty, so that light reaches the far end whatever the scale. ``space`` warps points
@@ -35,6 +37,7 @@ class FieldConfig:
     skips: tuple[int, ...] = ()
     track_magnitude: bool = False
     samples: int = 14
+    render_samples: int | None = None
     hierarchical: bool = True
     near: float = 0.88
     far: float = 1.12
@@ -49,6 +52,8 @@ class FieldConfig:
     def __post_init__(self) -> None:
         _at_least("", 1, hidden=self.hidden, depth=self.depth, num_freqs=self.num_freqs)
         _at_least("", 3 if self.hierarchical else 1, samples=self.samples)
+        if self.render_samples is not None:
+            _at_least("", 3 if self.hierarchical else 1, render_samples=self.render_samples)
         if not 0 < self.near < self.far:
             raise ValueError(f"near and far must be 0 < near < far, got {self.near} and {self.far}")
         if not self.density_scale > 0:

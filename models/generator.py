@@ -24,7 +24,7 @@ class RenderOptions:
     Attributes:
         alpha: progress of growth in [0, 1]; None takes the generator's buffer.
         parts: "all", "foreground" (without a background) or "background".
-        samples: ray samples per pass; None takes the configured number.
+        samples: ray samples per pass; None takes the configured number, with or without draws.
         roll_rad: turn about the optical axis, one number for the batch or [B].
         precision: of the upsampler's blocks after the first, and of matrix operands in the ray pass's kernels; the rest
             of the volume rendering is float32.
@@ -138,7 +138,7 @@ class Synthesis(nn.Module):
             edge,
             z_bg=z_bg,
             parts=options.parts,
-            samples=options.samples or self.default_samples,
+            samples=self._samples(options, draws),
             roll_rad=roll,
             draws=draws,
             path_resolution=growth.resolution,
@@ -193,7 +193,7 @@ class Synthesis(nn.Module):
             roll = torch.as_tensor(options.roll_rad, dtype=ws.dtype, device=ws.device)
             pixels = roll_pixels(pixels, roll.expand(len(ws)))
         rays = camera.rays(pixels)
-        samples = options.samples or self.default_samples
+        samples = self._samples(options)
         each = self.volume.separate(
             ws[:, : self.volume.num_ws],
             rays,
@@ -226,6 +226,11 @@ class Synthesis(nn.Module):
             return colours.transpose(1, 2)
         rows, growth = ws[:, self.volume.num_ws :], self.growth(options.alpha)
         return self._pointwise(features[:, None], colours[:, None], rows, growth, options)[..., 0]
+
+    def _samples(self, options: RenderOptions, draws: StepDraws | None = None) -> int | None:
+        """Samples per pass that differ from the field's own number: asked for, or of a rendering without draws."""
+        asked = options.samples or self.default_samples
+        return asked if asked or draws is not None else self.cfg.field.render_samples
 
     def path_possible(self, growth: Growth) -> bool:
         """Whether the NeRF path is defined: the upsampler is active, its layers are 1x1, and the lattice fits."""

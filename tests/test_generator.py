@@ -306,6 +306,26 @@ def test_a_ball_needs_a_background() -> None:
         tiny_generator_config(field=field, background=BackgroundConfig(kind="none"))
 
 
+def test_render_samples_are_those_of_a_rendering_without_draws() -> None:
+    g = tiny(field=replace(tiny_generator_config().field, samples=3, render_samples=7, hierarchical=True))
+    camera, ws = cameras(2), styles(g)
+
+    def count(**kwargs: Any) -> int:
+        foreground = g.synthesis(ws, camera, z_bg=Z_BG, **kwargs).volume.foreground
+        assert foreground is not None
+        return foreground.depths.shape[-1] // 2
+
+    assert count() == 7
+    assert count(draws=g.synthesis.draw(2, source(0))) == 3
+    assert count(options=RenderOptions(samples=4)) == 4
+    pixels = pixel_grid(2)
+    assert g.synthesis.strict(ws, camera, pixels, z_bg=Z_BG).depths.shape[-1] // 2 == 7
+    g.synthesis.default_samples = 5
+    assert count() == 5
+    with pytest.raises(ValueError, match=r"^render_samples must be at least 3, got 2"):
+        FieldConfig(render_samples=2)
+
+
 def test_draws_make_a_step_repeatable() -> None:
     g = tiny()
     draws = [g.synthesis.draw(2, source(seed)) for seed in (5, 5, 6)]

@@ -311,6 +311,7 @@ OTHER_VALUES = {
     "generator.upsampler.recompute": "true",
     "generator.path_lattice": 2,
     "generator.field.samples": 4,
+    "generator.field.render_samples": 6,
     "generator.background.samples": 3,
     "discriminator.fp16_levels": 0,
 }

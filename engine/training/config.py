@@ -25,7 +25,7 @@ HALF_MAX = torch.finfo(torch.float16).max
 NETWORK_SECTIONS = ("generator", "discriminator", "growth")
 FREE_ON_RESUME = frozenset({
     "generator.upsampler.recompute", "generator.path_lattice", "generator.field.samples",
-    "generator.background.samples", "discriminator.fp16_levels",
+    "generator.field.render_samples", "generator.background.samples", "discriminator.fp16_levels",
 })  # fmt: skip
 
 

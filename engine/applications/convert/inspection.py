@@ -60,7 +60,7 @@ def summary(converted: Converted) -> list[str]:
     generator, prior = converted.generator, converted.prior
     cfg, alpha = generator.cfg, float(generator.synthesis.alpha)
     numbers = sum(p.numel() for p in generator.parameters())
-    samples = generator.synthesis.default_samples or cfg.field.samples
+    samples = generator.synthesis.default_samples or cfg.field.render_samples or cfg.field.samples
     unit = "rad" if prior.angular else "of a turn"
     yaw, pitch, radius = (f"{low:.4g} to {high:.4g}" for low, high in (prior.yaw, prior.pitch, prior.radius))
     lines = [

@@ -70,7 +70,7 @@ class Studio:
         self.edge = synthesis.growth().resolution
         self.rays_edge = min(self.edge, model.config.volume_resolution)
         self._parameters = sum(p.numel() for p in model.generator.parameters())
-        self.samples = synthesis.default_samples or field.samples
+        self.samples = synthesis.default_samples or field.render_samples or field.samples
         self.can_be_strict = synthesis.upsampler.pointwise or not model.config.block_resolutions
         self.ranges = prior_ranges(model.prior)
         low, high = self.ranges.radius
