@@ -12,6 +12,7 @@ from .growth import Growth, growth_at
 from .layers import DTYPES, Precision
 from .mapping import MappingNetwork
 from .precision import in_float32
+from .resize import enlarge_bilinear
 from .renderer import Parts, VolumeOutput, VolumeRenderer
 from .sampling import StepDraws
 from .upsampler import BlockOptions, NoiseMode, Upsampler
@@ -297,8 +298,7 @@ def _blend(levels: list[Tensor], growth: Growth, *, enlarge: bool) -> Tensor:
         return levels[-1]
     previous = levels[-2]
     if enlarge:
-        size = levels[-1].shape[-2:]
-        previous = torch.nn.functional.interpolate(previous, size=size, mode="bilinear", align_corners=False)
+        previous = enlarge_bilinear(previous)
     return torch.lerp(previous, levels[-1], growth.blend)
 
 
