@@ -133,10 +133,8 @@ def pose_fault(cam2world: Tensor) -> tuple[int, str] | None:
 
 
 def _tan_half(fov_deg: float | Tensor, dtype: torch.dtype) -> Tensor:
-    """Tangent of half a field of view, one or [B], as [B, 1]. Raises: ValueError outside (0, 180)."""
+    """Tangent of half a field of view, one or [B], as [B, 1]."""
     fov = torch.as_tensor(fov_deg, dtype=torch.float64)
-    if not bool(((fov > 0) & (fov < 180)).all()):  # also NaN
-        raise ValueError(f"fov_deg must be between 0 and 180, got {fov_deg}")
     return torch.tan(torch.deg2rad(fov / 2)).to(dtype).reshape(-1, 1)
 
 
@@ -181,9 +179,13 @@ class Camera:
         if (fov_deg is None) == (intrinsics is None):
             raise ValueError("camera: wanted exactly one of fov_deg and intrinsics, got both or neither")
         if isinstance(fov_deg, Tensor):
+            if not bool(((fov_deg > 0) & (fov_deg < 180)).all()):  # also NaN
+                raise ValueError(f"fov_deg must be between 0 and 180, got {fov_deg}")
             half = _tan_half(fov_deg, cam2world.dtype).to(cam2world.device)
             return cls(cam2world, half.expand(len(cam2world), 2))
         if fov_deg is not None:
+            if not 0 < fov_deg < 180:
+                raise ValueError(f"fov_deg must be between 0 and 180, got {fov_deg}")
             half = kept(_tan_half, float(fov_deg), cam2world.dtype, device=cam2world.device)
             return cls(cam2world, half.expand(len(cam2world), 2))
         assert intrinsics is not None
