@@ -57,7 +57,7 @@ def place() -> str:
     frame, lines = sys._getframe(1), []
     while frame is not None and len(lines) < 2:
         file = frame.f_code.co_filename
-        if "site-packages" not in file and not file.endswith(("fake_device.py", "simulated_device.py")):
+        if file != __file__ and "site-packages" not in file and not file.startswith("<"):
             lines.append(f"{os.path.basename(file)}:{frame.f_lineno}")
         frame = frame.f_back  # type: ignore[assignment]
     return " < ".join(lines)
@@ -92,6 +92,8 @@ class Watch(TorchDispatchMode):
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if name in READS or (name == "repeat_interleave" and func._overloadname == "Tensor"):
             return self._read(func, name, args, kwargs, tensors)
+        if name.lstrip("_").startswith("index") and any(on_device(x) and x.dtype == torch.bool for x in tensors[1:]):
+            self.note("waits", f"{name} by a mask at {place()}")
         self._check_devices(name, args, tensors)
         out = func(*args, **kwargs)
         if func.namespace == namespace():
@@ -117,13 +119,13 @@ class Watch(TorchDispatchMode):
         if any(map(on_device, tensors)):
             self.note("waits", f"{name} at {place()}")
         if name == "_local_scalar_dense":
-            x = args[0]
-            return False if x.dtype == torch.bool else 0.3 if x.is_floating_point() else 1
+            dtype = args[0].dtype
+            return False if dtype == torch.bool else 1.0 if dtype.is_floating_point else 0
         if name == "equal":
             return True
         if name == "nonzero":
             return args[0].new_empty((args[0].numel(), args[0].ndim), dtype=torch.long)
-        return func(*args, **kwargs)
+        raise RuntimeError(f"the shape of {name} depends on numbers")
 
     def _check_devices(self, name: str, args: Any, tensors: list[Tensor]) -> None:
         if name in COPIES or not any(map(on_device, tensors)):
@@ -305,7 +307,7 @@ def fake_device() -> Iterator[Watch]:
     with (
         record_launches(TARGET) as launches,
         patch.multiple(torch, Generator=AnyGenerator, **draws),
-        patch.multiple(torch.Tensor, tolist=tolist, pin_memory=pin_memory),
+        patch.multiple(FakeTensor, tolist=tolist, pin_memory=pin_memory),
         patch.object(nn.Module, "to", move),
         patch.object(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, create=True),
         patch.object(FakeTensor, "is_cuda", is_cuda, create=True),
