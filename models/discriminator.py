@@ -179,4 +179,3 @@ class Discriminator(nn.Module):
             return x
         projected = self.mapping(None, label)
         return (x * projected).sum(dim=1, keepdim=True) / math.sqrt(x.shape[1])
-

@@ -12,8 +12,8 @@ from .growth import Growth, growth_at
 from .layers import DTYPES, Precision
 from .mapping import MappingNetwork
 from .precision import in_float32
-from .resize import enlarge_bilinear
 from .renderer import Parts, VolumeOutput, VolumeRenderer
+from .resize import enlarge_bilinear
 from .sampling import StepDraws
 from .upsampler import BlockOptions, NoiseMode, Upsampler
 

@@ -1,8 +1,8 @@
 """Bilinear resizing of images with half-pixel centres, no antialiasing.
 
-A CPU takes torch's own. Elsewhere torch's backward adds with atomics, in an order that changes from run to run, so factors
-of two are filters there: enlarging twofold is [1, 3, 3, 1] / 4 along both axes between repeated edges, and a reduction
-is the mean of the middle two of each group of pixels.
+A CPU takes torch's own. Elsewhere torch's backward adds with atomics, in an order that changes from run to run, so
+even factors are filters there: enlarging twofold is [1, 3, 3, 1] / 4 along both axes between repeated edges, and a
+reduction is the mean of the middle two of each group of pixels.
 """
 
 import torch

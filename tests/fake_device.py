@@ -1,8 +1,8 @@
-"""The engine at its real size on tensors without memory, as on a CUDA device: shapes, devices, strides and launches only.
+"""The engine at its real size on tensors without memory, as on a CUDA device: shapes, devices, strides, launches.
 
 :func:`fake_device` opens it. Within, every torch op passes :class:`Watch`, which counts launches, waits of the host and
-uploads, and collects faults. The device calls itself "lazy", torch's one name of a device that autograd serves without a
-driver.
+uploads, and collects faults. The device calls itself "lazy", torch's one name of a device that autograd serves without
+a driver.
 """
 
 import ctypes
@@ -45,7 +45,7 @@ MOST_ELEMENTS = 2**31
 
 
 def lend_device_guard() -> None:
-    """Autograd asks for a guard of the device, which torch lacks for this one: it gets the meta device's, which does nothing."""
+    """Autograd asks for a guard of the device, which torch lacks here: it gets the meta device's, which does nothing."""
     library = ctypes.CDLL(os.path.join(os.path.dirname(torch.__file__), "lib", "libc10.so"))
     guards = (ctypes.c_void_p * (LAZY + 1)).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
     if guards[LAZY] is None:
@@ -74,7 +74,8 @@ def shape_of(x: Tensor | None) -> tuple[Any, ...] | None:
 class Watch(TorchDispatchMode):
     """Counts what happens on the device and collects what must not.
 
-    ``counts``: launches of kernels and of torch's ops, waits and uploads, constants and pinned copies. ``faults``: texts.
+    ``counts``: launches of kernels and of torch's ops, waits and uploads, constants and pinned copies; ``places``:
+    where it waits and uploads; ``faults``: everything else, in words.
     """
 
     def __init__(self, launches: list[Launch]) -> None:

@@ -1,7 +1,7 @@
 """A device that is simulated: tensors that refuse to meet the CPU's, on which kernels run in the interpreter.
 
-What a CUDA device would execute is executed: "auto" takes the kernels, the bodies of ops get the device's tensors, and a
-tensor, generator or constant of the CPU among them is refused. The numbers are computed on the CPU.
+What a CUDA device would execute is executed: "auto" takes the kernels, the bodies of ops get the device's tensors, and
+a tensor, generator or constant of the CPU among them is refused. The numbers are computed on the CPU.
 """
 
 from collections.abc import Callable, Iterator

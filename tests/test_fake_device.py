@@ -1,7 +1,7 @@
 """Presets at their real size on fake tensors of a device: a training step by phases, a render, a projection step.
 
-They fail on tensors of two devices, a fake that is not what its op makes, a launch that no device takes, an access outside
-a tensor, a wait, an upload, and a backward that adds in no fixed order. Faults of each kind are planted below.
+They fail on tensors of two devices, a fake that is not what its op makes, a launch that no device takes, an access
+outside a tensor, a wait, an upload, and a backward that adds in no fixed order. Faults of each kind are planted below.
 """
 
 from __future__ import annotations

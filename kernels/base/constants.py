@@ -1,7 +1,7 @@
 """Constants of ops and models, made once per device and kept.
 
-They are made on the CPU, so that their bits are the same everywhere, and copied. Within a pass such a copy would make the
-host wait for the device, and no CUDA graph could hold it. Nobody may write to what is returned here.
+They are made on the CPU, so that their bits are the same everywhere, and copied. Within a pass such a copy would make
+the host wait for the device, and no CUDA graph could hold it. Nobody may write to what is returned here.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,5 @@
 """Definition of upsample_block in plain torch: the ops that it fuses, in sequence, and its second half alone."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -40,7 +40,7 @@ def _absorb(density: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _RunningProduct(torch.autograd.Function):
-    """cumprod along the last dim of factors that are not 0; torch's own backward waits for the device to look for one."""
+    """cumprod along the last dim of factors other than 0; torch's own backward waits for the device to look for one."""
 
     @staticmethod
     def forward(ctx: Any, factors: Tensor) -> Tensor:

@@ -78,7 +78,9 @@ class Studio:
         self.limits = Limits(
             max(MAX_EDGE, self.edge), (least, max(64, 2 * self.samples)), (low / 2, high * 2), self._classes
         )
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="render", initializer=use_device, initargs=(self.device,))
+        self._worker = ThreadPoolExecutor(
+            1, thread_name_prefix="render", initializer=use_device, initargs=(self.device,)
+        )
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._newest: OrderedDict[str, int] = OrderedDict()
