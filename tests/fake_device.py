@@ -45,7 +45,7 @@ MOST_ELEMENTS = 2**31
 
 
 def lend_device_guard() -> None:
-    """Autograd asks for a guard of the device, which torch lacks here: it gets the meta device's, which does nothing."""
+    """Autograd asks for a guard of the device, which torch lacks here: it gets the meta device's, which is idle."""
     library = ctypes.CDLL(os.path.join(os.path.dirname(torch.__file__), "lib", "libc10.so"))
     guards = (ctypes.c_void_p * (LAZY + 1)).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
     if guards[LAZY] is None:
