@@ -298,7 +298,7 @@ def _blend(levels: list[Tensor], growth: Growth, *, enlarge: bool) -> Tensor:
         return levels[-1]
     previous = levels[-2]
     if enlarge:
-        previous = enlarge_bilinear(previous)
+        previous = enlarge_bilinear(previous, levels[-1].shape[-1])
     return torch.lerp(previous, levels[-1], growth.blend)
 
 

@@ -12,10 +12,10 @@ from ..kernels.base.constants import constant
 from ..kernels.filters.upfirdn2d import upfirdn2d
 
 
-def enlarge_bilinear(image: Tensor) -> Tensor:
-    """An image [N, C, H, W] at twice its size."""
-    if image.device.type == "cpu":
-        return torch.nn.functional.interpolate(image, scale_factor=2, mode="bilinear", align_corners=False)
+def enlarge_bilinear(image: Tensor, edge: int) -> Tensor:
+    """A square image [N, C, H, H] at ``edge`` pixels, twice its size in a generator."""
+    if image.device.type == "cpu" or edge != 2 * image.shape[-1]:
+        return torch.nn.functional.interpolate(image, size=(edge, edge), mode="bilinear", align_corners=False)
     return enlarge_by_filter(image)
 
 
@@ -30,7 +30,7 @@ def reduce_bilinear(image: Tensor, edge: int) -> Tensor:
 
 
 def enlarge_by_filter(image: Tensor) -> Tensor:
-    """:func:`enlarge_bilinear` by the project's filter."""
+    """:func:`enlarge_bilinear` to twice the size by the project's filter."""
     for dim in (-2, -1):
         image = torch.cat([image.narrow(dim, 0, 1), image, image.narrow(dim, -1, 1)], dim)
     taps = constant((0.25, 0.75, 0.75, 0.25), like=image)

@@ -1,7 +1,7 @@
 """Training steps phase by phase, and the same in float64: what kernels and plain torch are both held against."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -27,7 +27,7 @@ def step_results(cfg: Config, data: Dataset, shown: int, device: torch.device, *
     if double:
         for part in (state.generator, state.discriminator, state.average):
             part.double()
-        state.path_length_mean = state.path_length_mean.double()
+        state.path_length_mean = state.path_length_mean.double()  # the weights are those of float32
     state.images_shown = shown
     stepper = Stepper(cfg, data, state, Accumulator(), device)
     results: Results = {}
@@ -44,7 +44,8 @@ def step_results(cfg: Config, data: Dataset, shown: int, device: torch.device, *
                 p.copy_(value)
 
     stepper._update = updated  # type: ignore[method-assign]
-    stepper.run()
+    with in_float64() if double else nullcontext():
+        stepper.run()
     sums, counts = stepper.stats.copy()
     results |= {f"mean of {name}": torch.as_tensor(total) / counts[name] for name, total in sums.items()}
     results |= {f"average's {name}": t.detach().clone() for name, t in state.average.named_buffers()}
