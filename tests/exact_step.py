@@ -47,7 +47,8 @@ def step_results(cfg: Config, data: Dataset, shown: int, device: torch.device, *
     with in_float64() if double else nullcontext():
         stepper.run()
     sums, counts = stepper.stats.copy()
-    results |= {f"mean of {name}": torch.as_tensor(total) / counts[name] for name, total in sums.items()}
+    dtype = state.path_length_mean.dtype
+    results |= {f"mean of {name}": (torch.as_tensor(total) / counts[name]).to(dtype) for name, total in sums.items()}
     results |= {f"average's {name}": t.detach().clone() for name, t in state.average.named_buffers()}
     return results
 

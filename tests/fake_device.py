@@ -68,7 +68,8 @@ def on_device(x: Any) -> bool:
 
 
 def shape_of(x: Tensor | None) -> tuple[Any, ...] | None:
-    return None if x is None else (tuple(x.shape), x.dtype, x.device, x.stride())
+    """Shape, dtype, device, and the strides of what has elements."""
+    return None if x is None else (tuple(x.shape), x.dtype, x.device, x.stride() if x.numel() else None)
 
 
 class Watch(TorchDispatchMode):
