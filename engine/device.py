@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ..models.layers import Precision
 from .errors import UserError
@@ -34,14 +35,35 @@ def with_precision_of(
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device called ``name``, else CUDA if available, else the CPU; disables TF32."""
+    """The device called ``name``, else CUDA if available, else the CPU; it becomes the current one.
+
+    Disables TF32, and makes cuDNN take algorithms that give the same bits every time.
+    """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return use_device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # fails on "meta", whose tensors hold no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device: wanted a device of this machine, got {name!r}: {reason}") from None
+    return use_device(device)
+
+
+def use_device(device: torch.device) -> torch.device:
+    """Make a CUDA device the current one of this thread, and return it with its index.
+
+    A new thread begins with device 0, whatever its parent uses.
+    """
+    if device.type != "cuda":
+        return device
+    device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+    torch.cuda.set_device(device)
     return device
+
+
+def upload(x: Tensor, device: torch.device) -> Tensor:
+    """``x`` on ``device``, copied from pinned memory, so that the host need not wait for the copy."""
+    return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)

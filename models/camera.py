@@ -12,10 +12,12 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..kernels.base.constants import constant, kept
 
 
 class Rays(NamedTuple):
@@ -69,10 +71,10 @@ def look_at(position: Tensor) -> Tensor:
     this leaves right undefined; it is +x there.
     """
     backward = torch.nn.functional.normalize(position, dim=-1, eps=1e-5)
-    up = torch.tensor([0.0, 0.0, 1.0], dtype=position.dtype, device=position.device).expand_as(backward)
+    up = constant((0.0, 0.0, 1.0), like=position).expand_as(backward)
     right = torch.linalg.cross(up, backward)
     on_axis = right.norm(dim=-1, keepdim=True) < 1e-6
-    plus_x = torch.tensor([1.0, 0.0, 0.0], dtype=position.dtype, device=position.device)
+    plus_x = constant((1.0, 0.0, 0.0), like=position)
     right = torch.nn.functional.normalize(torch.where(on_axis, plus_x, right), dim=-1, eps=1e-5)
     up = torch.nn.functional.normalize(torch.linalg.cross(backward, right), dim=-1, eps=1e-5)
     return torch.stack([right, up, backward], dim=-1)
@@ -94,7 +96,7 @@ def orbit_position(pitch_rad: Tensor, yaw_rad: Tensor, radius: Tensor) -> Tensor
 
 def _pose(rotation: Tensor, position: Tensor) -> Tensor:
     top = torch.cat([rotation, position[..., None]], dim=-1)  # [B, 3, 4]
-    bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=top.dtype, device=top.device)
+    bottom = constant((0.0, 0.0, 0.0, 1.0), like=top)
     return torch.cat([top, bottom.expand(*top.shape[:-2], 1, 4)], dim=-2)
 
 
@@ -128,6 +130,16 @@ def pose_fault(cam2world: Tensor) -> tuple[int, str] | None:
     i = int(bad.any(dim=0).int().argmax())
     text = faults[int(bad[:, i].int().argmax())][1]
     return i, "wanted " + text.format(off=float(off[i]), last=last[i].tolist(), position=position[i].tolist())
+
+
+def _tan_half(fov_deg: float | Tensor, dtype: torch.dtype) -> Tensor:
+    """Tangent of half a field of view, one or [B], as [B, 1]."""
+    fov = torch.as_tensor(fov_deg, dtype=torch.float64)
+    return torch.tan(torch.deg2rad(fov / 2)).to(dtype).reshape(-1, 1)
+
+
+def _focal(intrinsics: Tensor) -> Tensor:
+    return torch.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -166,19 +178,28 @@ class Camera:
             cam2world = cam2world[None]
         if (fov_deg is None) == (intrinsics is None):
             raise ValueError("camera: wanted exactly one of fov_deg and intrinsics, got both or neither")
-        like: dict[str, Any] = {"dtype": cam2world.dtype, "device": cam2world.device}
-        if fov_deg is not None:
-            fov = torch.as_tensor(fov_deg, dtype=torch.float64)
-            if not bool(((fov > 0) & (fov < 180)).all()):  # also NaN
+        if isinstance(fov_deg, Tensor):
+            if not bool(((fov_deg > 0) & (fov_deg < 180)).all()):  # also NaN
                 raise ValueError(f"fov_deg must be between 0 and 180, got {fov_deg}")
-            half = torch.tan(torch.deg2rad(fov / 2)).to(**like).reshape(-1, 1)
+            half = _tan_half(fov_deg, cam2world.dtype).to(cam2world.device)
+            return cls(cam2world, half.expand(len(cam2world), 2))
+        if fov_deg is not None:
+            if not 0 < fov_deg < 180:
+                raise ValueError(f"fov_deg must be between 0 and 180, got {fov_deg}")
+            half = kept(_tan_half, float(fov_deg), cam2world.dtype, device=cam2world.device)
             return cls(cam2world, half.expand(len(cam2world), 2))
         assert intrinsics is not None
         if not torch.allclose(intrinsics[..., :2, 2].double(), torch.tensor(0.5, dtype=torch.float64), atol=1e-3):
             raise ValueError(f"intrinsics must have the principal point at (0.5, 0.5), got {intrinsics.tolist()}")
-        focal = torch.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], dim=-1).to(**like)
+        focal = _focal(intrinsics)
         if not bool(((focal > 0) & torch.isfinite(focal)).all()):
             raise ValueError(f"intrinsics must have positive focal lengths, got {focal.tolist()}")
+        return cls.from_checked(cam2world, intrinsics)
+
+    @classmethod
+    def from_checked(cls, cam2world: Tensor, intrinsics: Tensor) -> Camera:
+        """Cameras from poses [B, 4, 4] and ``intrinsics`` [B, 3, 3] known to be valid; reads no value of theirs."""
+        focal = _focal(intrinsics).to(dtype=cam2world.dtype, device=cam2world.device)
         return cls(cam2world, (0.5 / focal).expand(len(cam2world), 2))
 
     @classmethod
@@ -193,7 +214,12 @@ class Camera:
         device: torch.device | str | None = None,
     ) -> Camera:
         """Cameras on a sphere, looking at its centre; ``pitch_rad`` is measured from +z (pi/2 = level)."""
-        parts = [torch.as_tensor(v, dtype=torch.float64, device=device) for v in (pitch_rad, yaw_rad, radius)]
+        parts = [
+            torch.as_tensor(v, dtype=torch.float64, device=device)
+            if isinstance(v, Tensor)
+            else torch.full((), v, dtype=torch.float64, device=device)
+            for v in (pitch_rad, yaw_rad, radius)
+        ]
         pitch, yaw, r = torch.broadcast_tensors(*(torch.atleast_1d(p) for p in parts))
         position = orbit_position(pitch, yaw, r)
         return cls.from_matrix(_pose(look_at(position), position).to(dtype), fov_deg=fov_deg)
@@ -301,13 +327,15 @@ class CameraPrior:
         """Cameras at fractions of the ranges: 0 the low end, 0.5 the middle, 1 the high end; others extrapolate."""
         device = next((v.device for v in (yaw_fraction, pitch_fraction) if isinstance(v, Tensor)), None)
 
-        def between(ends: tuple[float, float], t: float | Tensor) -> Tensor:
-            return ends[0] + torch.as_tensor(t, dtype=torch.float64, device=device) * (ends[1] - ends[0])
+        def double(t: float | Tensor) -> float | Tensor:
+            return t.to(device, torch.float64) if isinstance(t, Tensor) else float(t)
+
+        def between(ends: tuple[float, float], t: float | Tensor) -> float | Tensor:
+            return ends[0] + double(t) * (ends[1] - ends[0])
 
         yaw, pitch = between(self.yaw, yaw_fraction), between(self.pitch, pitch_fraction)
         if not self.angular:
-            yaw, pitch = 2 * math.pi * yaw, torch.arccos((1 - 2 * pitch).clamp(-1, 1))
-        radius = between(self.radius, radius_fraction) * torch.as_tensor(
-            radius_scale, dtype=torch.float64, device=device
-        )
+            level = torch.as_tensor(1 - 2 * pitch, dtype=torch.float64)
+            yaw, pitch = 2 * math.pi * yaw, torch.arccos(level.clamp(-1, 1))
+        radius = between(self.radius, radius_fraction) * double(radius_scale)
         return Camera.orbit(pitch, yaw, radius, fov_deg=self.fov_deg, device=device)

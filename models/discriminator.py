@@ -16,6 +16,7 @@ from .growth import Growth
 from .layers import BLUR, DTYPES, Conv2d, FullyConnected, Precision
 from .mapping import MappingNetwork
 from .precision import in_float32
+from .resize import reduce_bilinear
 
 SQRT_HALF = math.sqrt(0.5)
 
@@ -178,10 +179,3 @@ class Discriminator(nn.Module):
             return x
         projected = self.mapping(None, label)
         return (x * projected).sum(dim=1, keepdim=True) / math.sqrt(x.shape[1])
-
-
-def reduce_bilinear(image: Tensor, edge: int) -> Tensor:
-    """Resize an image to ``edge`` pixels: bilinear, half-pixel centres, no antialiasing."""
-    if image.shape[-1] == edge:
-        return image
-    return torch.nn.functional.interpolate(image, size=(edge, edge), mode="bilinear", align_corners=False)

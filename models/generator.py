@@ -13,6 +13,7 @@ from .layers import DTYPES, Precision
 from .mapping import MappingNetwork
 from .precision import in_float32
 from .renderer import Parts, VolumeOutput, VolumeRenderer
+from .resize import enlarge_bilinear
 from .sampling import StepDraws
 from .upsampler import BlockOptions, NoiseMode, Upsampler
 
@@ -302,8 +303,7 @@ def _blend(levels: list[Tensor], growth: Growth, *, enlarge: bool) -> Tensor:
         return levels[-1]
     previous = levels[-2]
     if enlarge:
-        size = levels[-1].shape[-2:]
-        previous = torch.nn.functional.interpolate(previous, size=size, mode="bilinear", align_corners=False)
+        previous = enlarge_bilinear(previous, levels[-1].shape[-1])
     return torch.lerp(previous, levels[-1], growth.blend)
 
 

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..kernels.base.constants import kept
 from ..kernels.base.dispatch import Precision
 from ..kernels.rays.render import (
     RayDraws,
@@ -233,8 +234,7 @@ class VolumeRenderer(nn.Module):
         return fore, back
 
     def _pixels(self, resolution: int, device: torch.device) -> Tensor:
-        align = self.cfg.field.align_corners
-        return pixel_grid(resolution, align_corners=align, image_resolution=self.cfg.resolution, device=device)
+        return kept(_grid, resolution, self.cfg.field.align_corners, self.cfg.resolution, device=device)
 
     def _foreground(
         self,
@@ -341,6 +341,10 @@ class VolumeRenderer(nn.Module):
             weights.append(rays.weights[:, image:] * scale)
             scale = rays.transmittance[:, image:, None]
         return torch.cat(colours, 2), torch.cat(features, 2), torch.cat(weights, 2)
+
+
+def _grid(resolution: int, align_corners: bool, image_resolution: int) -> Tensor:
+    return pixel_grid(resolution, align_corners=align_corners, image_resolution=image_resolution, device="cpu")
 
 
 def _visible(weights: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import torch
 
 import stylenerf.models.renderer
 from stylenerf.kernels.rays import hierarchical
@@ -12,6 +13,7 @@ from stylenerf.kernels.rays.field_triton import RowTile
 from stylenerf.kernels.rays.render import render_points, render_rays
 from tests.conftest import at_hand
 from tests.gradients import DEVICE
+from tests.on_kernels import numbers_on_the_device
 from tests.recorded import generator as recorded
 from tests.recorded import phases
 
@@ -39,14 +41,18 @@ def fused_rays(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         large = partial(RowTile, 512, 8, 2)
         monkeypatch.setattr(hierarchical, "hierarchical_tile", lambda *_: large())
         monkeypatch.setattr(rays, "ray_tile", lambda *_: large())
-    recorded.rendered.cache_clear()  # what the plain pass rendered
+    for made_by_the_plain_pass in (recorded.reference, recorded.rendered):
+        made_by_the_plain_pass.cache_clear()
+    numbers_on_the_device(monkeypatch)
     return ran
 
 
 @pytest.fixture(autouse=True)
 def forget() -> Any:
     yield
-    recorded.rendered.cache_clear()
+    for made_by_kernels in (recorded.reference, recorded.rendered):
+        made_by_kernels.cache_clear()
+    torch.set_default_device(None)
 
 
 def test_reference_numbers(fused_rays: list[str]) -> None:

@@ -21,7 +21,7 @@ ALLOWED = {
     "kernels": {"kernels/rays", "kernels/filters", "kernels/blocks"},
     "models": {"kernels", "kernels/base", "kernels/rays", "kernels/filters", "kernels/blocks"},
     "engine": {"kernels/base", "models", "engine/data", "engine/training"},
-    "engine/data": {"models", "engine"},
+    "engine/data": {"kernels/base", "models", "engine"},
     "engine/training": {"kernels/base", "models", "engine", "engine/data"},
     "engine/applications": {"kernels/base", "models", "engine", "engine/data", "engine/training"},
     "engine/command_line": {"models", "engine", "engine/data", "engine/training", "engine/applications"},

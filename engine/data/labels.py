@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...kernels.base.constants import constant
 from ...models.camera import FOV_RANGE_DEG, POSE_TOLERANCE, Camera, pose_fault
 from ..errors import UserError, short
 from .names import plain_name
@@ -30,8 +31,8 @@ MAX_CLASSES = 2**16
 _INTRINSICS_TOLERANCE = 1e-3
 
 # Our world from EG3D's: x = z', y = x', z = y', a rotation. Our camera from EG3D's: y and z change sign.
-_WORLD_FROM_EG3D = torch.tensor([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
-_FLIP_YZ = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+_WORLD_FROM_EG3D = ((0.0, 0, 1, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1))
+_FLIP_YZ = ((1.0, 0, 0, 0), (0, -1, 0, 0), (0, 0, -1, 0), (0, 0, 0, 1))
 
 
 def camera_from_label(label: Tensor | NDArray[np.float32], *, check: bool = True) -> Camera:
@@ -52,8 +53,10 @@ def camera_from_label(label: Tensor | NDArray[np.float32], *, check: bool = True
 
 
 def _camera(numbers: Tensor) -> Camera:
-    cam2world = _WORLD_FROM_EG3D.to(numbers) @ numbers[:, :16].reshape(-1, 4, 4) @ _FLIP_YZ.to(numbers)
-    return Camera.from_matrix(cam2world, intrinsics=numbers[:, 16:].reshape(-1, 3, 3))
+    """Cameras of valid labels [B, 25]."""
+    world = constant(_WORLD_FROM_EG3D, like=numbers)
+    cam2world = world @ numbers[:, :16].reshape(-1, 4, 4) @ constant(_FLIP_YZ, like=numbers)
+    return Camera.from_checked(cam2world, numbers[:, 16:].reshape(-1, 3, 3))
 
 
 def label_fault(numbers: Tensor) -> tuple[int, str] | None:
@@ -91,7 +94,7 @@ def label_fault(numbers: Tensor) -> tuple[int, str] | None:
 def label_from_camera(camera: Camera) -> Tensor:
     """EG3D labels [B, 25] float32 of cameras in our axes; the inverse of :func:`camera_from_label`."""
     cam2world = camera.cam2world.double()
-    pose = _WORLD_FROM_EG3D.T.to(cam2world) @ cam2world @ _FLIP_YZ.to(cam2world)
+    pose = constant(_WORLD_FROM_EG3D, like=cam2world).T @ cam2world @ constant(_FLIP_YZ, like=cam2world)
     intrinsics = torch.eye(3).to(cam2world).repeat(len(camera), 1, 1)
     intrinsics[:, 0, 0] = 0.5 / camera.tan_half_fov[:, 0].double()
     intrinsics[:, 1, 1] = 0.5 / camera.tan_half_fov[:, 1].double()

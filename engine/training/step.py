@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ...models.discriminator import Discriminator, DiscriminatorOptions
 from ...models.generator import Generator, Rendered, RenderOptions
 from ..data import Dataset, camera_from_label
-from ..randomness import generator_for
+from ..device import upload
+from ..randomness import generator_for, host_generator
 from .config import Config, OptimiserConfig
 from .losses import (
     discriminator_fake_loss,
@@ -173,10 +174,11 @@ class Stepper:
         def latent() -> Tensor:
             return torch.randn(n, cfg.generator.z_dim, generator=rng, device=self.device)
 
-        label = self._random_labels(rng, n)
+        host = host_generator(rng)
+        label = self._random_labels(host, n)
         ws = g.mapping(latent(), label)
         if cfg.loss.style_mixing > 0:
-            chance, where = torch.rand(2, generator=rng, device=self.device).tolist()
+            chance, where = torch.rand(2, generator=host).tolist()
             if chance < cfg.loss.style_mixing:
                 cut = 1 + int(where * (ws.shape[1] - 1))
                 ws = torch.cat([ws[:, :cut], g.mapping(latent(), label, update_average=False)[:, cut:]], dim=1)
@@ -196,11 +198,11 @@ class Stepper:
         rendered = g.synthesis(ws, camera, z_bg=z_bg, options=options, draws=draws, generator=rng)
         return rendered, ws, label
 
-    def _random_labels(self, rng: torch.Generator, n: int) -> Tensor | None:
+    def _random_labels(self, host: torch.Generator, n: int) -> Tensor | None:
         if not self.data.label_dim:
             return None
-        picks = torch.randint(len(self.data), (n,), generator=rng, device=self.device).tolist()
-        return torch.stack([torch.as_tensor(self.data.label(i)) for i in picks]).to(self.device)
+        picks = torch.randint(len(self.data), (n,), generator=host).tolist()
+        return upload(torch.stack([torch.as_tensor(self.data.label(i)) for i in picks]), self.device)
 
     def _real(self, number: int) -> tuple[Tensor, Tensor | None]:
         """Real images and labels of one round, next in the data's order, at the current resolution."""
@@ -208,8 +210,8 @@ class Stepper:
         first = self.state.images_shown + number * size
         edge = self.state.generator.synthesis.growth(self.alpha).resolution
         batch = self.data.batch(self.cfg.train.seed, first, size, edge)
-        images = batch.images.to(self.device, non_blocking=True).float() / 127.5 - 1
-        return images, batch.labels.to(self.device) if self.data.label_dim else None
+        images = upload(batch.images, self.device).float() / 127.5 - 1
+        return images, upload(batch.labels, self.device) if self.data.label_dim else None
 
     def _generator_main(self) -> None:
         state, weight = self.state, self.cfg.loss.nerf_path_weight

@@ -51,7 +51,7 @@ def under_autocast(cast: Literal["others", "beside", "all"]) -> Callable[[Callab
 
 def autocast_enabled(device: torch.device) -> bool:
     """Whether ``torch.autocast`` is on for tensors of ``device``."""
-    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def cast_floats(value: Any, dtype: torch.dtype) -> Any:

@@ -1,11 +1,12 @@
 """Launching a kernel, or recording the launch instead."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 MOST_PROGRAMS, MOST_IN_SECOND = 2**31 - 1, 65535  # CUDA's limits on the dimensions of a grid
 
@@ -26,7 +27,10 @@ _target: int | None = None
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *, num_warps: int = 4, num_stages: int = 1, **args: Any) -> None:
-    """Launch ``kernel`` by keyword; an empty grid launches nothing, one that CUDA cannot take is refused."""
+    """Launch ``kernel`` by keyword on the device of its tensors.
+
+    An empty grid launches nothing. Refused: a grid that CUDA cannot take, and tensors of several devices.
+    """
     if 0 in grid:
         return
     if grid[0] > MOST_PROGRAMS or any(size > MOST_IN_SECOND for size in grid[1:]):
@@ -34,10 +38,30 @@ def launch(kernel: Any, grid: tuple[int, ...], *, num_warps: int = 4, num_stages
             f"a launch may have {MOST_PROGRAMS} programs, and {MOST_IN_SECOND} along its second dimension, got "
             f"{list(grid)}: split the batch, or take impl='ref'"
         )
+    device = _device_of(args)
     if _recording is not None:
         _recording.append(Launch(kernel, grid, args, num_warps, num_stages))
         return
-    kernel[grid](**args, num_warps=num_warps, num_stages=num_stages)
+    with _current(device):
+        kernel[grid](**args, num_warps=num_warps, num_stages=num_stages)
+
+
+def _device_of(args: Mapping[str, Any]) -> torch.device | None:
+    """The device of all tensors among ``args``. Raises: ValueError if there are several."""
+    first, device = "", None
+    for name, x in args.items():
+        if not isinstance(x, Tensor):
+            continue
+        if device is None:
+            first, device = name, x.device
+        elif x.device != device:
+            raise ValueError(f"{name} must be on {device} like {first}, got {x.device}")
+    return device
+
+
+def _current(device: torch.device | None) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, whatever device the tensors are on, so theirs becomes the current one."""
+    return nullcontext() if device is None or device.type != "cuda" else torch.cuda.device(device)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..base.autocast import under_autocast
 from ..base.checks import FLOATS, check_choice, check_dtypes, check_shapes
+from ..base.constants import kept
 from ..base.dispatch import Impl, resolve
 from ..filters.bias_act import bias_act
 from ..filters.upfirdn2d import setup_filter
@@ -26,8 +27,6 @@ from .upsample_features import UPSAMPLE_MODES, Adapter, check_adapter, upsample_
 
 BLOCK_MODES = (*UPSAMPLE_MODES, "transposed")
 JOINED_MODES = ("nn_cat", "pixelshuffle", "bilinear")  # modes with a kernel for upsampling, bias and activation
-
-_filters: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
 
 
 @under_autocast("beside")
@@ -135,17 +134,7 @@ def _enlarge(
 
 
 def _filter(taps: Sequence[float] | None, device: torch.device) -> Tensor | None:
-    """Cached on a CUDA device: a copy from the host would synchronise, and no CUDA graph could capture it."""
-    if taps is None or device.type != "cuda":
-        return None if taps is None else setup_filter(taps, device=device)
-    key = (tuple(taps), device)
-    if key not in _filters:
-        with torch.inference_mode(False):
-            made = setup_filter(taps, device=device)
-        if type(made) is not Tensor:  # while torch.compile traces
-            return made
-        _filters[key] = made
-    return _filters[key]
+    return None if taps is None else kept(setup_filter, tuple(taps), device=device)
 
 
 def _by_kernels(

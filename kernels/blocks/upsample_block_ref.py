@@ -1,9 +1,9 @@
 """Definition of upsample_block in plain torch: the ops that it fuses, in sequence, and its second half alone."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..base.constants import constant
 from ..filters.bias_act_ref import bias_act_ref
 from ..filters.upfirdn2d_ref import upfirdn2d_ref
 from .modulated_conv_ref import Scale, modulated_conv_ref
@@ -73,7 +73,7 @@ def upsample_combine_ref(
     added = F.conv2d(hidden, w1[:, :, None, None], b1)
     y = _nearest(x) + (F.pixel_shuffle(added, 2) if mode == "pixelshuffle" else added)
     if blur:
-        taps = torch.tensor(TAPS, dtype=y.dtype, device=y.device) / sum(TAPS)
+        taps = constant(TAPS, like=y) / sum(TAPS)
         y = upfirdn2d_ref(y, taps, (1, 1), (1, 1), (2, 1, 2, 1), False, 1)
     if noise is not None:
         y = y + noise[:, None].to(y.dtype)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..base.constants import constant
 from ..filters.upfirdn2d_ref import upfirdn2d_ref
 
 SLOPE, GAIN = 0.2, 2**0.5
@@ -88,7 +89,7 @@ def _widen(f: Tensor) -> Tensor:
 
 def _corner(x: Tensor) -> Tensor:
     """``corner_average`` as zero insertion and a filter."""
-    return upfirdn2d_ref(x, x.new_tensor(CORNER), (2, 2), (1, 1), (2, 1, 2, 1), False, 1)
+    return upfirdn2d_ref(x, constant(CORNER, like=x), (2, 2), (1, 1), (2, 1, 2, 1), False, 1)
 
 
 def _pixelshuffle(x: Tensor, adapter: Weights, f: Tensor | None) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..base.constants import constant
+
 DepthWarp = Literal["linear", "inverse", "log"]
 Space = Literal["plain", "contracted", "radial"]
 
@@ -60,6 +62,6 @@ def contract_ref(points: Tensor, span: RaySpan) -> Tensor:
         norm = points.norm(dim=-1, keepdim=True).clamp_min(1)
         return points * ((2 - 1 / norm) / norm)
     if span.space == "radial":
-        points = points - points.new_tensor(span.centre)
+        points = points - constant(span.centre, like=points)
         return points / (span.far * points.norm(dim=-1, keepdim=True).clamp_min(1e-12)).sqrt()
     return points

@@ -1,5 +1,7 @@
 """Definition of volume_weights and composite in plain torch."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,7 +33,25 @@ def _absorb(density: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Alpha of each interval [..., S-1] and the light in front of each sample [..., S]."""
     alpha = 1 - torch.exp(-torch.relu(density) * delta)
     one = density.new_ones(*density.shape[:-1], 1)
-    return alpha, torch.cumprod(torch.cat([one, 1 - alpha + EPSILON], dim=-1), dim=-1)
+    factors = torch.cat([one, 1 - alpha + EPSILON], dim=-1)
+    if factors.dtype == torch.float16:  # where EPSILON is 0, and so may be a factor
+        return alpha, torch.cumprod(factors, dim=-1)
+    return alpha, _RunningProduct.apply(factors)
+
+
+class _RunningProduct(torch.autograd.Function):
+    """cumprod along the last dim of factors other than 0; torch's own backward waits for the device to look for one."""
+
+    @staticmethod
+    def forward(ctx: Any, factors: Tensor) -> Tensor:
+        product = torch.cumprod(factors, dim=-1)
+        ctx.save_for_backward(factors, product)
+        return product
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        factors, product = ctx.saved_tensors
+        return (product * grad).flip(-1).cumsum(-1).flip(-1) / factors
 
 
 def _slots(offsets: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....kernels.base.constants import constant
 from ....models.camera import Camera
+from ...device import upload
 from ...errors import UserError
 from ...model_io import Model
 from ...pictures import to_uint8
@@ -213,7 +215,7 @@ class Projector:
         self._optimiser.param_groups[0]["lr"] = o.rate * ramp_up * ramp_down
         self._optimiser.zero_grad(set_to_none=True)
         rng = generator_for(o.seed, "projection", stage, number)
-        noise = torch.randn(u.style.shape, generator=rng).to(u.style.device)
+        noise = upload(torch.randn(u.style.shape, generator=rng), u.style.device)
         noisy = u.style + o.noise * max(0.0, 1 - done / 0.75) ** 2 * noise
         images = self.chart.render(u._replace(style=noisy))
         hypotheses, photos = u.pose.shape[:2]
@@ -224,7 +226,7 @@ class Projector:
             apart = apart + u.code.square().mean(dim=-1).sum()
         (losses.sum() + o.regularise * apart).backward()
         assert u.pose.grad is not None
-        u.pose.grad *= torch.tensor([term in o.free for term in TERMS], device=images.device)
+        u.pose.grad *= constant([float(term in o.free) for term in TERMS], like=u.pose)
         self._optimiser.step()
         losses = losses.detach()
         best = losses.argmin(dim=0) if not o.same_subject else losses.sum(dim=1).argmin().expand(photos)

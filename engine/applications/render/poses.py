@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ....kernels.base.constants import constant
 from ....models.camera import Camera, CameraPrior, look_at, orbit_position
 
 _ROLL_SCALE_RAD = 0.2
@@ -27,7 +28,7 @@ def pose_cameras(poses: Tensor, fov_deg: float) -> Camera:
     cos, sin, zero, one = roll.cos(), roll.sin(), torch.zeros_like(roll), torch.ones_like(roll)
     turn = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=-1).unflatten(-1, (3, 3))
     top = torch.cat([look_at(position) @ turn, position[..., None]], dim=-1)  # [B, 3, 4]
-    bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(top), 1, 4)
+    bottom = constant((0.0, 0.0, 0.0, 1.0), like=top).expand(len(top), 1, 4)
     return Camera.from_matrix(torch.cat([top, bottom], dim=1).to(poses.dtype), fov_deg=fov_deg)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from ...device import use_device
 from ...errors import UserError, one_line
 from ..render.outputs import ANIMATIONS, check_animations, save_animation
 from ..render.paths import CameraPath, PathOptions, camera_path
@@ -125,6 +126,7 @@ class Films:
 
     def _work(self, film: Film, look: Look, shot: Shot, path: CameraPath) -> None:
         try:
+            use_device(self._studio.device)
             frames = [self._frame(film, look, path, i) for i in range(film.frames) if not film.stop.is_set()]
             if film.stop.is_set():
                 film.state = "stopped"

@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ....models.camera import Camera
-from ...device import default_precision
+from ...device import default_precision, use_device
 from ...errors import UserError
 from ...model_io import Model
 from ..edit.mixing import layer_groups, mix
@@ -78,7 +78,9 @@ class Studio:
         self.limits = Limits(
             max(MAX_EDGE, self.edge), (least, max(64, 2 * self.samples)), (low / 2, high * 2), self._classes
         )
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="render")
+        self._worker = ThreadPoolExecutor(
+            1, thread_name_prefix="render", initializer=use_device, initargs=(self.device,)
+        )
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._newest: OrderedDict[str, int] = OrderedDict()
