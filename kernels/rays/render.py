@@ -237,7 +237,7 @@ def _rays_by_kernels(
         out = render_triton.single_pass(None, origins, directions, depths, noise, *packed, *setting.flat())
         return _features(out, depths, fractions, field.width)
     *out, merged, _order = render_triton.hierarchical_pass(
-        origins, directions, fractions.contiguous(), draws.fine_u.contiguous(), noise, _contiguous(draws.fine_noise),
+        origins, directions, fractions.contiguous(), draws.fine_u.detach().contiguous(), noise, _contiguous(draws.fine_noise),
         *packed, *setting.flat(),
     )  # fmt: skip
     return _features(out, depth_from_fraction(merged, span), merged, field.width)
