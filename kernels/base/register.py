@@ -61,7 +61,7 @@ def register(
 def differentiate(op: Any, save: SetupContext, backward: Callable[..., Any]) -> None:
     """Give a registered op a ``backward`` (ctx, *grads) of registered ops and torch's own: right at any order."""
     op.register_autograd(_without_autocast(backward), setup_context=save)
-    differentiable.add(op._name.partition("::")[2])
+    differentiable.add(op._name)
 
 
 def _register_backward(name: str, forward: Callable[..., Any], backward: Backward) -> Callable[..., list[Tensor]]:
