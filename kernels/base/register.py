@@ -45,7 +45,8 @@ def register(
     Args:
         forward: allocates, launches, returns new tensors; its annotations are the op's schema.
         fake: same arguments, returns empty tensors of the right shapes.
-        backward: allocates and launches. Each input that needs a gradient gets one, of its own shape and type.
+        backward: allocates and launches. An input that needs a gradient gets one of its own shape and type, or None
+            for zeros; the gradients of the outputs are contiguous.
         plain: the definition, differentiable to any order.
         keep: indices of the outputs that ``backward`` and ``plain`` read; they read every input.
     """
@@ -68,8 +69,10 @@ def _register_backward(name: str, forward: Callable[..., Any], backward: Backwar
     """The gradients that are needed, as an op: of the outputs' gradients, kept outputs, flags and the op's inputs."""
 
     def launches(grads: Grads, kept: Sequence[Tensor], needed: Sequence[bool], *inputs: Any) -> list[Tensor]:
+        grads = [None if g is None else g.contiguous() for g in grads]  # that of a sum is one number, expanded
         found = backward(grads, inputs, kept, _nested(inputs, needed))
-        return [_own(grad) for grad, need in zip(_flat(inputs, found), needed) if need]
+        wanted = [pair for pair, need in zip(zip(_flat(inputs, inputs), _flat(inputs, found)), needed) if need]
+        return [x.new_zeros(x.shape) if grad is None else _own(grad) for x, grad in wanted]
 
     def shapes(grads: Grads, kept: Sequence[Tensor], needed: Sequence[bool], *inputs: Any) -> list[Tensor]:
         return [x.new_empty(x.shape) for x, need in zip(_flat(inputs, inputs), needed) if need]

@@ -60,7 +60,7 @@ def _backward(grads: Grads, inputs: Sequence[Any], kept: Sequence[Tensor], needs
     scale = gradient_scale(grad_out, precision)
     grad_z = torch.empty(out.shape, dtype=OPERANDS[precision].storage, device=x.device)
     launch_gate(
-        grad_z, grad_out.contiguous(), out, scale, slope=1.0 if slope is None else slope, precision=precision,
+        grad_z, grad_out, out, scale, slope=1.0 if slope is None else slope, precision=precision,
         clamp=clamp,
     )  # fmt: skip
     grad_x = grad_weight = grad_bias = None

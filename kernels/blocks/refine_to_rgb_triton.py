@@ -43,10 +43,9 @@ def _plain(inputs: Sequence[Any], _kept: Any) -> tuple[Tensor | None, Tensor]:
 def _backward(grads: Grads, inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
     grad_y, grad_out = grads
     x, weight, bias, rgb_weight, rgb_bias, _, enlarge, keep, gain, clamp, allow_tf32 = inputs
-    x, grad_y = x.contiguous(), grad_y.contiguous() if keep and grad_y is not None else None
+    x, grad_y = x.contiguous(), grad_y if keep else None
     if grad_out is None:
         grad_out = x.new_zeros(x.shape[0], rgb_bias.shape[0], *x.shape[1:3], dtype=torch.float32)
-    grad_out = grad_out.contiguous()
     how = Tail(gain, clamp, operand_name(x, allow_tf32))
     packed = how.pack(weight, bias, rgb_weight, rgb_bias)
     found = launch_backward(grad_y, grad_out, x, packed, how, need_x=needs[0], need_layer=needs[1] or needs[2])

@@ -158,7 +158,7 @@ def _plain(inputs: Sequence[Any], _kept: Any) -> Tensor:
 
 def _backward(grads: Grads, inputs: Sequence[Any], kept: Sequence[Tensor], _needs: Any) -> Grads:
     (grad_out,), (_, bias, gain, clamp), (out,) = grads, inputs, kept
-    grad_x, grad_bias = launch_bilinear_backward(grad_out.contiguous(), out, gain, clamp)
+    grad_x, grad_bias = launch_bilinear_backward(grad_out, out, gain, clamp)
     return grad_x, grad_bias.to(bias.dtype)
 
 

@@ -92,7 +92,7 @@ def _map_plain(x: Tensor, weight: Tensor) -> Tensor:
 
 def _map_backward(grads: Grads, inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
     (grad_out,), (x, weight, allow_tf32) = grads, inputs
-    return _map_gradients(grad_out.contiguous(), x, weight, needs[0], needs[1], allow_tf32)
+    return _map_gradients(grad_out, x, weight, needs[0], needs[1], allow_tf32)
 
 
 def _map_gradients(
@@ -149,7 +149,7 @@ def _adapter_gradients(
     """Gradients of the map and of ``inputs`` (weight1, bias0, bias1, bias, noise), in their shapes and types."""
     weight1, bias0, bias1, bias, noise = inputs
     adapter = PackedAdapter.of(weight1, bias0, bias1, how)
-    grads = launch_combine_backward(grad_out.contiguous(), out, sums, adapter, noise is not None and needs_noise, how)
+    grads = launch_combine_backward(grad_out, out, sums, adapter, noise is not None and needs_noise, how)
     grad_noise = grads.noise
     if grad_noise is not None:
         grad_noise = (grad_noise.sum(0, keepdim=True) if noise.shape[0] == 1 else grad_noise).to(noise.dtype)

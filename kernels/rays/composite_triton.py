@@ -165,10 +165,8 @@ def _composite_fake(weights: Tensor, features: Tensor, offsets: Tensor | None) -
 
 
 def _composite_backward(grads: Grads, inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
-    grad_out, weights, features, offsets = map(contiguous, (*grads, *inputs))
-    return launch_composite_backward(
-        grad_out, weights, features, offsets, need_weights=needs[0], need_features=needs[1]
-    )
+    tensors = map(contiguous, inputs)
+    return launch_composite_backward(*grads, *tensors, need_weights=needs[0], need_features=needs[1])
 
 
 composite = register(

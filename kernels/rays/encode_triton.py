@@ -128,7 +128,7 @@ def _encode_positions_fake(points: Tensor, num_freqs: int, include_input: bool) 
 
 def _encode_positions_backward(grads: Grads, inputs: Sequence[Any], _kept: Any, _needs: Any) -> Grads:
     (grad_out,), (points, *options) = grads, inputs
-    return (launch_encode_backward(grad_out.contiguous(), points.contiguous(), *options),)
+    return (launch_encode_backward(grad_out, points.contiguous(), *options),)
 
 
 encode_positions = register(

@@ -258,7 +258,7 @@ def _volume_weights_fake(
 
 def _volume_weights_backward(grads: Grads, inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
     density, depths, ray_norm, opaque, offsets = inputs
-    density, depths, ray_norm, offsets, *grads = map(contiguous, (density, depths, ray_norm, offsets, *grads))
+    density, depths, ray_norm, offsets = map(contiguous, (density, depths, ray_norm, offsets))
     return launch_volume_backward(density, depths, ray_norm, *grads, opaque, needs[1] or needs[2], offsets)
 
 
