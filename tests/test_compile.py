@@ -14,14 +14,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stylenerf.kernels.base.register import differentiable, namespace
 from stylenerf.kernels.blocks.mean_square import mean_square
 from stylenerf.kernels.rays.importance import importance_sample
+from stylenerf.kernels.rays.mlp import modulated_mlp
 from tests.gradients import DEVICE, Op, cotangents
 from tests.inputs import source
 from tests.sweeps import sweep
-from tests.test_fused_order import COMPOSED, CONSTANT, NARROW, TABLE, make
+from tests.test_fused_order import COMPOSED, CONSTANT, NARROW, RUNS, TABLE, make
 
 GRAD = import_module("stylenerf.kernels.filters.bias_act_triton").bias_act_grad
 WHOLE = import_module("stylenerf.kernels.blocks.upsample_block_triton").upsample_whole
 OPS = sorted(differentiable | CONSTANT)
+SMOOTH = differentiable - NARROW  # in float32 and with a gradient
+DERIVATIVES = ("gradcheck", "gradgradcheck")
 
 
 def activation_slope(g: Tensor, kept: Tensor, b: Tensor) -> tuple[Tensor, ...]:
@@ -164,10 +167,42 @@ COLUMNS: dict[str, Callable[..., None]] = {
     "export": export,
     "vmap": vmap,
 }
-CELLS = [(name, column) for name in OPS for column in COLUMNS]
+CELLS = [(name, column) for name in OPS for column in COLUMNS if column not in DERIVATIVES or name in SMOOTH]
+ALWAYS = [("composite", "opcheck"), ("modulated_mlp", "fullgraph")]
 
 
-@pytest.mark.parametrize("name, column", CELLS)
+@pytest.mark.parametrize("name, column", sweep(CELLS, always=ALWAYS))
 def test_table(name: str, column: str) -> None:
-    torch.manual_seed(0)
     COLUMNS[column](name, *call(name))
+
+
+def scores(impl: Any, images: Tensor, weight: Tensor) -> Tensor:
+    return modulated_mlp(images, [weight], [torch.zeros(4)], precision="fp32", impl=impl).square().sum()
+
+
+def penalty(images: Tensor, weight: Tensor) -> Tensor:
+    (slope,) = torch.autograd.grad(scores("triton", images, weight), images, create_graph=True)
+    return slope.square().sum()
+
+
+def plain_penalty(images: Tensor, weight: Tensor) -> Tensor:
+    return torch.func.grad(partial(scores, "ref"))(images, weight).square().sum()
+
+
+@pytest.mark.parametrize("function", sweep([penalty, plain_penalty], always=[penalty]))
+def test_r1_inside_a_compiled_function(function: Callable[..., Tensor]) -> None:
+    args = [torch.randn(5, 4, generator=source(1)), torch.randn(4, 4, generator=source(2))]
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(trace_autograd_ops=function is penalty):
+        got = gradients(torch.compile(function, backend="aot_eager", fullgraph=True), args)
+    torch.testing.assert_close(got, gradients(penalty, args))
+
+
+def test_gradient_of_a_sum() -> None:
+    """It is one number, expanded, which a kernel must not take for many."""
+    args = list(RUNS["single_pass"].inputs().values())
+
+    def light(factor: Any) -> list[Tensor]:
+        return gradients(lambda *x: (TABLE["single_pass"].op("triton")(*x)[5] * factor).sum(), args)
+
+    torch.testing.assert_close(light(1), light(torch.ones(1, 2)))
