@@ -75,18 +75,17 @@ class RayRun:
             return render_points(named["points"], named["depths"], field, far_end=self.span.far_end, noise=noise, **how)
         fine_u = None
         if self.kind == "hierarchical":
-            fine_u = named["fine_u"] if "fine_u" in named else self.fine_u()
-            fine_u = fine_u.to(named["origins"].dtype)
+            fine_u = named["fine_u"] if "fine_u" in named else self.fine_u().to(named["origins"].dtype)
         draws = RayDraws(fine_u, noise, named.get("fine_noise"))
         rays = named["origins"], named["directions"], named["fractions"]
         return render_rays(*rays, field, self.span, draws=draws, **how)
 
     def op(self, impl: str, precision: str = "fp32") -> Callable[..., tuple[Tensor, ...]]:
         """The pass as a function of the inputs' values; returns what there is of ``OUTPUTS``."""
-        names, draws = list(self.inputs()), {"fine_u": self.fine_u()} if self.kind == "hierarchical" else {}
+        names, draws = list(self.inputs()), [self.fine_u()] if self.kind == "hierarchical" else []
 
         def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-            named = draws | dict(zip(names, tensors))
+            named = dict(zip([*names, "fine_u"], [*tensors, *(u.to(tensors[0].dtype) for u in draws)]))
             return tuple(t for t in self.render(impl, precision, named) if t is not None)
 
         return run

@@ -22,8 +22,8 @@ differentiable: set[str] = set()
 
 Grads = Sequence[Tensor | None]
 # gradients of the outputs, inputs, kept outputs, which inputs need a gradient -> gradients of the first inputs
-Backward = Callable[[Grads, Sequence[Any], Sequence[Tensor], Sequence[Any]], Sequence[Any]]
-Plain = Callable[[Sequence[Any], Sequence[Tensor]], Any]  # inputs, kept outputs -> outputs
+Backward = Callable[[Sequence[Any], Sequence[Any], Sequence[Any], Sequence[Any]], Sequence[Any]]
+Plain = Callable[[Sequence[Any], Sequence[Any]], Any]  # inputs, kept outputs -> outputs
 SetupContext = Callable[[Any, tuple[Any, ...], Any], None]
 
 
@@ -127,7 +127,7 @@ def _flat(inputs: Iterable[Any], values: Iterable[Any]) -> list[Any]:
 
 
 def _nested(inputs: Sequence[Any], values: Iterable[Any], others: Iterable[Any] = repeat(None)) -> list[Any]:
-    """Inverse of ``_flat``: the next of ``values`` for each tensor among ``inputs``; for the rest what ``others`` has."""
+    """Inverse of ``_flat``: the next of ``values`` for each tensor among ``inputs``, else what ``others`` has."""
     left = iter(values)
     return [
         [next(left) for _ in x] if _is_list(x) else next(left) if isinstance(x, Tensor) else other
@@ -137,7 +137,7 @@ def _nested(inputs: Sequence[Any], values: Iterable[Any], others: Iterable[Any] 
 
 def _own(t: Tensor) -> Tensor:
     """Contiguous and in memory of its own: results of a registered op may not share any."""
-    alone = t.is_contiguous() and t.untyped_storage().nbytes() == t.numel() * t.element_size()
+    alone = t.is_contiguous() and t.untyped_storage().nbytes() == t.numel() * t.element_size() > 0
     return t if alone else t.clone(memory_format=torch.contiguous_format)
 
 

@@ -53,7 +53,7 @@ def _plain(inputs: Sequence[Any], _kept: Any) -> Tensor:
     return (y if clamp is None else y.clamp(-clamp, clamp)).to(x.dtype)
 
 
-def _backward(grads: Grads, inputs: Sequence[Any], kept: Sequence[Tensor], needs: Sequence[bool]) -> Grads:
+def _backward(grads: Sequence[Any], inputs: Sequence[Any], kept: Sequence[Any], needs: Sequence[bool]) -> Grads:
     (grad_out,), (x, weight, bias, slope, gain, clamp, allow_tf32), (out,) = grads, inputs, kept
     need_x, need_weight, need_bias = needs[:3]
     precision = operand_name(x, allow_tf32)

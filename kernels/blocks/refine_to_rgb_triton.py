@@ -35,12 +35,12 @@ def _fake(
 
 
 def _plain(inputs: Sequence[Any], _kept: Any) -> tuple[Tensor | None, Tensor]:
-    *tensors, enlarge, keep, gain, clamp, _ = inputs
-    y, out = refine_rows_ref(*tensors, enlarge=enlarge, gain=gain, clamp=clamp)
+    x, weight, bias, rgb_weight, rgb_bias, image, enlarge, keep, gain, clamp, _ = inputs
+    y, out = refine_rows_ref(x, weight, bias, rgb_weight, rgb_bias, image, enlarge, gain, clamp)
     return y if keep else None, out
 
 
-def _backward(grads: Grads, inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
+def _backward(grads: Sequence[Any], inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
     grad_y, grad_out = grads
     x, weight, bias, rgb_weight, rgb_bias, _, enlarge, keep, gain, clamp, allow_tf32 = inputs
     x, grad_y = x.contiguous(), grad_y if keep else None

@@ -156,7 +156,7 @@ def _plain(inputs: Sequence[Any], _kept: Any) -> Tensor:
     return bias_act_ref(y, bias, 1, "lrelu", SLOPE, gain, clamp, False).permute(0, 2, 3, 1)
 
 
-def _backward(grads: Grads, inputs: Sequence[Any], kept: Sequence[Tensor], _needs: Any) -> Grads:
+def _backward(grads: Sequence[Any], inputs: Sequence[Any], kept: Sequence[Any], _needs: Any) -> Grads:
     (grad_out,), (_, bias, gain, clamp), (out,) = grads, inputs, kept
     grad_x, grad_bias = launch_bilinear_backward(grad_out, out, gain, clamp)
     return grad_x, grad_bias.to(bias.dtype)

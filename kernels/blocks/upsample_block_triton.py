@@ -90,7 +90,7 @@ def _map_plain(x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight.to(x.dtype).transpose(1, 2)
 
 
-def _map_backward(grads: Grads, inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
+def _map_backward(grads: Sequence[Any], inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
     (grad_out,), (x, weight, allow_tf32) = grads, inputs
     return _map_gradients(grad_out, x, weight, needs[0], needs[1], allow_tf32)
 
@@ -135,7 +135,7 @@ def _combine_fake(
     return map.new_empty(N, 2 * H, 2 * W, bias.shape[0])
 
 
-def _combine_backward(grads: Grads, inputs: Sequence[Any], kept: Sequence[Tensor], needs: Sequence[bool]) -> Grads:
+def _combine_backward(grads: Sequence[Any], inputs: Sequence[Any], kept: Sequence[Any], needs: Sequence[bool]) -> Grads:
     (grad_out,), (map, *adapter), (out,) = grads, inputs[:-OPTIONS], kept
     how = _how(map, *inputs[-OPTIONS:])
     sums = map.contiguous()[..., out.shape[3] :]
@@ -202,7 +202,7 @@ def _whole_plain(inputs: Sequence[Any], _kept: Any) -> Tensor:
     return upsample_combine_ref(map, *others)
 
 
-def _whole_backward(grads: Grads, inputs: Sequence[Any], kept: Sequence[Tensor], needs: Sequence[bool]) -> Grads:
+def _whole_backward(grads: Sequence[Any], inputs: Sequence[Any], kept: Sequence[Any], needs: Sequence[bool]) -> Grads:
     """Recomputes the adapter's part of the map: an eighth of the output's size."""
     (grad_out,), (x, weight, *adapter), (out,) = grads, inputs[:-OPTIONS], kept
     how, allow_tf32 = _how(out, *inputs[-OPTIONS:]), inputs[-1]
@@ -217,6 +217,4 @@ def _whole_backward(grads: Grads, inputs: Sequence[Any], kept: Sequence[Tensor],
     return None if grad_x is None else grad_x.view(x.shape), grad_weight, *grad_adapter
 
 
-upsample_whole = register(
-    _upsample_whole, fake=_whole_fake, backward=_whole_backward, plain=_whole_plain, keep=(0,)
-)
+upsample_whole = register(_upsample_whole, fake=_whole_fake, backward=_whole_backward, plain=_whole_plain, keep=(0,))

@@ -164,7 +164,7 @@ def _composite_fake(weights: Tensor, features: Tensor, offsets: Tensor | None) -
     return weights.new_empty(*rays, features.shape[-1])
 
 
-def _composite_backward(grads: Grads, inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
+def _composite_backward(grads: Sequence[Any], inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
     tensors = map(contiguous, inputs)
     return launch_composite_backward(*grads, *tensors, need_weights=needs[0], need_features=needs[1])
 

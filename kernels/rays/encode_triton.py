@@ -126,7 +126,7 @@ def _encode_positions_fake(points: Tensor, num_freqs: int, include_input: bool) 
     return points.new_empty(*points.shape[:-1], _width(points.shape[-1], num_freqs, include_input))
 
 
-def _encode_positions_backward(grads: Grads, inputs: Sequence[Any], _kept: Any, _needs: Any) -> Grads:
+def _encode_positions_backward(grads: Sequence[Any], inputs: Sequence[Any], _kept: Any, _needs: Any) -> Grads:
     (grad_out,), (points, *options) = grads, inputs
     return (launch_encode_backward(grad_out, points.contiguous(), *options),)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..base.gate import gradient_scale, launch_gate
 from ..base.linear import launch_dgrad, launch_linear, launch_wgrad
 from ..base.operands import OPERANDS
-from ..base.register import Grads, register
+from ..base.register import register
 from .mlp_ref import modulated_mlp_ref
 
 
@@ -101,7 +101,7 @@ def _fake(
     return x.new_empty(x.shape[0], x.shape[1], weights[-1].shape[1])
 
 
-def _backward(grads: Grads, inputs: Sequence[Any], kept: Sequence[Tensor], needs: Sequence[Any]) -> Sequence[Any]:
+def _backward(grads: Sequence[Any], inputs: Sequence[Any], kept: Sequence[Any], needs: Sequence[Any]) -> Sequence[Any]:
     (grad_out,), (x, weights, biases, gain, slope, precision), (out,) = grads, inputs, kept
     need_x, need_weights, need_biases = needs[:3]
     grad_x, pairs = launch_chain_backward(

@@ -48,7 +48,7 @@ def _field_values_plain(inputs: Sequence[Any], _kept: Any) -> Grads:
     return hidden if keep_hidden else None, density
 
 
-def _field_values_backward(grads: Grads, inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
+def _field_values_backward(grads: Sequence[Any], inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
     points, *tensors, _num_freqs, slope, precision, keep_hidden = inputs
     grad_hidden, grad_density = grads[0] if keep_hidden else None, grads[1]
     packed = PackedField(*tensors)
@@ -107,13 +107,13 @@ def _single_pass_plain(inputs: Sequence[Any], _kept: Any) -> Grads:
 
 
 def _single_pass_backward(
-    grads: Grads, inputs: Sequence[Any], kept: Sequence[Tensor], needs: Sequence[bool]
+    grads: Sequence[Any], inputs: Sequence[Any], kept: Sequence[Any], needs: Sequence[bool]
 ) -> Grads:
     points, origins, directions, depths, _noise, *packed = inputs[:-SETTINGS]
-    setting, positions = Setting.of(*inputs[-SETTINGS:]), any(needs[1:4])
+    (weights, density), setting, positions = kept, Setting.of(*inputs[-SETTINGS:]), any(needs[1:4])
     sigma, grad_field, moved, flow = pass_backward(
-        locate(points, origins, directions, depths, setting.span), *kept, PackedField(*packed), grads, setting,
-        need_points=needs[0] or (points is None and positions), need_positions=positions,
+        locate(points, origins, directions, depths, setting.span), weights, density, PackedField(*packed), grads,
+        setting, need_points=needs[0] or (points is None and positions), need_positions=positions,
     )  # fmt: skip
     grad_points = flow.view_as(points) if flow is not None and points is not None else None
     return grad_points, *moved, sigma, *grad_field
@@ -172,7 +172,7 @@ def _hierarchical_pass_plain(inputs: Sequence[Any], kept: Sequence[Tensor]) -> G
 
 
 def _hierarchical_pass_backward(
-    grads: Grads, inputs: Sequence[Any], kept: Sequence[Tensor], needs: Sequence[bool]
+    grads: Sequence[Any], inputs: Sequence[Any], kept: Sequence[Any], needs: Sequence[bool]
 ) -> Grads:
     weights, density, merged, order = kept
     origins, directions, _fractions, fine_u, _coarse_noise, _fine_noise, *tensors = inputs[:-SETTINGS]

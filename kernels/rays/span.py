@@ -70,7 +70,7 @@ def contract_ref(points: Tensor, span: RaySpan) -> Tensor:
 
 
 def contract_backward(points: Tensor, grad: Tensor, span: RaySpan) -> Tensor:
-    """Gradient of the points from that of ``contract_ref(points, span)``, which is s(|x|) x: s g + s' <x, g> x / |x|."""
+    """Gradient of the points from that of ``contract_ref``, which is s(|x|) x: s g + s' <x, g> x / |x|."""
     if span.space == "plain":
         return grad
     if span.space == "contracted":

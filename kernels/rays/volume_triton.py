@@ -256,10 +256,10 @@ def _volume_weights_fake(
     return density.new_empty(density.shape), density.new_empty(rays)
 
 
-def _volume_weights_backward(grads: Grads, inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
+def _volume_weights_backward(grads: Sequence[Any], inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
     density, depths, ray_norm, opaque, offsets = inputs
     density, depths, ray_norm, offsets = map(contiguous, (density, depths, ray_norm, offsets))
-    return launch_volume_backward(density, depths, ray_norm, *grads, opaque, needs[1] or needs[2], offsets)
+    return launch_volume_backward(density, depths, ray_norm, grads[0], grads[1], opaque, needs[1] or needs[2], offsets)
 
 
 volume_weights = register(
