@@ -82,10 +82,11 @@ class RayRun:
 
     def op(self, impl: str, precision: str = "fp32") -> Callable[..., tuple[Tensor, ...]]:
         """The pass as a function of the inputs' values; returns what there is of ``OUTPUTS``."""
-        names = list(self.inputs())
+        names, draws = list(self.inputs()), [self.fine_u()] if self.kind == "hierarchical" else []
 
         def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-            return tuple(t for t in self.render(impl, precision, dict(zip(names, tensors))) if t is not None)
+            named = dict(zip([*names, "fine_u"], [*tensors, *(u.to(tensors[0].dtype) for u in draws)]))
+            return tuple(t for t in self.render(impl, precision, named) if t is not None)
 
         return run
 

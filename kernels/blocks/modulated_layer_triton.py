@@ -4,7 +4,7 @@ The gain multiplies weights and bias, since lrelu is homogeneous. The backward r
 off the output; two products then give the gradients of x and of the weights.
 """
 
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..base.gate import gradient_scale, launch_gate
 from ..base.linear import launch_dgrad, launch_linear, launch_wgrad
 from ..base.operands import OPERANDS
-from ..base.register import differentiable_gradients, register
+from ..base.register import Grads, register
 
 
 def operand_name(x: Tensor, allow_tf32: bool) -> str:
@@ -44,45 +44,35 @@ def _fake(
     return x.new_empty(*x.shape[:2], weight.shape[1])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, ctx.slope, ctx.gain, ctx.clamp, ctx.allow_tf32 = inputs
-    ctx.save_for_backward(x, weight, bias, output)
-
-
-def _plain(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *, slope: float | None, gain: float, clamp: float | None
-) -> Tensor:
-    y = x.float() @ weight.transpose(1, 2)
+def _plain(inputs: Sequence[Any], _kept: Any) -> Tensor:
+    x, weight, bias, slope, gain, clamp, _ = inputs
+    y: Tensor = x.float() @ weight.transpose(1, 2)
     y = y if bias is None else y + bias.float()
     y = y if slope is None else torch.nn.functional.leaky_relu(y, slope)
     y = y * gain
     return (y if clamp is None else y.clamp(-clamp, clamp)).to(x.dtype)
 
 
-def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, bias, out = ctx.saved_tensors
-    nothing = (None,) * 4
-    if torch.is_grad_enabled():
-        plain = partial(_plain, slope=ctx.slope, gain=ctx.gain, clamp=ctx.clamp)
-        return *differentiable_gradients(plain, (x, weight, bias), (grad_out,)), *nothing
-    need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-    precision = operand_name(x, ctx.allow_tf32)
+def _backward(grads: Sequence[Any], inputs: Sequence[Any], kept: Sequence[Any], needs: Sequence[bool]) -> Grads:
+    (grad_out,), (x, weight, bias, slope, gain, clamp, allow_tf32), (out,) = grads, inputs, kept
+    need_x, need_weight, need_bias = needs[:3]
+    precision = operand_name(x, allow_tf32)
     scale = gradient_scale(grad_out, precision)
     grad_z = torch.empty(out.shape, dtype=OPERANDS[precision].storage, device=x.device)
     launch_gate(
-        grad_z, grad_out.contiguous(), out, scale, slope=1.0 if ctx.slope is None else ctx.slope, precision=precision,
-        clamp=ctx.clamp,
+        grad_z, grad_out, out, scale, slope=1.0 if slope is None else slope, precision=precision,
+        clamp=clamp,
     )  # fmt: skip
     grad_x = grad_weight = grad_bias = None
     if need_x:
         grad_x = torch.empty_like(x)
-        scaled, _ = _scaled(weight, None, ctx.gain, precision)
+        scaled, _ = _scaled(weight, None, gain, precision)
         launch_dgrad(grad_x, grad_z, scaled, None, slope=1.0, precision=precision, factor=1 / scale)
     if need_weight or need_bias:
-        grad_weight, per_image = launch_wgrad(grad_z, x, precision=precision, factor=ctx.gain / scale)
+        grad_weight, per_image = launch_wgrad(grad_z, x, precision=precision, factor=gain / scale)
         grad_weight = grad_weight if grad_weight.shape == weight.shape else grad_weight.sum(0, keepdim=True)
         grad_bias = per_image.sum(0).to(bias.dtype) if need_bias else None
-    return grad_x, grad_weight if need_weight else None, grad_bias, *nothing
+    return grad_x, grad_weight, grad_bias
 
 
-pointwise_layer = register(_pointwise_layer, fake=_fake, save=_save, backward=_backward)
+pointwise_layer = register(_pointwise_layer, fake=_fake, backward=_backward, plain=_plain, keep=(0,))

@@ -1,12 +1,12 @@
 """The tail of a synthesis block as an op: forward in one launch, backward in a few."""
 
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..base.register import differentiable_gradients, register
+from ..base.register import Grads, register
 from ..filters.upfirdn2d_triton import adjoint_padding, upfirdn2d
 from .modulated_layer_triton import operand_name
 from .refine_to_rgb_backward import launch_backward
@@ -34,30 +34,24 @@ def _fake(
     return x.new_empty((N, H, W, C) if keep else (0,)), x.new_empty(N, O, H, W, dtype=torch.float32)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.enlarge, ctx.keep, ctx.gain, ctx.clamp, ctx.allow_tf32 = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.set_materialize_grads(False)
+def _plain(inputs: Sequence[Any], _kept: Any) -> tuple[Tensor | None, Tensor]:
+    x, weight, bias, rgb_weight, rgb_bias, image, enlarge, keep, gain, clamp, _ = inputs
+    y, out = refine_rows_ref(x, weight, bias, rgb_weight, rgb_bias, image, enlarge, gain, clamp)
+    return y if keep else None, out
 
 
-def _backward(ctx: Any, grad_y: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
-    inputs = ctx.saved_tensors
-    nothing = (None,) * 5
-    if torch.is_grad_enabled():
-        plain = partial(refine_rows_ref, enlarge=ctx.enlarge, gain=ctx.gain, clamp=ctx.clamp)
-        return *differentiable_gradients(plain, inputs, (grad_y if ctx.keep else None, grad_out)), *nothing
-    x, weight, bias, rgb_weight, rgb_bias, _ = inputs
-    x, grad_y = x.contiguous(), grad_y.contiguous() if ctx.keep and grad_y is not None else None
+def _backward(grads: Sequence[Any], inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
+    grad_y, grad_out = grads
+    x, weight, bias, rgb_weight, rgb_bias, _, enlarge, keep, gain, clamp, allow_tf32 = inputs
+    x, grad_y = x.contiguous(), grad_y if keep else None
     if grad_out is None:
         grad_out = x.new_zeros(x.shape[0], rgb_bias.shape[0], *x.shape[1:3], dtype=torch.float32)
-    grad_out = grad_out.contiguous()
-    how = Tail(ctx.gain, ctx.clamp, operand_name(x, ctx.allow_tf32))
+    how = Tail(gain, clamp, operand_name(x, allow_tf32))
     packed = how.pack(weight, bias, rgb_weight, rgb_bias)
-    need = ctx.needs_input_grad
-    grads = launch_backward(grad_y, grad_out, x, packed, how, need_x=need[0], need_layer=need[1] or need[2])
-    grad_bias = None if grads.bias is None else grads.bias.to(bias.dtype)
-    grad_image = _shrunk(grad_out, ctx.enlarge) if need[5] else None
-    return grads.x, grads.weight, grad_bias, grads.rgb_weight, grads.rgb_bias.to(rgb_bias.dtype), grad_image, *nothing
+    found = launch_backward(grad_y, grad_out, x, packed, how, need_x=needs[0], need_layer=needs[1] or needs[2])
+    grad_bias = None if found.bias is None else found.bias.to(bias.dtype)
+    grad_image = _shrunk(grad_out, enlarge) if needs[5] else None
+    return found.x, found.weight, grad_bias, found.rgb_weight, found.rgb_bias.to(rgb_bias.dtype), grad_image
 
 
 def _shrunk(grad: Tensor, enlarge: str | None) -> Tensor:
@@ -76,4 +70,4 @@ def _shrunk(grad: Tensor, enlarge: str | None) -> Tensor:
     return small
 
 
-refine_rows = register(_refine_rows, fake=_fake, save=_save, backward=_backward)
+refine_rows = register(_refine_rows, fake=_fake, backward=_backward, plain=_plain)

@@ -8,7 +8,7 @@ gathers: a pixel contributes to at most 5 x 5 others. k sums to one over y, henc
 of x. Elements per output pixel and channel: forward 0.25 and 1, backward 2 with a halo of 30 %, and 0.25.
 """
 
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..base.launch import launch
 from ..base.operands import leaky_relu, to_operand
-from ..base.register import differentiable_gradients, register
+from ..base.register import Grads, register
 from ..filters.bias_act_ref import bias_act_ref
 from .upsample_block_forward import SLOPE, rounded
 
@@ -150,23 +150,16 @@ def _fake(x: Tensor, bias: Tensor, gain: float, clamp: float | None) -> Tensor:
     return x.new_empty(N, 2 * H, 2 * W, C)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, bias, ctx.gain, ctx.clamp = inputs
-    ctx.save_for_backward(x, bias, output)
-
-
-def _plain(x: Tensor, bias: Tensor, *, gain: float, clamp: float | None) -> Tensor:
+def _plain(inputs: Sequence[Any], _kept: Any) -> Tensor:
+    x, bias, gain, clamp = inputs
     y = F.interpolate(x.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear", align_corners=True)
     return bias_act_ref(y, bias, 1, "lrelu", SLOPE, gain, clamp, False).permute(0, 2, 3, 1)
 
 
-def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    x, bias, out = ctx.saved_tensors
-    if torch.is_grad_enabled():
-        plain = partial(_plain, gain=ctx.gain, clamp=ctx.clamp)
-        return *differentiable_gradients(plain, (x, bias), (grad_out,)), None, None
-    grad_x, grad_bias = launch_bilinear_backward(grad_out.contiguous(), out, ctx.gain, ctx.clamp)
-    return grad_x, grad_bias.to(bias.dtype), None, None
+def _backward(grads: Sequence[Any], inputs: Sequence[Any], kept: Sequence[Any], _needs: Any) -> Grads:
+    (grad_out,), (_, bias, gain, clamp), (out,) = grads, inputs, kept
+    grad_x, grad_bias = launch_bilinear_backward(grad_out, out, gain, clamp)
+    return grad_x, grad_bias.to(bias.dtype)
 
 
-upsample_bilinear = register(_upsample_bilinear, fake=_fake, save=_save, backward=_backward)
+upsample_bilinear = register(_upsample_bilinear, fake=_fake, backward=_backward, plain=_plain, keep=(0,))

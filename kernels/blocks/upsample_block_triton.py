@@ -7,7 +7,6 @@ the weights, a product of two small matrices per image, and differentiates it.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,13 +14,15 @@ from torch import Tensor
 
 from ..base.linear import launch_dgrad, launch_linear, launch_wgrad
 from ..base.operands import OPERANDS
-from ..base.register import differentiable_gradients, register
+from ..base.register import Grads, register
 from .modulated_layer_triton import operand_name
 from .upsample_block_backward import launch_combine_backward
 from .upsample_block_bilinear import upsample_bilinear
 from .upsample_block_forward import GAIN, Combine, PackedAdapter, launch_combine
 from .upsample_block_ref import upsample_combine_ref
 from .upsample_block_whole import launch_whole, plan_whole
+
+OPTIONS = 5  # last inputs of ``upsample_combine`` and ``upsample_whole``: mode, blur, gain, clamp, allow_tf32
 
 
 def upsample_block(
@@ -85,21 +86,13 @@ def _map_fake(x: Tensor, weight: Tensor, allow_tf32: bool) -> Tensor:
     return x.new_empty(*x.shape[:2], weight.shape[1])
 
 
-def _map_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, ctx.allow_tf32 = inputs
-    ctx.save_for_backward(x, weight)
-
-
 def _map_plain(x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight.to(x.dtype).transpose(1, 2)
 
 
-def _map_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight = ctx.saved_tensors
-    if torch.is_grad_enabled():
-        return *differentiable_gradients(_map_plain, (x, weight), (grad_out,)), None
-    need_x, need_weight, _ = ctx.needs_input_grad
-    return *_map_gradients(grad_out.contiguous(), x, weight, need_x, need_weight, ctx.allow_tf32), None
+def _map_backward(grads: Sequence[Any], inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
+    (grad_out,), (x, weight, allow_tf32) = grads, inputs
+    return _map_gradients(grad_out, x, weight, needs[0], needs[1], allow_tf32)
 
 
 def _map_gradients(
@@ -114,7 +107,9 @@ def _map_gradients(
     return grad_x, grad_weight
 
 
-upsample_map = register(_upsample_map, fake=_map_fake, save=_map_save, backward=_map_backward)
+upsample_map = register(
+    _upsample_map, fake=_map_fake, backward=_map_backward, plain=lambda inputs, _: _map_plain(*inputs[:2])
+)
 
 
 def _how(map: Tensor, mode: str, blur: bool, gain: float, clamp: float | None, allow_tf32: bool) -> Combine:
@@ -140,21 +135,12 @@ def _combine_fake(
     return map.new_empty(N, 2 * H, 2 * W, bias.shape[0])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32 = inputs
-    ctx.save_for_backward(*tensors, output)  # the output gives the derivative of activation and clamp
-
-
-def _combine_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    *inputs, out = ctx.saved_tensors
-    if torch.is_grad_enabled():
-        plain = partial(upsample_combine_ref, mode=ctx.mode, blur=ctx.blur, gain=ctx.gain, clamp=ctx.clamp)
-        return *differentiable_gradients(plain, inputs, (grad_out,)), *(None,) * 5
-    map, *adapter = inputs
-    how = _how(map, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32)
+def _combine_backward(grads: Sequence[Any], inputs: Sequence[Any], kept: Sequence[Any], needs: Sequence[bool]) -> Grads:
+    (grad_out,), (map, *adapter), (out,) = grads, inputs[:-OPTIONS], kept
+    how = _how(map, *inputs[-OPTIONS:])
     sums = map.contiguous()[..., out.shape[3] :]
-    grad_map, grad_adapter = _adapter_gradients(grad_out, out, sums, adapter, ctx.needs_input_grad[5], how)
-    return grad_map, *grad_adapter, *(None,) * 5
+    grad_map, grad_adapter = _adapter_gradients(grad_out, out, sums, adapter, needs[5], how)
+    return grad_map, *grad_adapter
 
 
 def _adapter_gradients(
@@ -163,7 +149,7 @@ def _adapter_gradients(
     """Gradients of the map and of ``inputs`` (weight1, bias0, bias1, bias, noise), in their shapes and types."""
     weight1, bias0, bias1, bias, noise = inputs
     adapter = PackedAdapter.of(weight1, bias0, bias1, how)
-    grads = launch_combine_backward(grad_out.contiguous(), out, sums, adapter, noise is not None and needs_noise, how)
+    grads = launch_combine_backward(grad_out, out, sums, adapter, noise is not None and needs_noise, how)
     grad_noise = grads.noise
     if grad_noise is not None:
         grad_noise = (grad_noise.sum(0, keepdim=True) if noise.shape[0] == 1 else grad_noise).to(noise.dtype)
@@ -176,7 +162,14 @@ def _adapter_gradients(
     )
 
 
-upsample_combine = register(_upsample_combine, fake=_combine_fake, save=_save, backward=_combine_backward)
+# the output gives the derivative of activation and clamp
+upsample_combine = register(
+    _upsample_combine,
+    fake=_combine_fake,
+    backward=_combine_backward,
+    plain=lambda inputs, _: upsample_combine_ref(*inputs[:-1]),
+    keep=(0,),
+)
 
 
 def _upsample_whole(
@@ -201,36 +194,27 @@ def _whole_fake(
     return x.new_empty(N, 2 * H, 2 * W, bias.shape[0])
 
 
-def _whole_plain(x: Tensor, weight: Tensor, *adapter: Any, **how: Any) -> Tensor:
+def _whole_plain(inputs: Sequence[Any], _kept: Any) -> Tensor:
+    x, weight, *others, _ = inputs
     N, H, W, I = x.shape  # noqa: E741
     B, S, _ = weight.shape
     map = _map_plain(x.reshape(B, N // max(B, 1) * H * W, I), weight).reshape(N, H, W, S)
-    return upsample_combine_ref(map, *adapter, **how)
+    return upsample_combine_ref(map, *others)
 
 
-def _whole_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+def _whole_backward(grads: Sequence[Any], inputs: Sequence[Any], kept: Sequence[Any], needs: Sequence[bool]) -> Grads:
     """Recomputes the adapter's part of the map: an eighth of the output's size."""
-    *inputs, out = ctx.saved_tensors
-    how = _how(out, ctx.mode, ctx.blur, ctx.gain, ctx.clamp, ctx.allow_tf32)
-    if torch.is_grad_enabled():
-        plain = partial(_whole_plain, mode=ctx.mode, blur=ctx.blur, gain=ctx.gain, clamp=ctx.clamp)
-        return *differentiable_gradients(plain, inputs, (grad_out,)), *(None,) * 5
-    x, weight, *adapter = inputs
+    (grad_out,), (x, weight, *adapter), (out,) = grads, inputs[:-OPTIONS], kept
+    how, allow_tf32 = _how(out, *inputs[-OPTIONS:]), inputs[-1]
     N, H, W, I = x.shape  # noqa: E741
     B, S, _ = weight.shape
     C = out.shape[3]
     rows = x.contiguous().view(B, N // max(B, 1) * H * W, I)
-    sums = _upsample_map(rows, weight[:, C:], ctx.allow_tf32).view(N, H, W, S - C)
-    grad_map, grad_adapter = _adapter_gradients(grad_out, out, sums, adapter, ctx.needs_input_grad[6], how)
-    grad_x, grad_weight = _map_gradients(
-        grad_map.view(*rows.shape[:2], S),
-        rows,
-        weight,
-        ctx.needs_input_grad[0],
-        ctx.needs_input_grad[1],
-        ctx.allow_tf32,
-    )
-    return None if grad_x is None else grad_x.view(x.shape), grad_weight, *grad_adapter, *(None,) * 5
+    sums = _upsample_map(rows, weight[:, C:], allow_tf32).view(N, H, W, S - C)
+    grad_map, grad_adapter = _adapter_gradients(grad_out, out, sums, adapter, needs[6], how)
+    grad_map = grad_map.view(*rows.shape[:2], S)
+    grad_x, grad_weight = _map_gradients(grad_map, rows, weight, needs[0], needs[1], allow_tf32)
+    return None if grad_x is None else grad_x.view(x.shape), grad_weight, *grad_adapter
 
 
-upsample_whole = register(_upsample_whole, fake=_whole_fake, save=_save, backward=_whole_backward)
+upsample_whole = register(_upsample_whole, fake=_whole_fake, backward=_whole_backward, plain=_whole_plain, keep=(0,))

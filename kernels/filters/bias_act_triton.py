@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..base.launch import launch
 from ..base.operands import to_operand
-from ..base.register import register
+from ..base.register import differentiate, register
 from .activation import activate, derivative, series_of_sigmoid
 
 BLOCK = 2048  # elements of a tile
@@ -233,7 +233,8 @@ def _bias_act_grad_backward(ctx: Any, grad_out: Tensor | None, grad_sums: Tensor
     return (grad_g, grad_kept, grad_b, *(None,) * 7)
 
 
-bias_act_grad = register(_bias_act_grad, fake=_bias_act_grad_fake, save=_save_grad, backward=_bias_act_grad_backward)
+bias_act_grad = register(_bias_act_grad, fake=_bias_act_grad_fake)
+differentiate(bias_act_grad, _save_grad, _bias_act_grad_backward)
 
 
 def _bias_act(
@@ -274,7 +275,8 @@ def _bias_act_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (grad_x, None if grad_b is None else grad_b.to(ctx.bias_dtype), *(None,) * 5)
 
 
-registered = register(_bias_act, fake=_bias_act_fake, save=_save, backward=_bias_act_backward)
+registered = register(_bias_act, fake=_bias_act_fake)
+differentiate(registered, _save, _bias_act_backward)
 
 
 def bias_act(

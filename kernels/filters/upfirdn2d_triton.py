@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.launch import launch
-from ..base.register import differentiable_gradients, register
+from ..base.register import differentiable_gradients, differentiate, register
 from .fir import Axis, add_row, load_columns, load_taps, load_vectors, repeat, store_run
 from .upfirdn2d_ref import upfirdn2d_ref
 
@@ -299,4 +299,5 @@ def _filter_gradient(x: Tensor, f: Tensor, grad: Tensor, options: Sequence[Any])
         return differentiable_gradients(upfirdn2d_ref, inputs, (grad,))[1]
 
 
-upfirdn2d = register(_upfirdn2d, fake=_upfirdn2d_fake, save=_save, backward=_upfirdn2d_backward)
+upfirdn2d = register(_upfirdn2d, fake=_upfirdn2d_fake)
+differentiate(upfirdn2d, _save, _upfirdn2d_backward)

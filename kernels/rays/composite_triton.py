@@ -3,6 +3,7 @@ Memory-bound: features are read once, in their own dtype, and summed in float32.
 writes their gradient w_i g; that of a weight is <g, f_i>.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..base.launch import launch
 from ..base.operands import to_operand
-from ..base.register import differentiable_gradients, register
+from ..base.register import Grads, register
 from .volume_ref import composite_ref
 from .volume_triton import PACKED_CHUNK, contiguous, extent
 
@@ -163,19 +164,11 @@ def _composite_fake(weights: Tensor, features: Tensor, offsets: Tensor | None) -
     return weights.new_empty(*rays, features.shape[-1])
 
 
-def _save_features(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _composite_backward(grads: Sequence[Any], inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
+    tensors = map(contiguous, inputs)
+    return launch_composite_backward(*grads, *tensors, need_weights=needs[0], need_features=needs[1])
 
 
-def _composite_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    if torch.is_grad_enabled():
-        return differentiable_gradients(composite_ref, ctx.saved_tensors, (grad_out,))
-    weights, features, offsets = map(contiguous, ctx.saved_tensors)
-    need_weights, need_features, _ = ctx.needs_input_grad
-    grads = launch_composite_backward(
-        grad_out.contiguous(), weights, features, offsets, need_weights=need_weights, need_features=need_features
-    )
-    return (*grads, None)
-
-
-composite = register(_composite, fake=_composite_fake, save=_save_features, backward=_composite_backward)
+composite = register(
+    _composite, fake=_composite_fake, backward=_composite_backward, plain=lambda inputs, _: composite_ref(*inputs)
+)

@@ -3,6 +3,7 @@ Forward: a program fills a block of rows and columns of the output, so that stor
 its octave, its coordinate and sine or cosine from its column. Backward: a program sums the octaves of some coordinates.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..base.launch import launch
 from ..base.operands import PI, sin_cos_pi, to_operand
-from ..base.register import differentiable_gradients, register
+from ..base.register import Grads, register
 from .encode_ref import encode_positions_ref
 
 BLOCK_COLUMNS = 32
@@ -125,20 +126,14 @@ def _encode_positions_fake(points: Tensor, num_freqs: int, include_input: bool) 
     return points.new_empty(*points.shape[:-1], _width(points.shape[-1], num_freqs, include_input))
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    points, ctx.num_freqs, ctx.include_input = inputs
-    ctx.save_for_backward(points)
-
-
-def _encode_positions_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    (points,) = ctx.saved_tensors
-    if torch.is_grad_enabled():
-        inputs = (points, ctx.num_freqs, ctx.include_input)
-        return differentiable_gradients(encode_positions_ref, inputs, (grad_out,))
-    grad = launch_encode_backward(grad_out.contiguous(), points.contiguous(), ctx.num_freqs, ctx.include_input)
-    return grad, None, None
+def _encode_positions_backward(grads: Sequence[Any], inputs: Sequence[Any], _kept: Any, _needs: Any) -> Grads:
+    (grad_out,), (points, *options) = grads, inputs
+    return (launch_encode_backward(grad_out, points.contiguous(), *options),)
 
 
 encode_positions = register(
-    _encode_positions, fake=_encode_positions_fake, save=_save, backward=_encode_positions_backward
+    _encode_positions,
+    fake=_encode_positions_fake,
+    backward=_encode_positions_backward,
+    plain=lambda inputs, _: encode_positions_ref(*inputs),
 )

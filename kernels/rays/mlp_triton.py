@@ -15,7 +15,7 @@ from torch import Tensor
 from ..base.gate import gradient_scale, launch_gate
 from ..base.linear import launch_dgrad, launch_linear, launch_wgrad
 from ..base.operands import OPERANDS
-from ..base.register import differentiable_gradients, register
+from ..base.register import register
 from .mlp_ref import modulated_mlp_ref
 
 
@@ -129,40 +129,26 @@ def _fake(x: Tensor, weights: list[Tensor], *rest: Any) -> Tensor:
     return x.new_empty(x.shape[0], x.shape[1], weights[-1].shape[1])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weights, biases, ctx.gain, ctx.negative_slope, ctx.precision, ctx.softplus, ctx.linear_end = inputs
-    ctx.save_for_backward(x, output, *weights, *biases)  # the output determines the activation's derivative
-
-
-def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
-    x, out, *layers = ctx.saved_tensors
-    depth = len(layers) // 2
-    if torch.is_grad_enabled():
-
-        def plain(x: Tensor, *layers: Tensor) -> Tensor:
-            how = ctx.gain, ctx.negative_slope, ctx.softplus, ctx.linear_end
-            return modulated_mlp_ref(x, layers[:depth], layers[depth:], *how)
-
-        grad_x, *grads = differentiable_gradients(plain, (x, *layers), (grad_out,))
-        return grad_x, grads[:depth], grads[depth:], None, None, None, None, None
-    need_x, need_weights, need_biases = ctx.needs_input_grad[:3]
+def _backward(grads: Sequence[Any], inputs: Sequence[Any], kept: Sequence[Any], needs: Sequence[Any]) -> Sequence[Any]:
+    (grad_out,), (x, weights, biases, gain, slope, precision, softplus, linear_end), (out,) = grads, inputs, kept
+    need_x, need_weights, need_biases = needs[:3]
     grad_x, pairs = launch_chain_backward(
         x.contiguous(),
         out,
         grad_out,
-        layers[:depth],
-        layers[depth:],
-        gain=ctx.gain,
-        slope=ctx.negative_slope,
-        softplus=ctx.softplus,
-        linear_end=ctx.linear_end,
-        precision=ctx.precision,
+        weights,
+        biases,
+        gain=gain,
+        slope=slope,
+        softplus=softplus,
+        linear_end=linear_end,
+        precision=precision,
         need_x=need_x,
         need_layers=[w or b for w, b in zip(need_weights, need_biases)],
     )
-    grad_weights = [_like(w, None if pair is None else pair[0]) for w, pair in zip(layers[:depth], pairs)]
-    grad_biases = [_like(b, None if pair is None else pair[1]) for b, pair in zip(layers[depth:], pairs)]
-    return grad_x, grad_weights, grad_biases, None, None, None, None, None
+    grad_weights = [_like(w, None if pair is None else pair[0]) for w, pair in zip(weights, pairs)]
+    grad_biases = [_like(b, None if pair is None else pair[1]) for b, pair in zip(biases, pairs)]
+    return grad_x, grad_weights, grad_biases
 
 
 def _like(parameter: Tensor, grad: Tensor | None) -> Tensor | None:
@@ -172,4 +158,10 @@ def _like(parameter: Tensor, grad: Tensor | None) -> Tensor | None:
     return (grad if grad.shape[0] == parameter.shape[0] else grad.sum(0, keepdim=True)).to(parameter.dtype)
 
 
-modulated_mlp = register(_modulated_mlp, fake=_fake, save=_save, backward=_backward)
+def _plain(inputs: Sequence[Any], _kept: Any) -> Tensor:
+    *before, _precision, softplus, linear_end = inputs
+    return modulated_mlp_ref(*before, softplus, linear_end)
+
+
+# the output determines the activation's derivative
+modulated_mlp = register(_modulated_mlp, fake=_fake, backward=_backward, plain=_plain, keep=(0,))

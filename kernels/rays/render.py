@@ -232,12 +232,13 @@ def _rays_by_kernels(
     packed = field_triton.pack(field, 3)
     setting = render_triton.Setting(field.num_freqs, field.negative_slope, precision, sample_rays, span)
     origins, directions, noise = origins.contiguous(), directions.contiguous(), _contiguous(draws.coarse_noise)
+    fine_noise = _contiguous(draws.fine_noise)
     if draws.fine_u is None:
         depths = depth_from_fraction(fractions, span).contiguous()
         out = render_triton.single_pass(None, origins, directions, depths, noise, *packed, *setting.flat())
         return _features(out, depths, fractions, field.width)
     *out, merged, _order = render_triton.hierarchical_pass(
-        origins, directions, fractions.contiguous(), draws.fine_u.contiguous(), noise, _contiguous(draws.fine_noise),
+        origins, directions, fractions.contiguous(), draws.fine_u.detach().contiguous(), noise, fine_noise,
         *packed, *setting.flat(),
     )  # fmt: skip
     return _features(out, depth_from_fraction(merged, span), merged, field.width)

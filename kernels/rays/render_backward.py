@@ -10,18 +10,17 @@ import torch
 from torch import Tensor
 
 from ..base.operands import OPERANDS
+from ..base.register import Grads
 from .field_backward import HeadGradients, launch_trunk_backward
 from .field_triton import Operand, PackedField, Samples, chained, launch_field, unpack
 from .layered import evaluate_layered, layered_backward
 from .render_forward import Setting, norms
 from .render_ref import evaluate_field_ref
-from .span import contract_ref
+from .span import LEAST_NORM, contract_backward, contract_ref
 from .volume_ref import composite_ref, volume_weights_ref
 from .volume_triton import launch_volume_backward
 
 WORKSPACE_BYTES = 256 * 2**20  # activations held at a time
-
-Grads = tuple[Tensor | None, ...]
 
 
 def portions(batch: int, rays: int, field: Operand, samples: int = 1) -> list[tuple[slice, slice]]:
@@ -164,14 +163,15 @@ def pass_backward(
 
 def _ray_gradients(samples: Samples, grad_points: Tensor | None, grad_norms: Tensor | None, setting: Setting) -> Grads:
     """Gradients of (origins, directions, depths) from those of the contracted points and of the norms."""
-    inputs = [
-        t.detach().requires_grad_() for t in (samples.origins, samples.directions, samples.depths) if t is not None
-    ]
-    with torch.enable_grad():
-        origins, directions, depths = inputs
-        points = contract_ref(origins[:, :, None] + depths[..., None] * directions[:, :, None], setting.span)
-        lengths = norms(directions, depths, setting.span.density_scale)
-    return torch.autograd.grad([points, lengths], inputs, [grad_points, grad_norms])
+    origins, directions, depths = samples.origins, samples.directions, samples.depths
+    assert origins is not None and directions is not None and depths is not None
+    assert grad_points is not None and grad_norms is not None
+    points = origins[:, :, None] + depths[..., None] * directions[:, :, None]
+    grad = contract_backward(points, grad_points, setting.span)
+    along = directions / directions.norm(dim=-1, keepdim=True).clamp_min(LEAST_NORM)
+    of_lengths = (grad_norms * setting.span.density_scale)[..., None] * along
+    grad_directions = (grad * depths[..., None]).sum(2) + of_lengths
+    return grad.sum(2), grad_directions, (grad * directions[:, :, None]).sum(-1)
 
 
 def plain_pass(

@@ -3,7 +3,6 @@ Where no single kernel holds the trunk (see ``chained``) or a ray has too many s
 memory and composited from there, with the same result.
 """
 
-from dataclasses import astuple
 from typing import Any, NamedTuple
 
 import torch
@@ -33,8 +32,8 @@ class Setting(NamedTuple):
 
     def flat(self) -> tuple[Any, ...]:
         """In types of an op's schema: the last arguments of ``single_pass`` and ``hierarchical_pass``."""
-        near, far, warp, far_end, density_scale, space, centre = astuple(self.span)
-        return (*self[:4], near, far, warp, far_end, density_scale, space, list(centre))
+        s = self.span
+        return (*self[:4], s.near, s.far, s.warp, s.far_end, s.density_scale, s.space, list(s.centre))
 
     @classmethod
     def of(cls, *flat: Any) -> "Setting":

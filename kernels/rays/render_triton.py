@@ -6,20 +6,20 @@
 The backward saves the inputs and a few numbers per sample.
 """
 
+from collections.abc import Sequence
 from dataclasses import fields
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..base.register import differentiable_gradients, register
+from ..base.register import Grads, register
 from .field_backward import HeadGradients
 from .field_triton import Operand, PackedField, Samples, unpack
-from .render_backward import FieldSums, Grads, pass_backward, plain_pass, portions, trunk_backward
+from .render_backward import FieldSums, pass_backward, plain_pass, portions, trunk_backward
 from .render_forward import Draws, Setting, evaluate, locate, render_hierarchical, render_single
 from .render_ref import evaluate_field_ref
-from .span import RaySpan, depth_from_fraction
+from .span import RaySpan, depth_from_fraction, slope_of_depth
 
 SPAN_ARGUMENTS = len(fields(RaySpan))
 SETTINGS = 4 + SPAN_ARGUMENTS  # fields of ``Setting.flat``
@@ -42,46 +42,37 @@ def _field_values_fake(
     return points.new_empty(shape), points.new_empty(points.shape[:2])
 
 
-def _field_values_save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.set_materialize_grads(False)
-    *tensors, num_freqs, slope, precision, _keep_hidden = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.setting = Setting(num_freqs, slope, precision)
+def _field_values_plain(inputs: Sequence[Any], _kept: Any) -> Grads:
+    points, *packed, num_freqs, slope, _precision, keep_hidden = inputs
+    hidden, density = evaluate_field_ref(points, unpack(PackedField(*packed), num_freqs, points.shape[-1], slope))
+    return hidden if keep_hidden else None, density
 
 
-def _plain_values(points: Tensor, *packed: Tensor, setting: Setting) -> Grads:
-    field = unpack(PackedField(*packed), setting.num_freqs, points.shape[-1], setting.slope)
-    return evaluate_field_ref(points, field)
-
-
-def _field_values_backward(ctx: Any, grad_hidden: Tensor | None, grad_density: Tensor | None) -> Grads:
-    points, *tensors = ctx.saved_tensors
-    setting, nothing = ctx.setting, (None,) * 4
-    if torch.is_grad_enabled():
-        plain = partial(_plain_values, setting=setting)
-        return *differentiable_gradients(plain, (points, *tensors), (grad_hidden, grad_density)), *nothing
+def _field_values_backward(grads: Sequence[Any], inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
+    points, *tensors, _num_freqs, slope, precision, keep_hidden = inputs
+    grad_hidden, grad_density = grads[0] if keep_hidden else None, grads[1]
     packed = PackedField(*tensors)
-    field = Operand.of(packed, setting.slope, setting.precision)
+    field = Operand.of(packed, slope, precision)
     B, N, _ = points.shape
     sums = FieldSums(packed, B)
-    need_points = ctx.needs_input_grad[0]
+    need_points = needs[0]
     grad_points = torch.empty_like(points) if need_points else None
     for images, rows in portions(B, N, field):
         at = images, rows
         part = points[at].contiguous()
         sample_hidden = None if grad_hidden is None else grad_hidden[at].unsqueeze(2).contiguous()
         density = points.new_zeros(part.shape[:2]) if grad_density is None else grad_density[at].contiguous()
-        grads = HeadGradients(None, None, density.unsqueeze(2), sample_hidden)
+        flow = HeadGradients(None, None, density.unsqueeze(2), sample_hidden)
         cut = field.image(images.start, images.stop)
-        grad_field, grad_part = trunk_backward(Samples(part), cut, grads, None, need_points)
+        grad_field, grad_part = trunk_backward(Samples(part), cut, flow, None, need_points)
         sums.add(images, grad_field)
         if grad_points is not None and grad_part is not None:
             grad_points[at] = grad_part
-    return grad_points, *sums.result(), *nothing
+    return grad_points, *sums.result()
 
 
 field_values = register(
-    _field_values, fake=_field_values_fake, save=_field_values_save, backward=_field_values_backward
+    _field_values, fake=_field_values_fake, backward=_field_values_backward, plain=_field_values_plain
 )
 
 
@@ -111,29 +102,30 @@ def _single_pass_fake(*args: Any) -> tuple[Tensor, ...]:
     return _rendered_like(depths, depths.shape[2], bias.shape[2], sample_rays)
 
 
-def _single_pass_save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.set_materialize_grads(False)
-    _hidden, weights, density, *_ = output
-    ctx.save_for_backward(*inputs[:-SETTINGS], weights, density)
-    ctx.setting = Setting.of(*inputs[-SETTINGS:])
+def _single_pass_plain(inputs: Sequence[Any], _kept: Any) -> Grads:
+    return plain_pass(*inputs[:-SETTINGS], setting=Setting.of(*inputs[-SETTINGS:]))
 
 
-def _single_pass_backward(ctx: Any, *grads: Tensor | None) -> Grads:
-    *inputs, weights, density = ctx.saved_tensors
-    points, origins, directions, depths, _noise, *packed = inputs
-    nothing = (None,) * SETTINGS
-    if torch.is_grad_enabled():
-        return *differentiable_gradients(partial(plain_pass, setting=ctx.setting), inputs, grads), *nothing
-    need = ctx.needs_input_grad
-    sigma, grad_field, positions, flow = pass_backward(
-        locate(points, origins, directions, depths, ctx.setting.span), weights, density, PackedField(*packed), grads,
-        ctx.setting, need_points=need[0] or (points is None and any(need[1:4])), need_positions=any(need[1:4]),
+def _single_pass_backward(
+    grads: Sequence[Any], inputs: Sequence[Any], kept: Sequence[Any], needs: Sequence[bool]
+) -> Grads:
+    points, origins, directions, depths, _noise, *packed = inputs[:-SETTINGS]
+    (weights, density), setting, positions = kept, Setting.of(*inputs[-SETTINGS:]), any(needs[1:4])
+    sigma, grad_field, moved, flow = pass_backward(
+        locate(points, origins, directions, depths, setting.span), weights, density, PackedField(*packed), grads,
+        setting, need_points=needs[0] or (points is None and positions), need_positions=positions,
     )  # fmt: skip
     grad_points = flow.view_as(points) if flow is not None and points is not None else None
-    return grad_points, *positions, sigma if need[4] else None, *grad_field, *nothing
+    return grad_points, *moved, sigma, *grad_field
 
 
-single_pass = register(_single_pass, fake=_single_pass_fake, save=_single_pass_save, backward=_single_pass_backward)
+single_pass = register(
+    _single_pass,
+    fake=_single_pass_fake,
+    backward=_single_pass_backward,
+    plain=_single_pass_plain,
+    keep=(1, 2),  # weights, density
+)
 
 
 def _hierarchical_pass(
@@ -159,19 +151,11 @@ def _hierarchical_pass_fake(*args: Any) -> tuple[Tensor, ...]:
     return *_rendered_like(fractions, samples, bias.shape[2], sample_rays), merged, merged.to(torch.int16)
 
 
-def _hierarchical_pass_save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.set_materialize_grads(False)
-    _hidden, weights, density, _transmittance, _sample_hidden, merged, order = output
-    ctx.mark_non_differentiable(order)
-    ctx.save_for_backward(*inputs[:-SETTINGS], weights, density, merged, order)
-    ctx.setting = Setting.of(*inputs[-SETTINGS:])
-
-
-def _plain_merged(
-    origins: Tensor, directions: Tensor, fractions: Tensor, coarse_noise: Tensor | None, fine_noise: Tensor | None,
-    *packed: Tensor, merged: Tensor, order: Tensor, setting: Setting,
-) -> Grads:  # fmt: skip
+def _hierarchical_pass_plain(inputs: Sequence[Any], kept: Sequence[Tensor]) -> Grads:
     """The definition at the forward's fine samples."""
+    origins, directions, fractions, _fine_u, coarse_noise, fine_noise, *packed = inputs[:-SETTINGS]
+    setting = Setting.of(*inputs[-SETTINGS:])
+    merged, order = kept[2], kept[3].long()
     fine = order.shape[2] - fractions.shape[2]
     mine = fractions.gather(-1, (order - fine).clamp_min(0))
     merged = torch.where(order < fine, merged.detach(), mine)
@@ -187,38 +171,35 @@ def _plain_merged(
     return *plain_pass(None, origins, directions, depths, noise, *packed, setting=setting), merged
 
 
-def _hierarchical_pass_backward(ctx: Any, *grads: Tensor | None) -> Grads:
-    *inputs, weights, density, merged, order = ctx.saved_tensors
-    origins, directions, fractions, fine_u, coarse_noise, fine_noise, *tensors = inputs
-    order, nothing = order.long(), (None,) * SETTINGS
-    if torch.is_grad_enabled():
-        plain = partial(_plain_merged, merged=merged, order=order, setting=ctx.setting)
-        taken = (origins, directions, fractions, coarse_noise, fine_noise, *tensors)
-        o, d, f, *noise_and_field = differentiable_gradients(plain, taken, grads[:6])
-        return o, d, f, None, *noise_and_field, *nothing
-    need = ctx.needs_input_grad
-    moving = any(need[:3])
-    depths = depth_from_fraction(merged, ctx.setting.span)
-    samples = locate(None, origins, directions, depths, ctx.setting.span)
+def _hierarchical_pass_backward(
+    grads: Sequence[Any], inputs: Sequence[Any], kept: Sequence[Any], needs: Sequence[bool]
+) -> Grads:
+    weights, density, merged, order = kept
+    origins, directions, _fractions, fine_u, _coarse_noise, _fine_noise, *tensors = inputs[:-SETTINGS]
+    setting, order = Setting.of(*inputs[-SETTINGS:]), order.long()
+    moving = any(needs[:3])
+    depths = depth_from_fraction(merged, setting.span)
+    samples = locate(None, origins, directions, depths, setting.span)
     sigma, packed, positions, _ = pass_backward(
-        samples, weights, density, PackedField(*tensors), grads[:5], ctx.setting,
-        need_points=moving, need_positions=moving,
-    )  # fmt: skip
+        samples, weights, density, PackedField(*tensors), grads[:5], setting, need_points=moving, need_positions=moving
+    )
     fine = fine_u.shape[2]
     grad_fractions = grad_coarse = grad_fine = None
-    if need[4] or need[5]:
+    if needs[4] or needs[5]:
         noise = torch.empty_like(sigma).scatter_(-1, order, sigma)
         grad_fine, grad_coarse = noise[..., :fine], noise[..., fine:]
-    if need[2]:
-        with torch.enable_grad():
-            at = merged.detach().requires_grad_()
-            (along,) = torch.autograd.grad(depth_from_fraction(at, ctx.setting.span), at, positions[2])
+    if needs[2]:
+        assert positions[2] is not None
+        along = positions[2] * slope_of_depth(depths, setting.span)
         along = along if grads[5] is None else along + grads[5]
         grad_fractions = torch.empty_like(along).scatter_(-1, order, along)[..., fine:]
-    of_noise = grad_coarse if need[4] else None, grad_fine if need[5] else None
-    return *positions[:2], grad_fractions, None, *of_noise, *packed, *nothing
+    return *positions[:2], grad_fractions, None, grad_coarse, grad_fine, *packed
 
 
 hierarchical_pass = register(
-    _hierarchical_pass, fake=_hierarchical_pass_fake, save=_hierarchical_pass_save, backward=_hierarchical_pass_backward
+    _hierarchical_pass,
+    fake=_hierarchical_pass_fake,
+    backward=_hierarchical_pass_backward,
+    plain=_hierarchical_pass_plain,
+    keep=(1, 2, 5, 6),  # weights, density, merged fractions, order
 )

@@ -11,6 +11,7 @@ from ..base.constants import constant
 
 DepthWarp = Literal["linear", "inverse", "log"]
 Space = Literal["plain", "contracted", "radial"]
+LEAST_NORM = 1e-12
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def depth_from_fraction(fractions: Tensor, span: RaySpan) -> Tensor:
     if span.warp == "inverse":
         return 1 / ((1 - fractions) / span.near + fractions / span.far)
     if span.warp == "log":
-        low, high = torch.log(torch.tensor([span.near, span.far], dtype=torch.float64)).tolist()
+        low, high = _logarithms(span.near, span.far)
         return torch.exp(low * (1 - fractions) + high * fractions)
     return span.near * (1 - fractions) + span.far * fractions
 
@@ -56,6 +57,18 @@ def fraction_from_depth(depths: Tensor, span: RaySpan) -> Tensor:
     return (depths - span.near) / (span.far - span.near)
 
 
+@torch.compiler.assume_constant_result
+def _logarithms(*numbers: float) -> list[float]:
+    return torch.log(torch.tensor(numbers, dtype=torch.float64)).tolist()
+
+
+def slope_of_depth(depths: Tensor, span: RaySpan) -> Tensor | float:
+    """Derivative of ``depth_from_fraction``, where it returned ``depths``."""
+    if span.warp == "inverse":
+        return depths.square() * (1 / span.near - 1 / span.far)
+    return depths * math.log(span.far / span.near) if span.warp == "log" else span.far - span.near
+
+
 def contract_ref(points: Tensor, span: RaySpan) -> Tensor:
     """Contract points [..., 3] as ``span.space`` says."""
     if span.space == "contracted":
@@ -63,5 +76,21 @@ def contract_ref(points: Tensor, span: RaySpan) -> Tensor:
         return points * ((2 - 1 / norm) / norm)
     if span.space == "radial":
         points = points - constant(span.centre, like=points)
-        return points / (span.far * points.norm(dim=-1, keepdim=True).clamp_min(1e-12)).sqrt()
+        return points / (span.far * points.norm(dim=-1, keepdim=True).clamp_min(LEAST_NORM)).sqrt()
     return points
+
+
+def contract_backward(points: Tensor, grad: Tensor, span: RaySpan) -> Tensor:
+    """Gradient of the points from that of ``contract_ref``, which is s(|x|) x: s g + s' <x, g> x / |x|."""
+    if span.space == "plain":
+        return grad
+    if span.space == "contracted":
+        norm = points.norm(dim=-1, keepdim=True)
+        outside = norm.clamp_min(1)
+        scale, slope = (2 - 1 / outside) / outside, 2 * (1 / outside - 1) / outside.square()
+    else:
+        points = points - constant(span.centre, like=points)
+        norm = points.norm(dim=-1, keepdim=True).clamp_min(LEAST_NORM)
+        scale = (span.far * norm).rsqrt()
+        slope = -0.5 * scale / norm
+    return scale * grad + slope * (points * grad).sum(-1, keepdim=True) / norm.clamp_min(LEAST_NORM) * points

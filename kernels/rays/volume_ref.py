@@ -42,11 +42,15 @@ def _absorb(density: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
 class _RunningProduct(torch.autograd.Function):
     """cumprod along the last dim of factors other than 0; torch's own backward waits for the device to look for one."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, factors: Tensor) -> Tensor:
-        product = torch.cumprod(factors, dim=-1)
-        ctx.save_for_backward(factors, product)
-        return product
+    def forward(factors: Tensor) -> Tensor:
+        return torch.cumprod(factors, dim=-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

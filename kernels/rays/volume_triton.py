@@ -6,6 +6,7 @@ A program takes a few rays and iterates along them in chunks. Neighbouring sampl
 registers: every sum that decays along the ray then adds its own terms and is never a difference of two large sums.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.launch import launch
-from ..base.register import differentiable_gradients, register
+from ..base.register import Grads, register
 from .volume_ref import volume_weights_ref
 
 MAX_CHUNK = 128  # samples per program, for a ray that fits
@@ -255,30 +256,15 @@ def _volume_weights_fake(
     return density.new_empty(density.shape), density.new_empty(rays)
 
 
-def _save_rays(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    density, depths, ray_norm, ctx.opaque, offsets = inputs
-    ctx.save_for_backward(density, depths, ray_norm, offsets)
-    ctx.set_materialize_grads(False)
-
-
-def _volume_weights_backward(
-    ctx: Any, grad_weights: Tensor | None, grad_transmittance: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    if torch.is_grad_enabled():
-        density, depths, ray_norm, offsets = ctx.saved_tensors
-        inputs = (density, depths, ray_norm, ctx.opaque, offsets)
-        return differentiable_gradients(volume_weights_ref, inputs, (grad_weights, grad_transmittance))
-    if grad_weights is None and grad_transmittance is None:
-        return (None,) * 5
-    density, depths, ray_norm, offsets = map(contiguous, ctx.saved_tensors)
-    grad_weights, grad_transmittance = contiguous(grad_weights), contiguous(grad_transmittance)
-    positions = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-    grads = launch_volume_backward(
-        density, depths, ray_norm, grad_weights, grad_transmittance, ctx.opaque, positions, offsets
-    )
-    return (*grads, None, None)
+def _volume_weights_backward(grads: Sequence[Any], inputs: Sequence[Any], _kept: Any, needs: Sequence[bool]) -> Grads:
+    density, depths, ray_norm, opaque, offsets = inputs
+    density, depths, ray_norm, offsets = map(contiguous, (density, depths, ray_norm, offsets))
+    return launch_volume_backward(density, depths, ray_norm, grads[0], grads[1], opaque, needs[1] or needs[2], offsets)
 
 
 volume_weights = register(
-    _volume_weights, fake=_volume_weights_fake, save=_save_rays, backward=_volume_weights_backward
+    _volume_weights,
+    fake=_volume_weights_fake,
+    backward=_volume_weights_backward,
+    plain=lambda inputs, _: volume_weights_ref(*inputs),
 )
