@@ -4,9 +4,10 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: help train test lint bench gpu slow clean
+.PHONY: help demo train test lint bench gpu slow clean
 
 help:
+	@echo "make demo    a local page with the model that comes with the package (stylenerf view demo)"
 	@echo "make train   train the quickstart on procedural scenes (minutes on a CPU)"
 	@echo "make test    linters, type checker and tests (minutes)"
 	@echo "make bench   time the ops and the model (pytest bench/)"
@@ -19,6 +20,9 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
+
+demo: $(READY)
+	$(RUN) -m stylenerf view demo
 
 train: $(READY)
 	$(RUN) train.py --preset quickstart

@@ -1,7 +1,7 @@
 """The paper's claims in small: variants of the quickstart, trained and compared, quality and consistency side by side.
 
     python docs/paper_claims.py                                all of it: hours on a CPU
-    python docs/paper_claims.py --seeds 1 --only default,growth
+    python docs/paper_claims.py --seeds 1 --only default,fog
     python docs/paper_claims.py --add "half the rate: optimiser.generator_lr=0.002 optimiser.discriminator_lr=0.0015"
 
 Runs lie in runs/claims. A finished one is kept, one that was stopped goes on where it stopped. After each run claims.md
@@ -30,7 +30,8 @@ VARIANTS = {
     "pixelshuffle": "generator.upsampler.mode=pixelshuffle",
     "bilinear": "generator.upsampler.mode=bilinear",
     "StyleGAN2's": "generator.upsampler.mode=default generator.upsampler.kernel_size=3 loss.nerf_path_weight=0",
-    "growth": "growth.enabled=true growth.start_kimg=1 growth.end_kimg=5",
+    "without growth": "growth.enabled=false",
+    "fog": "generator.field.density_scale=4 loss.distortion_weight=0",
 }
 FIGURES = {  # column -> key, digits
     "SWD x 1000": ("Metric/swd", 0),
@@ -65,7 +66,7 @@ def arguments() -> tuple[argparse.Namespace, dict[str, str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/claims"), help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each variant (default: %(default)s)")
-    parser.add_argument("--kimg", type=float, default=6, help="thousand images of each run (default: %(default)s)")
+    parser.add_argument("--kimg", type=float, default=7, help="thousand images of each run (default: %(default)s)")
     parser.add_argument("--only", help="variants by name, separated by commas: " + ", ".join(VARIANTS))
     parser.add_argument("--add", action="append", default=[], metavar="NAME: KEY=VALUE ...", help="one more variant")
     options = parser.parse_args()
