@@ -123,7 +123,7 @@ class Stepper:
         self.before_round: Callable[[str, int], None] = lambda phase, number: None
         self._undo: StepUndo | None = None
         self.nonfinite: dict[str, Tensor] = {}  # of the last step: loss or gradient -> whether it was not finite
-        self._shown: dict[int, tuple[Tensor, Tensor | None]] = {}  # images and labels of the generator's rounds
+        self._shown: dict[int, tuple[Tensor, Tensor | None]] = {}  # what the generator's rounds leave for the discriminator's
 
     def run(self) -> None:
         """One step: every phase that is due, then the EMA update; adds the batch to ``images_shown``."""
@@ -258,7 +258,7 @@ class Stepper:
         state = self.state
 
         def loss_of_round(number: int) -> Tensor:
-            image, label = self._shown.pop(number) if self.cfg.train.reuse_fakes else self._unseen(number)
+            image, label = self._shown.pop(number, None) or self._unseen(number)
             logits = state.discriminator(image, label, options=self._judge_options())
             fake = discriminator_fake_loss(logits).mean()
             images, real_label = self._real(number)
