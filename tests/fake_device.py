@@ -206,7 +206,7 @@ class Memory:
         self._look(addresses, mask)
 
     def _look(self, addresses: Any, mask: Any) -> None:
-        used = addresses[np.broadcast_to(mask, addresses.shape)]
+        used = addresses[np.broadcast_to(mask, addresses.shape).astype(bool)]  # some masks are integers
         inside = np.zeros(used.shape, bool)
         for pointer in self.pointers.values():
             inside |= (used >= pointer.address) & (used < pointer.end)

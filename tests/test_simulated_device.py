@@ -31,7 +31,7 @@ from tests.tiny import CPU, tiny_config
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="stands in for a CUDA device, and there is one")
 
 QUICK = ("composite", "encode_positions", "modulated_layer", "render_rays", "upsample2d")
-COMPOSED = {"modulate_weights", "upsample_features"}  # plain torch on every device
+COMPOSED = {"modulate_weights", "modulated_conv", "upsample_features"}  # torch's ops on every device, and cuDNN's
 OPERANDS = {"evaluate_density", "evaluate_field", "modulated_mlp", "render_points", "render_rays"}  # take a precision
 BLENDING = 20  # images shown at which the tiny configuration is in the midst of growth
 
