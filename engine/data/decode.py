@@ -34,7 +34,7 @@ class Square(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """A picture cut out of a file: ``pixels`` uint8 [r, r, 3], and which ``square`` of the upright ``size`` it shows."""
+    """A picture cut out of a file: ``pixels`` uint8 [r, r, 3] show a ``square`` of the upright picture of ``size``."""
 
     pixels: NDArray[np.uint8]
     size: tuple[int, int]
@@ -55,9 +55,7 @@ def decode_square(data: bytes, resolution: int) -> NDArray[np.uint8]:
     return decode_cut(data, resolution, centre_square, reduce=True).pixels
 
 
-def decode_cut(
-    data: bytes, resolution: int, choose: Callable[[int, int], Square], *, reduce: bool = False
-) -> Cut:
+def decode_cut(data: bytes, resolution: int, choose: Callable[[int, int], Square], *, reduce: bool = False) -> Cut:
     """As :func:`decode_square`, of the square that ``choose(width, height)`` picks, whose edges may lie between pixels.
 
     With ``reduce`` a JPEG at least 8 times too large is decoded, and shown to ``choose``, at a fraction of its size; 4

@@ -2,46 +2,57 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from .picture import Facts, LeftOut
 
 LOOK_BITS = 64
-MAX_DIFFERENCE = 16  # two unrelated pictures differ in 32 of 64 bits, give or take 4
+COLOUR_LEVELS = 16  # the look knows no colour: without this, all plain areas would look alike
 
 
 class Duplicates:
     """Remembers the pictures kept so far.
 
-    Two looks that differ in at most n bits agree in at least one of n + 1 groups of bits, so only pictures that share
-    such a group are compared: exact, and quick for many pictures.
+    Near-duplicates have looks that differ in at most ``near`` bits, and mean colours that differ by at most 16 levels.
+    Two such looks agree in at least one of near + 1 groups of bits, so only pictures that share a group are compared:
+    exact, and quick for many pictures.
 
     Args:
-        near: bits in which the looks of near-duplicates differ at most; None looks for the same pixels only.
+        near: None to look for the same pixels only.
     """
 
     def __init__(self, near: int | None) -> None:
         self._near = near
         self._by_pixels: dict[str, str] = {}
-        self._groups: list[dict[int, list[tuple[int, str]]]] = [{} for _ in range(0 if near is None else near + 1)]
+        self._groups: list[dict[int, list[tuple[str, Facts]]]] = [{} for _ in range(0 if near is None else near + 1)]
 
     def admit(self, name: str, facts: Facts) -> None:
         """Remember a picture. Raises: LeftOut naming the earlier one that it repeats."""
         if facts.pixels_sha256 in self._by_pixels:
             raise LeftOut("duplicates", f"the same pixels as {self._by_pixels[facts.pixels_sha256]}")
-        keys = self._keys(facts.look)
-        alike = [
-            ((facts.look ^ look).bit_count(), other)
-            for group, key in zip(self._groups, keys)
-            for look, other in group.get(key, ())
-        ]
-        if alike and self._near is not None and min(alike)[0] <= self._near:
-            bits, other = min(alike)
-            raise LeftOut("near-duplicates", f"looks like {other} ({bits} of {LOOK_BITS} bits differ)")
+        if self._near is not None:
+            self._admit_look(name, facts, self._near)
         self._by_pixels[facts.pixels_sha256] = name
-        for group, key in zip(self._groups, keys):
-            group.setdefault(key, []).append((facts.look, name))
 
-    def _keys(self, look: int) -> list[int]:
-        """The value of each group of bits."""
-        n = len(self._groups)
-        edges = [LOOK_BITS * i // n for i in range(n + 1)] if n else []
-        return [look >> low & (1 << high - low) - 1 for low, high in zip(edges, edges[1:])]
+    def _admit_look(self, name: str, facts: Facts, near: int) -> None:
+        places = list(zip(self._groups, _groups_of_bits(facts.look, near + 1)))
+        alike = [
+            ((facts.look ^ other.look).bit_count(), other_name)
+            for group, bits in places
+            for other_name, other in group.get(bits, ())
+            if (facts.look ^ other.look).bit_count() <= near and _same_colour(facts, other)
+        ]
+        if alike:
+            bits, other_name = min(alike)
+            raise LeftOut("near-duplicates", f"looks like {other_name} ({bits} of {LOOK_BITS} bits differ)")
+        for group, bits in places:
+            group.setdefault(bits, []).append((name, facts))
+
+
+def _groups_of_bits(look: int, count: int) -> list[int]:
+    edges = [LOOK_BITS * i // count for i in range(count + 1)]
+    return [look >> low & (1 << high - low) - 1 for low, high in pairwise(edges)]
+
+
+def _same_colour(a: Facts, b: Facts) -> bool:
+    return all(abs(x / a.pixels - y / b.pixels) <= COLOUR_LEVELS for x, y in zip(a.sums, b.sums))

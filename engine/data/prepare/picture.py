@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ class Facts(NamedTuple):
         size, square:    upright size of the source in pixels, and the square that was cut out.
         pixels_sha256:   of the result's pixels, whatever file they are in.
         look:            difference hash, 64 bits.
+        pixels:          how many.
         sums, squares:   of levels and of squared levels, per channel.
         grey:            whether it has no colour.
     """
@@ -45,6 +46,7 @@ class Facts(NamedTuple):
     size: tuple[int, int]
     square: Square
     look: int
+    pixels: int
     sums: tuple[int, ...]
     squares: tuple[int, ...]
     grey: bool
@@ -65,11 +67,6 @@ class Recipe:
     crop: str | Boxes
     exact: bool
     enlarge: bool
-
-    def describe(self) -> dict[str, object]:
-        """What decides about the bits of the pictures, as JSON can hold it."""
-        crop = self.crop if isinstance(self.crop, str) else f"boxes, SHA-256 {self.crop.sha256}"
-        return {**asdict(self), "crop": crop}
 
     def square(self, name: str, width: int, height: int) -> Square:
         """The square of the picture ``name``. Raises: LeftOut."""
@@ -109,6 +106,7 @@ def cut(name: str, data: bytes, recipe: Recipe) -> tuple[Facts, bytes]:
         size=done.size,
         square=done.square,
         look=difference_hash(done.pixels),
+        pixels=recipe.resolution**2,
         sums=tuple(levels.sum(axis=(0, 1)).tolist()),
         squares=tuple((levels**2).sum(axis=(0, 1)).tolist()),
         grey=bool(np.ptp(levels, axis=2).max() <= GREY_LEVELS),
@@ -124,9 +122,9 @@ def difference_hash(pixels: NDArray[np.uint8]) -> int:
 
 
 class Shelf:
-    """Pictures that are done, a file each in ``folder``, found by the bytes of their source and their box.
+    """Pictures that are done, a file each in ``folder``, found by the bytes of their source and how they are cut.
 
-    A file that a killed process or a disk has damaged counts as absent.
+    A file that was damaged counts as absent.
     """
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
@@ -150,9 +148,9 @@ class Shelf:
         return stored[1] if stored is not None and stored[0] == facts else None
 
     def _path(self, name: str, source_sha256: str) -> Path:
-        crop = self.recipe.crop
-        box = crop.squares.get(name) if isinstance(crop, Boxes) else None
-        key = _sha256(f"{source_sha256} {box}".encode())
+        recipe = self.recipe
+        crop = recipe.crop.squares.get(name) if isinstance(recipe.crop, Boxes) else recipe.crop
+        key = _sha256(repr((source_sha256, crop, recipe.resolution, recipe.exact, recipe.enlarge)).encode())
         return self.folder / key[:2] / key
 
 
