@@ -27,8 +27,8 @@ HELP = """Make a checked set of pictures that training reads, from a folder, a z
     python train.py --preset ffhq256 --data faces.zip
 
 Each picture is turned upright, cropped to a square, converted to RGB and resized with Lanczos' filter, just as training
-would do with the files themselves. Left out and named: what cannot be read; what is smaller than --resolution (--enlarge
-takes it); what has no box, or no label where others have one; what has the same pixels as an earlier picture, or with
+would do with the files themselves. Left out and named: what cannot be read; what is smaller than --resolution (unless
+--enlarge); what has no box, or no label where others have one; what has the same pixels as an earlier picture, or with
 --near-duplicates nearly the same look (the first in the order of names stays). A dataset.json goes along, for the
 pictures that stay; the intrinsics of camera labels are changed to those of the square. Mirrored copies are left to
 training (data.mirror).
@@ -70,9 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     chosen.add_argument("--no-labels", action="store_true", help="leave dataset.json behind")
     pace = parser.add_argument_group("pace")
-    pace.add_argument(
-        "--workers", metavar="N", type=int, help="threads; the set is the same with any (default: cores)"
-    )
+    pace.add_argument("--workers", metavar="N", type=int, help="threads; the set is the same with any (default: cores)")
     pace.add_argument("--no-progress", action="store_true", help="no progress bar")
 
 
