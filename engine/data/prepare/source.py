@@ -125,6 +125,6 @@ def _reading(path: Path) -> Any:
     import imageio.v2 as imageio
 
     try:
-        return imageio.get_reader(path, format="FFMPEG")  # type: ignore[arg-type]
+        return imageio.get_reader(path, format="FFMPEG")
     except Exception as error:  # whatever imageio, its plugin and ffmpeg raise about a file
         raise UserError(f"SOURCE: wanted a video that ffmpeg reads, got {path}: {one_line(error)[:200]}") from error
