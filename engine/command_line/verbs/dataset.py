@@ -98,6 +98,8 @@ def _make(args: argparse.Namespace) -> int:
     check_writable(out)
     work = out.with_name(f".{out.name}.work")
     hold_folder(args, work)
+    if not entries(work) and os.path.lexists(sheet_path(out)):
+        raise UserError(f"--out: wanted room for a contact sheet, got {sheet_path(out)}, which is there")
     if entries(work):
         to_stderr(f"dataset: goes on with the pictures in {work}")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 
 from ...training.config import load_config
@@ -30,8 +31,15 @@ def command(resolution: int, *, labelled: bool, path: str) -> str:
 
 def presets_of(resolution: int) -> list[str]:
     """Presets of this resolution."""
-    names = [name for name in list_presets(PRESETS) if load_config(name, None, []).generator.resolution == resolution]
-    return sorted(names, key=lambda name: (not name.startswith("ffhq"), name))
+    return sorted(
+        [name for name, size in _sizes().items() if size == resolution],
+        key=lambda name: (not name.startswith("ffhq"), name),
+    )
+
+
+@functools.cache
+def _sizes() -> dict[str, int]:
+    return {name: load_config(name, None, []).generator.resolution for name in list_presets(PRESETS)}
 
 
 def _of_number(pictures: int) -> list[str]:
