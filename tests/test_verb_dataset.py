@@ -25,6 +25,7 @@ from PIL import Image
 from stylenerf.engine.command_line.main import main, train_main
 from stylenerf.engine.command_line.verbs.dataset_advice import advice, command
 from stylenerf.engine.data import label_from_camera
+from stylenerf.engine.data.prepare import job
 from stylenerf.engine.data.prepare import picture as pictures
 from stylenerf.engine.data.prepare.duplicates import Duplicates
 from stylenerf.engine.data.prepare.picture import LeftOut, Recipe, cut
@@ -165,19 +166,34 @@ def test_a_stopped_set_goes_on_to_the_same_bytes(workers: int, desk: Path, monke
     assert not Path(".set.zip.work").exists()
 
 
+def test_a_set_stopped_while_it_is_written_goes_on(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    assert dataset(f"{HOSTILE} --out whole.zip") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "write_set", interrupted)
+        assert dataset(f"{HOSTILE} --out set.zip") == 130
+    assert Path("set.png").exists() and not Path("set.zip").exists()
+    names = count_cuts(monkeypatch, stop_at=-1)
+    assert dataset(f"{HOSTILE} --out set.zip") == 0
+    assert Path("set.zip").read_bytes() == Path("whole.zip").read_bytes()
+    assert all(name.startswith("bad/") or name == "small.png" for name in names)
+
+
 @pytest.mark.slow
 def test_a_killed_set_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_folder(tmp_path / "photos", {f"{i}.png": encoded(smooth(i, 300, 300)) for i in range(300)})
-    job = [sys.executable, "-m", "stylenerf", "dataset", str(tmp_path / "photos"), "--resolution", "256", "--out"]
-    killed = subprocess.Popen([*job, str(tmp_path / "set.zip")], cwd=ROOT)
+    write_folder(tmp_path / "photos", {f"{i}.png": encoded(smooth(i, 160, 160)) for i in range(100)})
+    words = [sys.executable, "-m", "stylenerf", "dataset", str(tmp_path / "photos"), "--resolution", "128", "--out"]
+    killed = subprocess.Popen([*words, str(tmp_path / "set.zip")], cwd=ROOT)
     until = time.monotonic() + PATIENCE_S
-    while sum(path.is_file() for path in tmp_path.glob(".set.zip.work/*/*")) < 20 and time.monotonic() < until:
+    while sum(path.is_file() for path in tmp_path.glob(".set.zip.work/*/*")) < 10 and time.monotonic() < until:
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL and not Path("set.zip").exists()
-    assert dataset("photos --resolution 256 --out set.zip") == 0
-    assert dataset("photos --resolution 256 --out whole.zip") == 0
+    assert dataset("photos --resolution 128 --out set.zip") == 0
+    assert dataset("photos --resolution 128 --out whole.zip") == 0
     assert Path("set.zip").read_bytes() == Path("whole.zip").read_bytes()
 
 
@@ -278,13 +294,15 @@ def test_boxes_count_upright_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = encoded(Image.fromarray(np.ascontiguousarray(np.rot90(upright))), exif=exif)
-    files = {"b/turned.png": turned, "no box.png": encoded(smooth(2)), "edge.png": encoded(smooth(3))}
+    files = {"b/turned.png": turned, "c.png": turned, "no box.png": encoded(smooth(2)), "edge.png": encoded(smooth(3))}
     write_zip(tmp_path / "photos.zip", files)
-    boxes = {"b\\turned.png": [4, 20, 32], "edge.png": [20, 0, 32], "lost.png": [0, 0, 9]}
+    boxes = {"b\\turned.png": [4, 20, 32], "c.png": [0, 0, 40], "edge.png": [20, 0, 32], "lost.png": [0, 0, 9]}
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     assert dataset("photos.zip --resolution 32 --out set.zip --crop boxes.json") == 0
     np.testing.assert_array_equal(pixels("00000/img00000000.png"), upright[20:52, 4:36])
-    assert [entry["source_size"] for entry in manifest()["images"]] == [[40, 60]]
+    resized = Image.fromarray(upright[:40]).resize((32, 32), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(pixels("00000/img00000001.png"), np.asarray(resized))
+    assert [entry["source_size"] for entry in manifest()["images"]] == [[40, 60]] * 2
     kinds = {entry["source"]: entry["kind"] for entry in manifest()["left_out"]}
     assert kinds == {"no box.png": "without a box", "edge.png": "beyond the edge"}
 
@@ -443,7 +461,7 @@ def test_frames_of_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         for i in range(7):
             film.append_data(np.asarray(smooth(i, 64, 32)))
     assert dataset("film.mp4 --resolution 32 --out set.zip --every 3") == 0
-    assert [entry["source"] for entry in manifest()["images"]] == [f"frame-00000{i}.bmp" for i in (0, 3, 6)]
+    assert [entry["source"] for entry in manifest()["images"]] == [f"frame-00000{i}" for i in (0, 3, 6)]
     assert manifest()["source"]["sha256"] == digests(tmp_path)["film.mp4"]
     error = pixels(FIRST).astype(int) - np.asarray(smooth(0, 64, 32))[:, 16:48].astype(int)
     assert np.abs(error).mean() < 12

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -86,16 +87,18 @@ def make_set(
     made = Made(recipe.resolution, "none" if source.labels is None else source.labels.kind)
     made.left_out += [Missing(folder, "unusable", reason) for folder, reason in source.unreadable.items()]
     duplicates = Duplicates(near)
-    for name, facts in _cut_all(source, shelf, workers):
-        try:
-            if isinstance(facts, UnusableImage):
-                raise facts
-            label = _label(source, name, facts)
-            duplicates.admit(name, facts)
-            made.kept.append(Kept(name, facts, label))
-        except UnusableImage as error:
-            made.left_out.append(Missing(name, error.kind if isinstance(error, LeftOut) else "unusable", str(error)))
-        progress(1)
+    with contextlib.closing(_cut_all(source, shelf, workers)) as pictures:
+        for name, facts in pictures:
+            try:
+                if isinstance(facts, UnusableImage):
+                    raise facts
+                label = _label(source, name, facts)
+                duplicates.admit(name, facts)
+                made.kept.append(Kept(name, facts, label))
+            except UnusableImage as error:
+                kind = error.kind if isinstance(error, LeftOut) else "unusable"
+                made.left_out.append(Missing(name, kind, str(error)))
+            progress(1)
     if not made.kept:
         shutil.rmtree(work, ignore_errors=True)
         raise UserError(f"SOURCE: wanted at least one picture for the set, got none: {describe_left_out(made)}")
@@ -117,7 +120,7 @@ def describe_left_out(made: Made) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in made.counts().items()) or "none"
 
 
-def _cut_all(source: Source, shelf: Shelf, workers: int) -> Iterator[tuple[str, Facts | UnusableImage]]:
+def _cut_all(source: Source, shelf: Shelf, workers: int) -> Generator[tuple[str, Facts | UnusableImage]]:
     """All pictures in their order, cut by ``workers`` threads: decoding, resizing and hashing leave Python's lock."""
     waiting: deque[tuple[str, Future[Facts | UnusableImage]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool:

@@ -102,7 +102,7 @@ def _open_video(path: Path, every: int) -> Source:
         with _reading(path) as reader:
             for number, frame in enumerate(reader):
                 if number % every == 0:
-                    yield f"frame-{number:06d}.bmp", functools.partial(_bmp, frame)
+                    yield f"frame-{number:06d}", functools.partial(_bmp, frame)
 
     return Source(
         name=path.resolve().name,
