@@ -65,7 +65,7 @@ def open_dataset(
     if not path or not os.path.exists(place):  # unlike Path.exists, false for a path that may not be looked at
         raise UserError(f"data: wanted 'procedural', a folder of images or a zip, got {path!r}, which is not there")
     return ImageFiles(
-        FolderFiles(place) if place.is_dir() else ZipFiles(place),
+        open_files(place),
         resolution=resolution,
         mirror=mirror,
         use_labels=use_labels,
@@ -73,3 +73,8 @@ def open_dataset(
         cache_bytes=cache_bytes,
         workers=workers,
     )
+
+
+def open_files(place: Path) -> FolderFiles | ZipFiles:
+    """The files of a folder or of a zip. Raises: UserError unless it is one."""
+    return FolderFiles(place) if place.is_dir() else ZipFiles(place)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from typing import IO
+from collections.abc import Callable, Iterator
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,22 @@ class UnusableImage(Exception):
     """A file that cannot serve as a training image; the message says why."""
 
 
+class Square(NamedTuple):
+    """A square of an upright picture: its upper left corner and its side, in pixels."""
+
+    left: float
+    top: float
+    side: float
+
+
+class Cut(NamedTuple):
+    """A picture cut out of a file: ``pixels`` uint8 [r, r, 3] show a ``square`` of the upright picture of ``size``."""
+
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+    square: Square
+
+
 def check_header(stream: IO[bytes]) -> tuple[int, int]:
     """Width and height from the header alone, without decoding. Raises: UnusableImage."""
     return _open(stream).size
@@ -35,18 +52,54 @@ def decode_square(data: bytes, resolution: int) -> NDArray[np.uint8]:
     Transparency is laid over white; 16-bit grey is scaled to 8 bits; of an animation the first frame counts.
     Raises: UnusableImage.
     """
+    return decode_cut(data, resolution, centre_square, reduce=True).pixels
+
+
+def decode_cut(data: bytes, resolution: int, choose: Callable[[int, int], Square], *, reduce: bool = False) -> Cut:
+    """As :func:`decode_square`, of the square that ``choose(width, height)`` picks, whose edges may lie between pixels.
+
+    With ``reduce`` a JPEG at least 8 times too large is decoded, and shown to ``choose``, at a fraction of its size; 4
+    times the target is left, so that LANCZOS still does the visible part of the reduction. ``choose`` may raise
+    UnusableImage.
+    """
     image = _open(io.BytesIO(data))
-    try:
-        # A JPEG at least 8 times too large is decoded at a fraction of its size; 4 times the target is left, so that
-        # LANCZOS still does the visible part of the reduction.
-        image.draft(None, (4 * resolution, 4 * resolution))
+    full = image.size
+    with _decoding():
+        if reduce:
+            image.draft(None, (4 * resolution, 4 * resolution))
         image.load()
-        square = _to_rgb(_crop_square(_upright(image)))
+        stored = image.size
+        upright = _upright(image)
+        square = choose(*upright.size)
+        pixels = _resized_square(upright, square, resolution)
+    size = full if upright.size == stored else full[::-1]
+    factor = round(full[0] / stored[0])
+    return Cut(np.array(pixels), size, Square(*(factor * value for value in square)))
+
+
+def centre_square(width: int, height: int) -> Square:
+    """The largest square in the middle, on whole pixels: up to half a pixel left of the middle, or above it."""
+    side = min(width, height)
+    return Square((width - side) // 2, (height - side) // 2, side)
+
+
+def _resized_square(image: Image.Image, square: Square, resolution: int) -> Image.Image:
+    box = (square.left, square.top, square.left + square.side, square.top + square.side)
+    whole = (int(box[0]), int(box[1]), int(box[2]), int(box[3]))
+    if whole == box:
+        return resize(_to_rgb(image.crop(whole)), resolution)
+    return _to_rgb(image).resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+
+
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    """Pillow's decoders raise a dozen types on broken data; all mean the same here: UnusableImage."""
+    try:
+        yield
     except UnusableImage:
         raise
-    except Exception as error:  # Pillow's decoders raise a dozen types on broken data; all mean the same here
+    except Exception as error:
         raise UnusableImage(one_line(error)) from error
-    return np.array(resize(square, resolution))
 
 
 def resize(image: Image.Image, resolution: int) -> Image.Image:
@@ -74,12 +127,6 @@ def _upright(image: Image.Image) -> Image.Image:
     with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the pixels
         ImageOps.exif_transpose(image, in_place=True)  # turned before its EXIF is rewritten, which may fail
     return image
-
-
-def _crop_square(image: Image.Image) -> Image.Image:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

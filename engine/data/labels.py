@@ -22,6 +22,7 @@ from torch import Tensor
 from ...kernels.base.constants import constant
 from ...models.camera import FOV_RANGE_DEG, POSE_TOLERANCE, Camera, pose_fault
 from ..errors import UserError, short
+from .decode import Square
 from .names import plain_name
 
 LABELS_FILE = "dataset.json"
@@ -165,38 +166,65 @@ def read_labels(text: bytes, file: str, names: Sequence[str]) -> LabelTable:
     kind for every name: a class number, or a list of numbers of one length; and naming the first image whose label is
     no camera where the others are (:func:`vector_kind`).
     """
-    table = _table(text, file)
-    folder = dirname(file)
-    by_name = {plain_name(join(folder, key.replace("\\", "/"))): value for key, value in table.items()}
-    by_name.update((join(folder, key), value) for key, value in table.items())  # a name of its own form wins
+    by_name = labels_by_name(text, file)
     missing = [name for name in names if name not in by_name]
     if missing:
         raise UserError(
             f"data: wanted a label in {file} for every image, got none for {len(missing)} of {len(names)}, "
             f"the first is {missing[0]}"
         )
-    values = [by_name[name] for name in names]
+    table = label_table([by_name[name] for name in names], file, names)
+    fault = label_fault(torch.from_numpy(table.values)) if table.kind == "camera" else None
+    if fault is not None:
+        raise UserError(f"data: {file}: the camera label of {names[fault[0]]}: {fault[1]}")
+    return table
+
+
+def labels_by_name(text: bytes, file: str) -> dict[str, object]:
+    """All labels of the ``dataset.json`` called ``file``, by the names of files. Raises: UserError."""
+    table = _table(text, file)
+    folder = dirname(file)
+    by_name = {plain_name(join(folder, key.replace("\\", "/"))): value for key, value in table.items()}
+    by_name.update((join(folder, key), value) for key, value in table.items())  # a name of its own form wins
+    return by_name
+
+
+def says_no_labels(text: bytes) -> bool:
+    """Whether a ``dataset.json`` has ``"labels": null``, as StyleGAN's tool writes where there are none."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "labels" in content and content["labels"] is None
+
+
+def label_table(values: Sequence[object], file: str, names: Sequence[str]) -> LabelTable:
+    """Labels of ``names`` of one kind; whether cameras are possible ones is not checked. Raises: UserError."""
     classes = [value for value in values if _is_class(value)]
     vectors = [value for value in values if _is_vector(value)]
     if len(classes) == len(values):
         return LabelTable(np.array(classes, dtype=np.int64), max(classes) + 1, "class")
     if len(vectors) == len(values) and len({len(vector) for vector in vectors}) == 1:
-        return _vector_table(np.array(vectors, dtype=np.float32), file, names)
-    odd = next((n for n, v in zip(names, values) if not _is_class(v) and not _is_vector(v)), None)
-    got = f"{by_name[odd]!r:.60} for {odd}" if odd is not None else "a mixture"
+        array = np.array(vectors, dtype=np.float32)
+        return LabelTable(array, array.shape[1], vector_kind(array))
+    odd = next(((n, v) for n, v in zip(names, values) if not _is_class(v) and not _is_vector(v)), None)
+    got = f"{odd[1]!r:.60} for {odd[0]}" if odd is not None else "a mixture"
     raise UserError(
         f"data: wanted labels of one kind in {file}, class numbers below {MAX_CLASSES} or lists of numbers of one "
         f"length, got {got}"
     )
 
 
-def _vector_table(vectors: NDArray[np.float32], file: str, names: Sequence[str]) -> LabelTable:
-    """Label vectors [N, L] of ``names``; of cameras, each is checked."""
-    kind = vector_kind(vectors)
-    fault = label_fault(torch.from_numpy(vectors)) if kind == "camera" else None
-    if fault is not None:
-        raise UserError(f"data: {file}: the camera label of {names[fault[0]]}: {fault[1]}")
-    return LabelTable(vectors, vectors.shape[1], kind)
+def cut_camera(label: Sequence[float], size: tuple[int, int], square: Square) -> list[float]:
+    """The camera label of a square cut out of an upright picture of ``size`` (width, height).
+
+    Intrinsics are in widths (first row) and heights (second row) of the picture, so resizing changes nothing.
+    """
+    cut, side = list(label), square.side
+    for row, length, start in ((16, size[0], square.left), (19, size[1], square.top)):
+        cut[row : row + 2] = [value * length / side for value in label[row : row + 2]]
+        cut[row + 2] = (label[row + 2] * length - start) / side
+    return cut
 
 
 def _table(text: bytes, file: str) -> dict[str, object]:

@@ -38,6 +38,7 @@ IMAGE_SUFFIXES = frozenset(
         ".webp",
     ]
 )
+MANIFEST_FILE = "manifest.json"  # what `stylenerf dataset` notes about a set that it makes
 FULL_CHECK_UP_TO = 2000  # images; a larger set is checked by its headers, and decoding failures show up later
 _PROGRESS_SECONDS = 5.0
 
@@ -72,7 +73,7 @@ class ImageFiles(Dataset):
         self._small = 0
         for folder, reason in files.unreadable.items():
             self._reject(folder, reason)
-        candidates = self._candidates()
+        candidates = image_names(files, report)
         decoded = len(candidates) <= full_check_up_to
         self._names = self._check(candidates, self._try_decode if decoded else self._try_header)
         self._known_good = np.full(len(self._names), decoded)
@@ -156,25 +157,6 @@ class ImageFiles(Dataset):
         pixels.flags.writeable = False  # shared with everyone who asks for it
         self.cache.put(key, pixels)
 
-    def _candidates(self) -> list[str]:
-        """The names with the suffix of an image; other files are counted and reported in one line."""
-        names, others = [], Counter[str]()
-        for name in self._files.names:
-            path = PurePosixPath(name)
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                names.append(name)
-            elif path.name != LABELS_FILE:
-                others[path.suffix.lower() or "no suffix"] += 1
-        if not names:
-            raise UserError(
-                f"data: wanted images ({' '.join(sorted(IMAGE_SUFFIXES))}), got none among the "
-                f"{len(self._files.names)} files in {self._files.path}"
-            )
-        if others:
-            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-            self._report(f"data: {sum(others.values())} files are not images by their names and are ignored ({kinds})")
-        return names
-
     def _check(self, names: list[str], check: Callable[[str], str | None]) -> list[str]:
         """The usable ones of ``names``, with progress reported on a long check."""
         usable: list[str] = []
@@ -222,20 +204,47 @@ class ImageFiles(Dataset):
             if name in self.unusable:
                 return
             self.unusable[name] = reason
-        self._report(f"data: {_printable(name)} is left out: {reason}")
+        self._report(f"data: {printable(name)} is left out: {reason}")
 
     def _read_labels(self) -> LabelTable:
-        label_files = [name for name in self._files.names if PurePosixPath(name).name == LABELS_FILE]
-        if not label_files:
+        found = label_file(self._files)
+        if found is None:
             raise UserError(f"data: wanted labels in a {LABELS_FILE}, got no such file in {self._files.path}")
-        file = min(label_files, key=lambda name: (name.count("/"), name))
-        try:
-            text = self._files.read(file)
-        except UnusableImage as error:
-            raise UserError(f"data: wanted a readable {file} in {self._files.path}, got {error}") from error
-        return read_labels(text, file, self._names)
+        return read_labels(found[1], found[0], self._names)
 
 
-def _printable(name: str) -> str:
+def image_names(files: FolderFiles | ZipFiles, report: Callable[[str], None]) -> list[str]:
+    """The names with the suffix of an image; other files are counted and reported in one line."""
+    names, others = [], Counter[str]()
+    for name in files.names:
+        path = PurePosixPath(name)
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            names.append(name)
+        elif path.name not in (LABELS_FILE, MANIFEST_FILE):
+            others[path.suffix.lower() or "no suffix"] += 1
+    if not names:
+        raise UserError(
+            f"data: wanted images ({' '.join(sorted(IMAGE_SUFFIXES))}), got none among the "
+            f"{len(files.names)} files in {files.path}"
+        )
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        report(f"data: {sum(others.values())} files are not images by their names and are ignored ({kinds})")
+    return names
+
+
+def label_file(files: FolderFiles | ZipFiles) -> tuple[str, bytes] | None:
+    """Name and text of the ``dataset.json`` nearest to the top, None without one. Raises: UserError, unreadable."""
+    names = [name for name in files.names if PurePosixPath(name).name == LABELS_FILE]
+    if not names:
+        return None
+    file = min(names, key=lambda name: (name.count("/"), name))
+    try:
+        return file, files.read(file)
+    except UnusableImage as error:
+        raise UserError(f"data: wanted a readable {file} in {files.path}, got {error}") from error
+
+
+def printable(name: str) -> str:
     """A file's name for one line of text: control characters and bytes that are no UTF-8 are escaped."""
     return name if name.isprintable() else repr(name)[1:-1]

@@ -1,0 +1,1 @@
+"""Making a set of pictures that training reads, and checking one."""
