@@ -476,7 +476,7 @@ def test_a_video_without_its_library(
     assert "pip install 'stylenerf-engine[video]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("resolution", [16, 64, 256, 2048])
+@pytest.mark.parametrize("resolution", [32, 64, 256, 2048])
 def test_the_advised_command_is_right(resolution: int, capsys: pytest.CaptureFixture[str]) -> None:
     words = shlex.split(command(resolution, labelled=True, path="a set.zip"))
     assert train_main([*words[2:], "--dry-run"]) == 0

@@ -123,7 +123,7 @@ class Stepper:
         self.before_round: Callable[[str, int], None] = lambda phase, number: None
         self._undo: StepUndo | None = None
         self.nonfinite: dict[str, Tensor] = {}  # of the last step: loss or gradient -> whether it was not finite
-        self._shown: dict[int, tuple[Tensor, Tensor | None]] = {}  # what the generator's rounds leave for the discriminator's
+        self._shown: dict[int, tuple[Tensor, Tensor | None]] = {}  # fakes and labels of the generator's rounds
 
     def run(self) -> None:
         """One step: every phase that is due, then the EMA update; adds the batch to ``images_shown``."""

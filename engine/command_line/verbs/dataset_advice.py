@@ -9,7 +9,7 @@ from ...training.config import load_config
 from ...training.config_io import PRESETS, list_presets
 
 TOO_FEW, FEW, SOME = 60, 500, 5000  # pictures
-SMALLEST = 16  # pixels, of a model of the quickstart's form
+SMALLEST = 32  # pixels, of a model of the quickstart's form
 _MIRROR = "--set data.mirror=true doubles them, where left and right may be exchanged"
 
 
