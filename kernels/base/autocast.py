@@ -65,6 +65,6 @@ def cast_floats(value: Any, dtype: torch.dtype) -> Any:
         return type(value)(*parts) if isinstance(value, tuple) and hasattr(value, "_fields") else type(value)(parts)
     if is_dataclass(value) and not isinstance(value, type):
         held = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
-        changed = {k: new for k, v in held.items() if (new := cast_floats(v, dtype)) is not v}
+        changed = {k: new for k, new in ((k, cast_floats(v, dtype)) for k, v in held.items()) if new is not held[k]}
         return replace(value, **changed) if changed else value
     return value

@@ -53,6 +53,7 @@ def register(
     name = forward.__name__.strip("_")
     op = torch.library.custom_op(f"{namespace()}::{name}", forward, mutates_args=())
     op.register_fake(fake)
+    op.register_vmap(_one_by_one(op))
     if backward is not None and plain is not None:
         launches = _register_backward(name, forward, backward)
         differentiate(op, *_through(launches, plain, keep))
@@ -63,6 +64,22 @@ def differentiate(op: Any, save: SetupContext, backward: Callable[..., Any]) -> 
     """Give a registered op a ``backward`` (ctx, *grads) of registered ops and torch's own: right at any order."""
     op.register_autograd(_without_autocast(backward), setup_context=save)
     differentiable.add(op._name)
+
+
+def _one_by_one(op: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.vmap`` by a loop; torch's own loop takes no lists of tensors."""
+
+    def run(info: Any, dims: Sequence[Any], *inputs: Any) -> tuple[Any, Any]:
+        tensors, along = _flat(inputs, inputs), _flat(inputs, dims)
+        results = []
+        for i in range(info.batch_size):
+            each = [t if dim is None else t.select(dim, i) for t, dim in zip(tensors, along)]
+            results.append(op(*_nested(inputs, each, inputs)))
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        return tuple(torch.stack(parts) for parts in zip(*results)), (0,) * len(results[0])
+
+    return run
 
 
 def _register_backward(name: str, forward: Callable[..., Any], backward: Backward) -> Callable[..., list[Tensor]]:
