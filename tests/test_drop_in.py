@@ -21,6 +21,7 @@ ALLOWED = {
     "dataclasses",
     "enum",
     "functools",
+    "itertools",
     "gc",
     "importlib",
     "inspect",

@@ -220,6 +220,7 @@ OUT_COMES_FIRST = {
     "edit": "none",
     "mesh": "none",
     "convert": "none.pkl",
+    "dataset": "none --resolution 64",
 }
 
 
@@ -229,7 +230,7 @@ def test_out_that_cannot_be_written_is_found_out_before_the_model_is_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("keep me")
-    out = "file/new.ply" if verb == "mesh" else "file/new"
+    out = "file/new" + {"mesh": ".ply", "dataset": ".zip"}.get(verb, "")
     assert main([verb, *OUT_COMES_FIRST[verb].split(), "--out", out]) == 2
     error = capsys.readouterr().err
     assert "file" in error and "cannot write here: Not a directory" in error and error.count("\n") == 1

@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _make(args: argparse.Namespace) -> int:
     out = _check_arguments(args)
+    check_writable(out)
     from ...data.prepare.boxes import read_boxes
     from ...data.prepare.job import make_set, sheet_path
     from ...data.prepare.picture import Recipe
@@ -95,7 +96,6 @@ def _make(args: argparse.Namespace) -> int:
     args.held.callback(source.close)
     recipe = Recipe(args.resolution, crop, source.labels is not None and source.labels.kind == "camera", args.enlarge)
     _check_boxes(source, recipe)
-    check_writable(out)
     work = out.with_name(f".{out.name}.work")
     hold_folder(args, work)
     if not entries(work) and os.path.lexists(sheet_path(out)):
