@@ -315,7 +315,7 @@ def test_without_a_crop_pictures_must_be_square(desk: Path) -> None:
 
 @pytest.mark.parametrize(("near", "flips"), [(0, 0.01), (3, 0.03), (10, 0.08)])
 def test_near_duplicates_are_all_found(near: int, flips: float) -> None:
-    """The groups of bits find what comparing every pair finds."""
+    """All pairs of pictures, compared bit by bit."""
     draw = np.random.default_rng(near)
     facts = cut("a", encoded(picture(0)), Recipe(16, "centre", False, False))[0]
     bases = draw.integers(0, 2, (20, 64))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import numpy as np
+from numpy.typing import NDArray
 
 from .picture import Facts, LeftOut
 
 LOOK_BITS = 64
 COLOUR_LEVELS = 16  # the look knows no colour: without this, all plain areas would look alike
+_ONES = np.array([i.bit_count() for i in range(2**16)], dtype=np.uint8)  # NumPy counts bits since version 2 only
 
 
 class Duplicates:
     """Remembers the pictures kept so far.
 
     Near-duplicates have looks that differ in at most ``near`` bits, and mean colours that differ by at most 16 levels.
-    Two such looks agree in at least one of near + 1 groups of bits, so only pictures that share a group are compared:
-    exact, and quick for many pictures.
 
     Args:
         near: None to look for the same pixels only.
@@ -24,7 +24,8 @@ class Duplicates:
     def __init__(self, near: int | None) -> None:
         self._near = near
         self._by_pixels: dict[str, str] = {}
-        self._groups: list[dict[int, list[tuple[str, Facts]]]] = [{} for _ in range(0 if near is None else near + 1)]
+        self._kept: list[tuple[str, Facts]] = []
+        self._looks = np.zeros(2**10, dtype=np.uint64)  # of ``_kept``, with room for more
 
     def admit(self, name: str, facts: Facts) -> None:
         """Remember a picture. Raises: LeftOut naming the earlier one that it repeats."""
@@ -35,23 +36,21 @@ class Duplicates:
         self._by_pixels[facts.pixels_sha256] = name
 
     def _admit_look(self, name: str, facts: Facts, near: int) -> None:
-        places = list(zip(self._groups, _groups_of_bits(facts.look, near + 1)))
-        alike = [
-            ((facts.look ^ other.look).bit_count(), other_name)
-            for group, bits in places
-            for other_name, other in group.get(bits, ())
-            if (facts.look ^ other.look).bit_count() <= near and _same_colour(facts, other)
-        ]
-        if alike:
-            bits, other_name = min(alike)
-            raise LeftOut("near-duplicates", f"looks like {other_name} ({bits} of {LOOK_BITS} bits differ)")
-        for group, bits in places:
-            group.setdefault(bits, []).append((name, facts))
+        count = len(self._kept)
+        bits = _differing_bits(self._looks[:count], facts.look)
+        for i in np.flatnonzero(bits <= near).tolist():
+            other_name, other = self._kept[i]
+            if _same_colour(facts, other):
+                raise LeftOut("near-duplicates", f"looks like {other_name} ({bits[i]} of {LOOK_BITS} bits differ)")
+        if count == len(self._looks):
+            self._looks = np.concatenate([self._looks, np.zeros_like(self._looks)])
+        self._looks[count] = facts.look
+        self._kept.append((name, facts))
 
 
-def _groups_of_bits(look: int, count: int) -> list[int]:
-    edges = [LOOK_BITS * i // count for i in range(count + 1)]
-    return [look >> low & (1 << high - low) - 1 for low, high in pairwise(edges)]
+def _differing_bits(looks: NDArray[np.uint64], look: int) -> NDArray[np.uint8]:
+    ones = _ONES[(looks ^ np.uint64(look)).view(np.uint16)]
+    return ones[0::4] + ones[1::4] + ones[2::4] + ones[3::4]
 
 
 def _same_colour(a: Facts, b: Facts) -> bool:
