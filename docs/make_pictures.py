@@ -1,7 +1,4 @@
-"""Make the README's pictures from a finished quickstart run: ``python docs/make_pictures.py runs/quickstart``.
-
-Wants matplotlib: ``pip install 'stylenerf-engine[plots]'``.
-"""
+"""Make the README's pictures from a finished quickstart run: ``python docs/make_pictures.py runs/quickstart``."""
 
 import sys
 from pathlib import Path
@@ -10,8 +7,6 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from stylenerf.engine.pictures import save_png
-from stylenerf.engine.plots import line_chart
-from stylenerf.engine.training.stats import read_stats
 
 DOCS = Path(__file__).resolve().parent
 
@@ -38,10 +33,6 @@ def main(run: Path) -> None:
     save_png(pair, DOCS / "quickstart-samples.png")
     save_png(enlarged(newest["turn"]), DOCS / "quickstart-turn.png")
     save_png(enlarged(newest["depth"]), DOCS / "quickstart-depth.png")
-    rows = [r for r in read_stats(run / "stats.jsonl") if r.get("Metric/swd") is not None]
-    points = [(r["Progress/images"] / 1000, r["Metric/swd"]) for r in rows]
-    chart = line_chart({"quickstart": points}, "Sliced Wasserstein distance (x 1000)", "thousand images", "distance")
-    save_png(chart, DOCS / "quickstart-swd.png")
 
 
 if __name__ == "__main__":
