@@ -258,7 +258,7 @@ class Stepper:
         state = self.state
 
         def loss_of_round(number: int) -> Tensor:
-            image, label = self._shown.pop(number, None) or self._unseen(number)
+            image, label = self._shown.pop(number) if number in self._shown else self._unseen(number)
             logits = state.discriminator(image, label, options=self._judge_options())
             fake = discriminator_fake_loss(logits).mean()
             images, real_label = self._real(number)

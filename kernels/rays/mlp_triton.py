@@ -159,8 +159,8 @@ def _like(parameter: Tensor, grad: Tensor | None) -> Tensor | None:
 
 
 def _plain(inputs: Sequence[Any], _kept: Any) -> Tensor:
-    *before, _precision, softplus, linear_end = inputs
-    return modulated_mlp_ref(*before, softplus, linear_end)
+    x, weights, biases, gain, slope, _precision, softplus, linear_end = inputs
+    return modulated_mlp_ref(x, weights, biases, gain, slope, softplus, linear_end)
 
 
 # the output determines the activation's derivative
