@@ -1,6 +1,6 @@
 """Put a trained run into the package as the model ``demo``, and draw its picture and curves for the documentation.
 
-    python train.py --preset demo --out runs/demo       half an hour on a CPU core or more; stopped, it goes on with --resume runs/demo
+    python train.py --preset demo --out runs/demo       half an hour or more; --resume runs/demo goes on
     python docs/make_demo.py runs/demo
 
 Wants matplotlib and scikit-image: ``pip install 'stylenerf-engine[plots,mesh]'``.
