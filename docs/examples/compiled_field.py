@@ -23,7 +23,7 @@ class StyledField(nn.Module):
         super().__init__()
         sizes = [6 * FREQS, *[width] * layers]
         self.styles = nn.ModuleList(nn.Linear(LATENT, size) for size in sizes[:-1])
-        self.weights = nn.ParameterList(torch.randn(o, i) for i, o in zip(sizes, sizes[1:]))
+        self.weights = nn.ParameterList(torch.randn(o, i) for i, o in itertools.pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(size) for size in sizes[1:])
         self.density, self.colour = nn.Linear(width, 1), nn.Linear(width, 3)
 
