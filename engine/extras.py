@@ -7,6 +7,7 @@ from .errors import UserError
 _LIBRARIES = {  # extra -> module -> the library's own name
     "mesh": {"skimage": "scikit-image", "trimesh": "trimesh"},
     "plots": {"matplotlib": "matplotlib"},
+    "tensorboard": {"tensorboard": "tensorboard"},
     "video": {"imageio": "imageio", "imageio_ffmpeg": "imageio-ffmpeg"},
 }
 

@@ -70,6 +70,11 @@ def grid(images: Tensor, columns: int | None = None, pad: int = 2) -> Image.Imag
     return sheet
 
 
+def sheet_columns(count: int) -> int:
+    """As many columns as make a sheet of ``count`` square images half again as wide as high."""
+    return max(1, round((count * 1.5) ** 0.5))
+
+
 def strip(images: Tensor, pad: int = 2) -> Image.Image:
     """All ``images`` in one row."""
     return grid(images, columns=max(len(images), 1), pad=pad)

@@ -70,7 +70,9 @@ def _train(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
     from ..device import pick_device, with_precision_of
     from ..training.config import load_config  # these bring torch along, which takes seconds: not for --help
     from ..training.initial import read_initial
+    from ..training.report.signs import FEW
     from ..training.trainer import Trainer, open_training_data, resolve_resume, with_data_path
+    from .verbs.dataset_advice import of_number
 
     state = init = None
     if args.resume is not None:
@@ -99,6 +101,9 @@ def _train(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
     _report(f"data:        opening {cfg.data.path}")
     data = open_training_data(cfg, _report)
     _report(f"data:        {data.describe()}")
+    if cfg.data.path != "procedural" and data.num_images < FEW:
+        for line in of_number(data.num_images):
+            _report(f"few images:  {line}")
     trainer = Trainer(cfg, data, run_dir, device, resume=state, init=init, report=_report,
                       progress=not args.no_progress)  # fmt: skip
     if init is not None:

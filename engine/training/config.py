@@ -176,6 +176,7 @@ class MonitorConfig:
 
     grid_images latents in the sample sheet, turn_frames cameras in the turning strip, swd_images images for the sliced
     Wasserstein distance (0 turns it off), depth_scenes scenes and latents for the depth correlation (procedural data).
+    report: report.html and curves.png at the end of training; tensorboard: the statistics as its events too (an extra).
     """
 
     grid_images: int = 24
@@ -183,6 +184,8 @@ class MonitorConfig:
     swd_images: int = 512
     depth_scenes: int = 32
     batch: int = 8
+    report: bool = True
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         for name in ("grid_images", "turn_frames", "batch"):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...models.camera import Camera, pixel_grid
 from ...models.generator import Generator, Rendered, RenderOptions
 from ..data import Dataset, ProceduralScenes, label_from_camera
-from ..pictures import depth_picture, grid, save_png, to_uint8
+from ..pictures import depth_picture, grid, save_png, sheet_columns, to_uint8
 from ..randomness import generator_for
 from .config import Config
 from .metrics.consistency import Reprojection, reproject
@@ -44,14 +44,14 @@ class Monitor:
         """Write a sheet of training images once."""
         count = self.cfg.monitor.grid_images
         batch = self.data.batch(self.cfg.train.seed, 0, count, self.cfg.generator.resolution)
-        return self._save(batch.images, "reals.png", columns=_columns(count))
+        return self._save(batch.images, "reals.png", columns=sheet_columns(count))
 
     def pictures(self, g: Generator, images_shown: int) -> list[Path]:
         """Write sample sheet, turning strip and depth picture; returns their paths."""
         name = f"{images_shown:08d}.png"
         count = self.cfg.monitor.grid_images
         samples = self._render(g, "grid", count, self._prior(g, "grid", count))
-        paths = [self._save(to_uint8(samples.image), f"samples-{name}", columns=_columns(count))]
+        paths = [self._save(to_uint8(samples.image), f"samples-{name}", columns=sheet_columns(count))]
         turns = self.turning(g)
         rows = min(PICTURE_ROWS, count)
         paths.append(self._save(to_uint8(turns.image), f"turn-{name}", columns=len(turns.image) // rows))
@@ -263,8 +263,3 @@ def _ratio(part: float, whole: float) -> float:
 def _pose_sensitivity(a: Tensor, b: Tensor) -> float:
     """Mean difference between two views of each subject, over that between subjects in one view; NaN for one alone."""
     return _ratio((a - b).abs().mean().item(), (a - a.roll(1, 0)).abs().mean().item())
-
-
-def _columns(count: int) -> int:
-    """As many columns as make a sheet half again as wide as high."""
-    return max(1, round((count * 1.5) ** 0.5))

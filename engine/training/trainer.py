@@ -19,6 +19,7 @@ import torch
 
 from ..data import Dataset, camera_from_label, open_dataset
 from ..errors import UserError, one_line
+from ..extras import need
 from ..files import write_whole
 from ..interrupt import Interrupt
 from .checkpoint import check_writable, latest_checkpoint, read_checkpoint, write_checkpoint
@@ -27,6 +28,10 @@ from .config_io import apply_overrides, from_dict, leaves, to_dict
 from .divergence import EXIT_DIVERGED, Watch, nonfinite_weights
 from .initial import InitialWeights
 from .monitor import Monitor
+from .report.page import report_run
+from .report.record import DATA_KEY
+from .report.tensorboard import FOLDER as EVENTS
+from .report.tensorboard import EventWriter
 from .stats import Accumulator, ProgressBar, StatsWriter, peak_memory_mib, read_stats
 from .step import Interrupted, Stepper, TrainState
 
@@ -119,6 +124,8 @@ class Trainer:
         report: Report = print,
         progress: bool = True,
     ) -> None:
+        if cfg.monitor.tensorboard:
+            need("tensorboard", "monitor.tensorboard")
         check_writable(run_dir)
         self.cfg, self.data, self.run_dir, self.device = cfg, data, run_dir, device
         self.report, self.progress = report, progress
@@ -133,10 +140,12 @@ class Trainer:
         self.watch = Watch(cfg.train.max_nonfinite_steps, report)
         self.saved_at = -1
         # a row whose snapshot is due: of a new run, or of a run interrupted during a snapshot
-        self.pending: Row | None = {"Progress/images": self.state.images_shown}
+        self.pending: Row | None = {"Progress/images": self.state.images_shown, DATA_KEY: data.num_images}
         if resume is not None:
             self._restore(resume)
         _write_config(cfg, run_dir / "config.json")
+        since = None if resume is None else self.state.images_shown + 1
+        self.events = EventWriter(run_dir / EVENTS, since) if cfg.monitor.tensorboard else None
         self.stepper = Stepper(cfg, data, self.state, self.stats, device)
         self.monitor = Monitor(cfg, data, run_dir / "images", device)
 
@@ -200,8 +209,7 @@ class Trainer:
                         self.pending = row
                         self._snapshot()
                     else:
-                        self.writer.write(row)
-                        self.writer.flush()
+                        self._write(row)
                     tick_start_s, tick_images = time.monotonic(), now
                 if interrupt.requested:
                     self._stop()
@@ -254,8 +262,7 @@ class Trainer:
 
     def _give_up(self, row: Row) -> int:
         """Write the last statistics, but no checkpoint, so that the finite ones stay."""
-        self.writer.write(row)
-        self.writer.flush()
+        self._write(row)
         limit, newest = self.cfg.train.max_nonfinite_steps, latest_checkpoint(self.run_dir)
         self.report(
             f"stopped: diverged at step {self.state.step}, {limit} steps in a row were not finite "
@@ -266,7 +273,17 @@ class Trainer:
             f"optimiser.generator_lr={self.cfg.optimiser.generator_lr / 2:g} --set "
             f"optimiser.discriminator_lr={self.cfg.optimiser.discriminator_lr / 2:g}"
         )
+        if self.cfg.monitor.report:
+            report_run(self.run_dir, self.report)
         return EXIT_DIVERGED
+
+    def _write(self, row: Row) -> None:
+        """Write a row of statistics to the disk, and to TensorBoard if it is asked for."""
+        self.writer.write(row)
+        self.writer.flush()
+        if self.events is not None:
+            self.events.write(row)
+            self.events.flush()
 
     def _row(self, sec_per_kimg: float) -> Row:
         """One row of statistics; empties the accumulator."""
@@ -301,8 +318,7 @@ class Trainer:
         except Interrupted:
             self._stop()
         self.first_figures = self.first_figures or figures
-        self.writer.write({**self.pending, **figures, "Time/snapshot_s": time.monotonic() - start_s})
-        self.writer.flush()
+        self._write({**self.pending, **figures, "Time/snapshot_s": time.monotonic() - start_s})
         self.pending, self.saved_at = None, -1
         self.save()
         shown = ", ".join(f"{name.removeprefix('Metric/')} {value:.3g}" for name, value in figures.items())
@@ -339,6 +355,8 @@ class Trainer:
         self.report(f"pictures:    {self.run_dir / 'images'}")
         self.report(f"checkpoint:  {latest_checkpoint(self.run_dir)}")
         self.report(f"statistics:  {self.writer.path}")
+        if self.cfg.monitor.report:
+            report_run(self.run_dir, self.report)
 
 
 def _write_config(cfg: Config, path: Path) -> None:

@@ -7,15 +7,17 @@ import shlex
 
 from ...training.config import load_config
 from ...training.config_io import PRESETS, list_presets
+from ...training.report.signs import FEW
+from ...training.report.signs import VERY_FEW as TOO_FEW
 
-TOO_FEW, FEW, SOME = 60, 500, 5000  # pictures
+SOME = 5000  # pictures
 SMALLEST = 32  # pixels, of a model of the quickstart's form
 _MIRROR = "--set data.mirror=true doubles them, where left and right may be exchanged"
 
 
 def advice(pictures: int, resolution: int, *, labelled: bool, path: str) -> list[str]:
     """Lines for somebody who has just made the set ``path`` of so many ``pictures``."""
-    return [*_of_number(pictures), *_of_resolution(resolution, labelled, path)]
+    return [*of_number(pictures), *_of_resolution(resolution, labelled, path)]
 
 
 def command(resolution: int, *, labelled: bool, path: str) -> str:
@@ -42,7 +44,8 @@ def _sizes() -> dict[str, int]:
     return {name: load_config(name, None, []).generator.resolution for name in list_presets(PRESETS)}
 
 
-def _of_number(pictures: int) -> list[str]:
+def of_number(pictures: int) -> list[str]:
+    """What so many pictures are enough for, and what helps."""
     if pictures < TOO_FEW:
         return [
             f"{pictures} pictures are too few to train from nothing: the discriminator knows them by heart, and the "
@@ -52,7 +55,7 @@ def _of_number(pictures: int) -> list[str]:
     if pictures < FEW:
         return [
             f"{pictures} pictures are few: expect little variety, and samples that get worse once the discriminator "
-            "knows the pictures; Metric/swd in stats.jsonl tells when",
+            "knows the pictures; `stylenerf report RUN` names the signs",
             "begin with a trained model (--init MODEL), or try --set loss.r1_gamma=4 --set train.total_kimg=1000 "
             "--set growth.enabled=false",
             _MIRROR,
