@@ -221,6 +221,7 @@ OUT_COMES_FIRST = {
     "mesh": "none",
     "convert": "none.pkl",
     "dataset": "none --resolution 64",
+    "report": "none",
 }
 
 

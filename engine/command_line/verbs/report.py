@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ...errors import UserError
+from ...ownership import check_writable
 
 HELP = """See how a training run goes: one HTML page of its figures, signs, pictures and next commands.
 
@@ -32,14 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read the run, write the page, print signs and next commands."""
     from ...extras import need
-    from ...training.report.page import summary, write_report
+    from ...training.report.page import PAGE, summary, write_report
     from ...training.report.record import read_record
     from ...training.report.tensorboard import FOLDER, write_events
 
-    record = read_record(Path(args.folder))
-    out = record.folder if args.out is None else Path(args.out)
-    if out.exists() and not out.is_dir():
+    out = Path(args.folder if args.out is None else args.out)
+    if args.out is not None and out.exists() and not out.is_dir():
         raise UserError(f"--out: wanted a folder, got {out}, which is a file")
+    if args.out is not None:
+        check_writable(out / PAGE)
+    record = read_record(Path(args.folder))
     if args.tensorboard:
         need("tensorboard", "--tensorboard")
     found, steps = write_report(record, out, print)
