@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stylenerf.kernels.rays import hierarchical, single_pass
 from tests.gradients import cotangents
 from tests.inputs import FieldCase
 from tests.ray_runs import BLUNT, SPANS, Kind, RayRun, assert_positions_follow, assert_rounded_pass_matches, tile_rays
@@ -60,6 +61,15 @@ def test_matches_with_fine_samples(samples: tuple[int, int]) -> None:
     case = replace(SMALL, batch=1, rays=3, samples=samples[0], fine=samples[1])
     run = RayRun(case, "hierarchical", SPANS["opaque"], sample_rays=1)
     assert_positions_follow(run, "fp16", assert_rounded_pass_matches(run, "fp16"))
+
+
+@pytest.mark.parametrize("kind, samples", [("single", 3), ("single", 9), ("hierarchical", 3)])
+def test_matches_with_its_sums_turned(kind: Kind, samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on GPUs without warp-group products."""
+    for module in (single_pass, hierarchical):
+        monkeypatch.setattr(module, "turned_sums", lambda device: True)
+    case = replace(SMALL, batch=1, rays=3, samples=samples, fine=3)
+    assert_rounded_pass_matches(RayRun(case, kind, sample_rays=1), "fp16")
 
 
 @pytest.mark.parametrize("over", [-1, 0, 1])

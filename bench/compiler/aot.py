@@ -102,6 +102,37 @@ def specialization(launch: Launch, target: int) -> dict[str, Any]:
     return bound[0]
 
 
+class _Lowered(Exception):
+    """Ends a compilation after its first stage."""
+
+
+def lower(launch: Launch, target: int) -> str:
+    """The Triton IR of ``launch``, its functions inlined; nothing is compiled further, nothing is cached."""
+
+    def hook(*args: Any) -> tuple[str, str] | None:
+        if not args:  # asked for what it adds to the key of the cache
+            return "first stage only", "first stage only"
+        stages = args[1]
+        first = stages["ttir"]
+
+        def stop(source: Any, metadata: Any) -> None:
+            raise _Lowered(str(first(source, metadata)))
+
+        stages["ttir"] = stop
+        return None
+
+    before = knobs.runtime.add_stages_inspection_hook
+    knobs.runtime.add_stages_inspection_hook = hook
+    try:
+        with _driver_for(target):
+            _warmup(launch)
+    except _Lowered as lowered:
+        return str(lowered)
+    finally:
+        knobs.runtime.add_stages_inspection_hook = before
+    raise RuntimeError("the compiler has no stage named ttir")
+
+
 def build(launch: Launch, target: int) -> tuple[Report, Expectations]:
     """Compile ``launch`` for compute capability ``target`` and read the result."""
     seconds: list[float | None] = []

@@ -209,6 +209,15 @@ def _collect(shipped: Shipped, targets: Sequence[int], only: re.Pattern[str], pr
     return list(jobs.values())
 
 
+def core_jobs(targets: Sequence[int], only: re.Pattern[str]) -> list[Job]:
+    """The jobs of ``--core``: of each shipped kernel that matches, the first configuration and the largest."""
+    problems: list[str] = []
+    jobs = _core(_collect(_find_shipped(problems), targets, only, problems))
+    if problems:
+        raise RuntimeError("; ".join(problems))
+    return jobs
+
+
 def _core(jobs: Sequence[Job]) -> list[Job]:
     """Per kernel, target and launching module: the first job, and that of the largest compile-time sizes."""
     from bench.compiler import aot

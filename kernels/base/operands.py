@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 from triton.language.extra import libdevice
+from triton.language.target_info import is_cuda
 
 # Triton decides at decoration whether kernels are compiled or interpreted, so this is constant within a process.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
@@ -73,9 +74,12 @@ def softplus(v):
 
 @triton.jit
 def sin_cos_pi(t):
-    """sin(pi t), cos(pi t) of a float32 tile, error below 1e-6: t is reduced to [-1, 1] exactly, then one MUFU each."""
+    """sin(pi t), cos(pi t) of a float32 tile, error below 1e-6: t is reduced to [-1, 1] exactly, then one MUFU each.
+
+    Other targets than CUDA have no such instruction under this name: they take Triton's own functions.
+    """
     period = (0.5 * t + ROUND_TO_INTEGER) - ROUND_TO_INTEGER
     angle = tl.fma(period, -2.0, t) * PI
-    if INTERPRETED:
-        return tl.sin(angle), tl.cos(angle)
-    return libdevice.fast_sinf(angle), libdevice.fast_cosf(angle)
+    if not INTERPRETED and is_cuda():
+        return libdevice.fast_sinf(angle), libdevice.fast_cosf(angle)
+    return tl.sin(angle), tl.cos(angle)

@@ -7,6 +7,9 @@ y is recomputed from x, which costs a product and moves no more bytes than readi
 iterates over its share of an image and keeps all weights and their gradients on the chip: x and the incoming gradients
 are read once, dx is written once. The wide form writes dz, and the kernels of ``linear`` compute dx and dw. Shares of
 the weights' gradients are added in a fixed order.
+
+In the products that give the weights' gradients, the transposed factor is x, which was loaded, or the gradient of the
+colours, whose transpose has 16 rows: other results, transposed, would meet ``turned_product`` of ``base/faults.py``.
 """
 
 from typing import Any, NamedTuple
@@ -97,9 +100,9 @@ def _wide_kernel(
     part = tl.program_id(0).to(tl.int64) * O
     tl.store(grad_rgb_bias_ptr + part + offs_o, tl.sum(grad_rgb, axis=0), mask=mask_o)
     operand = to_operand(grad_rgb * scale, DT)
-    grad_weight = dot(tl.trans(y), operand, tl.zeros([BLOCK_C, SIDE], tl.float32), INPUT_PRECISION) / scale
-    offs_part = (part + offs_o)[None, :] * C + offs_c[:, None]
-    tl.store(grad_rgb_weight_ptr + offs_part, grad_weight, mask=mask_o[None, :] & mask_c[:, None])
+    grad_weight = dot(tl.trans(operand), y, tl.zeros([SIDE, BLOCK_C], tl.float32), INPUT_PRECISION) / scale
+    offs_part = (part + offs_o)[:, None] * C + offs_c[None, :]
+    tl.store(grad_rgb_weight_ptr + offs_part, grad_weight, mask=mask_o[:, None] & mask_c[None, :])
     grad_z = sum_gradient(
         y, operand, grad_y_ptr, rgb_weight_ptr, row, offs, mask, scale, slope, limit,
         GRAD_Y, CLAMPED, C, O, DT, INPUT_PRECISION, SIDE, BLOCK_M, BLOCK_C,
@@ -129,8 +132,8 @@ def _narrow_kernel(
     scale = tl.load(scale_ptr)
     weight_ptr += n // repeat * C * I
     bias = tl.load(bias_ptr + offs_c, mask=mask_c, other=0.0)
-    acc_weight, acc_bias = tl.zeros([BLOCK_C, BLOCK_K], tl.float32), tl.zeros([BLOCK_C], tl.float32)
-    acc_rgb_weight, acc_rgb_bias = tl.zeros([BLOCK_C, SIDE], tl.float32), tl.zeros([SIDE], tl.float32)
+    acc_weight, acc_bias = tl.zeros([BLOCK_K, BLOCK_C], tl.float32), tl.zeros([BLOCK_C], tl.float32)
+    acc_rgb_weight, acc_rgb_bias = tl.zeros([SIDE, BLOCK_C], tl.float32), tl.zeros([SIDE], tl.float32)
     offs_x, offs_y = offs_m[:, None] * I + offs_k[None, :], offs_m[:, None] * C + offs_c[None, :]
     for i in tl.range(0, rounds, num_stages=STAGES):
         first = (tl.program_id(0) % programs * rounds + i) * BLOCK_M
@@ -150,23 +153,23 @@ def _narrow_kernel(
         )  # fmt: skip
         acc_rgb_bias += tl.sum(grad_rgb, axis=0)
         operand = to_operand(grad_rgb * scale, DT)
-        acc_rgb_weight = dot(tl.trans(y), operand, acc_rgb_weight, INPUT_PRECISION)
+        acc_rgb_weight = dot(tl.trans(operand), y, acc_rgb_weight, INPUT_PRECISION)
         grad_z = sum_gradient(
             y, operand, grad_y_ptr, rgb_weight_ptr, row, offs_y, mask_y, scale, slope, limit,
             GRAD_Y, CLAMPED, C, O, DT, INPUT_PRECISION, SIDE, BLOCK_M, BLOCK_C,
         )  # fmt: skip
         acc_bias += tl.sum(grad_z.to(tl.float32), axis=0)
-        acc_weight = dot(tl.trans(grad_z), x, acc_weight, INPUT_PRECISION)
+        acc_weight = dot(tl.trans(x), grad_z, acc_weight, INPUT_PRECISION)
         grad_x = dot(grad_z, weight, tl.zeros([BLOCK_M, BLOCK_K], tl.float32), INPUT_PRECISION) / scale
         tl.store(grad_x_ptr + row * I + offs_x, to_operand(grad_x, DT), mask=mask_x)
     part = tl.program_id(0).to(tl.int64)
     tl.store(
-        grad_weight_ptr + (part * C + offs_c)[:, None] * I + offs_k[None, :], acc_weight * (gain / scale),
-        mask=mask_c[:, None] & mask_k[None, :],
+        grad_weight_ptr + (part * C + offs_c)[None, :] * I + offs_k[:, None], acc_weight * (gain / scale),
+        mask=mask_c[None, :] & mask_k[:, None],
     )  # fmt: skip
     tl.store(grad_bias_ptr + part * C + offs_c, acc_bias * (gain / scale), mask=mask_c)
-    offs_rgb = (part * O + offs_o)[None, :] * C + offs_c[:, None]
-    tl.store(grad_rgb_weight_ptr + offs_rgb, acc_rgb_weight / scale, mask=mask_o[None, :] & mask_c[:, None])
+    offs_rgb = (part * O + offs_o)[:, None] * C + offs_c[None, :]
+    tl.store(grad_rgb_weight_ptr + offs_rgb, acc_rgb_weight / scale, mask=mask_o[:, None] & mask_c[None, :])
     tl.store(grad_rgb_bias_ptr + part * O + offs_o, acc_rgb_bias, mask=mask_o)
 
 

@@ -156,7 +156,7 @@ def _tile(C: int, I: int, precision: str, backward: bool, groups: bool) -> _Tile
     if precision == "fp32":  # no tensor cores: many registers
         return _Tile(32 if width > 32 else 64, 16, 4, 2)
     if backward and max(width, terms) <= NARROW and precision != "tf32":
-        return _Tile(64 if groups or width <= 32 else 32, terms, 4, 2)
+        return _Tile(64 if groups or width <= 32 else 32, terms, 8 if groups and width > 32 else 4, 2)
     if backward:
         return _Tile(32 if width > 128 else 64, min(terms, 32), 4 if width <= 64 else 8, 2)
     if width > 128:

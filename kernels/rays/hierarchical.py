@@ -15,7 +15,7 @@ from torch import Tensor
 from ..base.launch import has_warp_group_products, launch
 from ..base.operands import OPERANDS
 from .field_triton import SPACES, Operand, RowTile, chained, contract, density, trunk
-from .single_pass import RayOutputs, aggregate, ray_norm
+from .single_pass import RayOutputs, aggregate, ray_norm, turned_sums
 from .span import RaySpan
 from .volume_triton import relu
 
@@ -67,7 +67,7 @@ def _hierarchical_kernel(
     R, R_image, S, F, L, slope, density_scale, near, far, centre_x, centre_y, centre_z,
     P: tl.constexpr, H: tl.constexpr, SPACE: tl.constexpr, WARP: tl.constexpr,
     COARSE_NOISE: tl.constexpr, FINE_NOISE: tl.constexpr, SAMPLE_RAYS: tl.constexpr, OPAQUE: tl.constexpr,
-    DT: tl.constexpr, INPUT_PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    TURNED: tl.constexpr, DT: tl.constexpr, INPUT_PRECISION: tl.constexpr, STAGES: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     M: tl.constexpr = BLOCK_R * BLOCK_S
@@ -162,7 +162,7 @@ def _hierarchical_kernel(
     tl.store(transmittance_ptr + b * R + ray, tl.exp(-tl.sum(x, axis=1)), mask=mask_r)
 
     weights_coarse, weights_fine = tl.split(tl.reshape(weights, [BLOCK_R, BLOCK_S, 2]))
-    hidden = aggregate(a, tl.reshape(weights_fine, [M]), M, BLOCK_S, H, DT)
+    hidden = aggregate(a, tl.reshape(weights_fine, [M]), M, BLOCK_S, H, TURNED, DT)
     rank_coarse, rank_fine = tl.split(tl.reshape(rank, [BLOCK_R, BLOCK_S, 2]))
     if SAMPLE_RAYS:
         sample_hidden_ptr += b * (R - R_image) * (S + F) * H
@@ -172,7 +172,7 @@ def _hierarchical_kernel(
         tl.store(sample_hidden_ptr + to, a.to(tl.float32), mask=tl.reshape(emits & fine_in, [M])[:, None])
     tl.debug_barrier()  # the scratch was written by other threads of this program
     a = tl.load(scratch_ptr + offs_scratch)
-    hidden += aggregate(a, tl.reshape(weights_coarse, [M]), M, BLOCK_S, H, DT)
+    hidden += aggregate(a, tl.reshape(weights_coarse, [M]), M, BLOCK_S, H, TURNED, DT)
     if SAMPLE_RAYS:
         to = tl.reshape(first + rank_coarse, [M])[:, None] * H + offs_h[None, :]
         tl.store(sample_hidden_ptr + to, a.to(tl.float32), mask=tl.reshape(emits & coarse_in, [M])[:, None])
@@ -261,6 +261,7 @@ def launch_hierarchical(
         FINE_NOISE=fine_noise is not None,
         SAMPLE_RAYS=out.sample_hidden.shape[1] > 0,
         OPAQUE=span.opaque,
+        TURNED=turned_sums(rays[0].device),
         STAGES=tile.stages,
         BLOCK_R=block,
         BLOCK_S=SLOTS,

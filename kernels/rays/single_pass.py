@@ -55,25 +55,33 @@ def sum_in_front(x, R: tl.constexpr, S: tl.constexpr):
 
 
 @triton.jit
-def aggregate(a, weights, M: tl.constexpr, S: tl.constexpr, H: tl.constexpr, DT: tl.constexpr):
-    """sum_i w_i a_i of every ray's S rows, [M // S, H] float32; a [M, H], weights [M] float32."""
+def aggregate(a, weights, M: tl.constexpr, S: tl.constexpr, H: tl.constexpr, TURNED: tl.constexpr, DT: tl.constexpr):
+    """sum_i w_i a_i of every ray's S rows, [M // S, H] float32; a [M, H], weights [M] float32; see ``turned_sums``."""
     RAYS: tl.constexpr = M // S
     if tl.float32 == DT:
         return tl.sum(tl.reshape(a * weights[:, None], [RAYS, S, H]), axis=1)
-    COLUMNS: tl.constexpr = RAYS if RAYS > 16 else 16
-    column = tl.arange(0, COLUMNS)[None, :]
-    own = (tl.arange(0, M) // S)[:, None] == column % RAYS
+    SIDE: tl.constexpr = RAYS if RAYS > 16 else 16
+    own = (tl.arange(0, M) // S)[:, None] == (tl.arange(0, SIDE) % RAYS)[None, :]
     block = tl.where(own, weights[:, None], 0.0)
     high = to_operand(block, DT)
     low = to_operand(block - high.to(tl.float32), DT)
-    zero = tl.zeros([H, COLUMNS], tl.float32)
-    rows = tl.trans(a)
-    if 2 * RAYS <= COLUMNS:
-        both = tl.where(column < RAYS, high, tl.where(column < 2 * RAYS, low, 0.0)).to(DT)
-        out = tl.sum(tl.reshape(dot(rows, both, zero, "ieee"), [H, COLUMNS // RAYS, RAYS]), axis=1)
+    if 2 * RAYS <= SIDE:  # one product finds the sums and, in further columns, their rounding errors
+        column = tl.arange(0, SIDE)[None, :]
+        low = tl.where(column < RAYS, high, tl.where(column < 2 * RAYS, low, 0.0)).to(DT)
+    if TURNED:
+        out = dot(tl.trans(a), low, tl.zeros([H, SIDE], tl.float32), "ieee")
+        if 2 * RAYS <= SIDE:
+            out = tl.sum(tl.reshape(out, [H, SIDE // RAYS, RAYS]), axis=1)
+        else:
+            out = dot(tl.trans(a), high, out, "ieee")
+        out = tl.trans(out)
     else:
-        out = dot(rows, high, dot(rows, low, zero, "ieee"), "ieee")
-    return tl.trans(out)
+        out = dot(tl.trans(low), a, tl.zeros([SIDE, H], tl.float32), "ieee")
+        if 2 * RAYS <= SIDE:
+            out = tl.sum(tl.reshape(out, [SIDE // RAYS, RAYS, H]), axis=0)
+        else:
+            out = dot(tl.trans(high), a, out, "ieee")
+    return out
 
 
 @triton.jit
@@ -84,7 +92,7 @@ def _ray_kernel(
     stride_first_b, stride_rest_b, stride_bias_b, stride_head_b,
     R, R_image, S, L, slope, density_scale, far, centre_x, centre_y, centre_z,
     D: tl.constexpr, P: tl.constexpr, H: tl.constexpr, SPACE: tl.constexpr, FROM_RAYS: tl.constexpr,
-    NOISE: tl.constexpr, SAMPLE_RAYS: tl.constexpr, OPAQUE: tl.constexpr,
+    NOISE: tl.constexpr, SAMPLE_RAYS: tl.constexpr, OPAQUE: tl.constexpr, TURNED: tl.constexpr,
     DT: tl.constexpr, INPUT_PRECISION: tl.constexpr, STAGES: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
@@ -140,9 +148,18 @@ def _ray_kernel(
 
     # a NaN row would reach the tile's other rays as NaN times zero; its own ray gets the NaN through its weights
     a = tl.where((sigma_m == sigma_m)[:, None], a, 0.0).to(DT)
-    hidden = aggregate(a, tl.reshape(weights, [M]), M, BLOCK_S, H, DT)
+    hidden = aggregate(a, tl.reshape(weights, [M]), M, BLOCK_S, H, TURNED, DT)
     offs_out = ray[:, None] * H + offs_h[None, :]
     tl.store(hidden_ptr + b * R_image * H + offs_out, hidden, mask=(ray < R_image)[:, None])
+
+
+def turned_sums(device: torch.device) -> bool:
+    """Whether ``aggregate`` takes its product turned, with the features as the left operand.
+
+    Products per warp keep the features in registers for it, and spill without. Warp-group products do without, and have
+    to: turned, they would be the ``turned_product`` of ``base/faults.py``.
+    """
+    return not has_warp_group_products(device)
 
 
 def ray_tile(width: int, samples: int, precision: str, device: torch.device) -> RowTile:
@@ -184,6 +201,7 @@ def launch_rays(
         NOISE=noise is not None,
         SAMPLE_RAYS=out.sample_hidden.shape[1] > 0,
         OPAQUE=samples.span.opaque,
+        TURNED=turned_sums(samples.device),
         STAGES=tile.stages,
         BLOCK_R=tile.rows // slots,
         BLOCK_S=slots,
