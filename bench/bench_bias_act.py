@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import shapes
+from bench import peers, shapes
 from bench.gate import Args
-from bench.harness import DTYPES, REPLAYED, Measure, Subject
+from bench.harness import DTYPES, WITH_PEER, Measure, Subject
 from bench.machine import DEVICE
 from stylenerf.kernels import bias_act
 
@@ -40,10 +40,11 @@ def subject(shape: str, dtype: str) -> Subject:
         run=partial(activate, dim=dim),
         flops=5 * count,  # sum, slope, gain, two comparisons of the clamp
         flops_backward=4 * count,  # gate of the clamp, gain, slope, sum over pixels for the bias
+        peer=peers.bias_act(dim=dim, act="lrelu", clamp=256.0),
     )
 
 
-@pytest.mark.parametrize(("direction", "impl"), REPLAYED)
+@pytest.mark.parametrize(("direction", "impl"), WITH_PEER)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", CASES)
 def test_bias_act(measure: Measure, shape: str, direction: str, dtype: str, impl: str) -> None:

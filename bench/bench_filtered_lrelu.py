@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import shapes
+from bench import peers, shapes
 from bench.gate import Args
-from bench.harness import DIRECTIONS, IMPLS, Measure, Subject
+from bench.harness import DIRECTIONS, IMPLS, PEER, Measure, Subject
 from stylenerf.kernels import filtered_lrelu, setup_filter
 
 TAPS = 12
 PADDING = TAPS - 1  # on each side: preserves the size
+OPTIONS: dict[str, Any] = {"up": 2, "down": 2, "padding": PADDING, "clamp": 256.0}
 CASES = {"512 ch, 36 px": (512, 36), "256 ch, 148 px": (256, 148)}
 
 
@@ -26,7 +27,7 @@ def features(device: torch.device, seed: int, *, channels: int, edge: int) -> tu
 
 def activate(args: Args, *, impl: Any) -> tuple[Tensor, ...]:
     x, bias, f = args
-    return (filtered_lrelu(x, f, f, bias, up=2, down=2, padding=PADDING, clamp=256.0, impl=impl),)
+    return (filtered_lrelu(x, f, f, bias, **OPTIONS, impl=impl),)
 
 
 def subject(shape: str) -> Subject:
@@ -43,10 +44,11 @@ def subject(shape: str) -> Subject:
         run=activate,
         flops=flops,
         flops_backward=flops,
+        peer=peers.filtered_lrelu(**OPTIONS),
     )
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", [*IMPLS, PEER])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("shape", CASES)
 def test_filtered_lrelu(measure: Measure, shape: str, direction: str, impl: str) -> None:

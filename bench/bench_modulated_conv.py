@@ -6,9 +6,9 @@ from typing import Any, Literal
 import pytest
 from torch import Tensor
 
-from bench import shapes
+from bench import peers, shapes
 from bench.gate import Args
-from bench.harness import DIRECTIONS, IMPLS, Measure, Subject
+from bench.harness import DIRECTIONS, IMPLS, PEER, Measure, Subject
 from stylenerf.kernels import modulated_conv
 
 Form = Literal["weights", "activations"]
@@ -39,10 +39,11 @@ def subject(shape: str, form: Form) -> Subject:
         flops_backward=4 * terms,  # the gradients of input and weight
         form=form,
         plain=None if form == "weights" else partial(convolve, form="weights", kernel=kernel),
+        peer=peers.modulated_conv(kernel, fused=form == "weights"),
     )
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", [*IMPLS, PEER])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("shape", CASES)

@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import shapes
+from bench import peers, shapes
 from bench.gate import Args
-from bench.harness import DTYPES, REPLAYED, Measure, Subject
+from bench.harness import DTYPES, WITH_PEER, Measure, Subject
 from bench.machine import DEVICE
 from stylenerf.kernels import downsample2d, filter2d, setup_filter, upsample2d
 
 Kind = Literal["blur", "up 2", "down 2"]
 TAPS = 4
+FUNCTIONS: dict[Kind, Any] = {"blur": filter2d, "up 2": upsample2d, "down 2": downsample2d}
 
 
 class Case(NamedTuple):
@@ -44,8 +45,7 @@ def image_and_filter(device: torch.device, seed: int, *, case: Case, dtype: torc
 
 def resample(args: Args, *, impl: Any, case: Case) -> tuple[Tensor, ...]:
     x, f = args
-    ops: dict[str, Any] = {"blur": filter2d, "up 2": upsample2d, "down 2": downsample2d}
-    y = ops[case.kind](x, f, impl=impl)
+    y = FUNCTIONS[case.kind](x, f, impl=impl)
     return (y.permute(0, 2, 3, 1) if case.last else y,)  # so that the gradient arrives in the same memory format
 
 
@@ -67,10 +67,11 @@ def subject(shape: str, dtype: str) -> Subject:
         flops=flops,
         flops_backward=flops,  # the transposed filter has as many terms
         linear=True,
+        peer=peers.upfirdn2d(FUNCTIONS[case.kind].__name__, last=case.last),
     )
 
 
-@pytest.mark.parametrize(("direction", "impl"), REPLAYED)
+@pytest.mark.parametrize(("direction", "impl"), WITH_PEER)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", CASES)
 def test_upfirdn2d(measure: Measure, shape: str, direction: str, dtype: str, impl: str) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import shapes
+from bench import peers, shapes
 from bench.gate import Args
-from bench.harness import DIRECTIONS, IMPLS, Make, Measure, Subject
+from bench.harness import DIRECTIONS, IMPLS, PEER, Make, Measure, Subject
 from stylenerf.kernels import composite, volume_weights
 
 # packed: lengths from 0 to 56, as many samples in all (a little fewer, since 1024 is no multiple of 57)
@@ -40,10 +40,11 @@ def subject(shape: str) -> Subject:
         flops=count * (9 + 2 * shapes.HIDDEN),
         # twice the 9; a product and a sum per feature for the weight, a product per feature for the feature
         flops_backward=count * (18 + 3 * shapes.HIDDEN),
+        peer=None if shape.startswith("packed") else peers.volume(),
     )
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", [*IMPLS, PEER])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("shape", CASES)
 def test_volume(measure: Measure, shape: str, direction: str, impl: str) -> None:

@@ -7,6 +7,8 @@ finds its inputs in it; on a CPU one set is used, and what fits its caches stays
 """
 
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,18 +27,22 @@ from torch import Tensor
 from bench import gate
 from bench.flops import FlopCounter
 from bench.machine import DEVICE, Peak, Prepare, ceilings, environment, peak_memory, sync
+from bench.peers import Peer
 from stylenerf.engine.training.graphs import Captured, captured_training
 from stylenerf.kernels.base import dispatch
 
 IMPLS = ("ref", "compile", "triton")
+PEER = "peer"  # of an op that has one, see bench.peers
 KERNELS = ("triton", "graph")  # "graph" is "triton" replayed as a CUDA graph
 DIRECTIONS = ("fwd", "fwd+bwd")
 # for ops whose kernel takes less time than its launch: the forward is replayed, too
 REPLAYED = (*((d, impl) for d in DIRECTIONS for impl in IMPLS), ("fwd", "graph"))
+WITH_PEER = (*REPLAYED, *((d, PEER) for d in DIRECTIONS))
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}  # of images, where a bench has several dtypes
 MAX_ROUNDS = 50
 SHORTEST_ROUND_S = 1e-3 if DEVICE.type == "cuda" else 1e-4  # waiting for a GPU takes some 10 us
 LONG_CALL_S = 0.1
+COMPILERS = tuple(filter(None, (os.environ.get("CXX"), "g++", "clang++", "cl")))
 MAX_RING = 16
 ROWS = pytest.StashKey[list[dict[str, Any]]]()
 COUNTED = pytest.StashKey[dict[tuple[str, str, str], int]]()  # operations of models, by op, shape and direction
@@ -71,6 +77,7 @@ class Subject:
         twin: the same kernels in float32, checked first.
         compiled: the function for torch.compile, if not ``run``.
         linear: the gradient does not depend on the inputs.
+        peer: another project's implementation.
     """
 
     op: str
@@ -88,9 +95,12 @@ class Subject:
     twin: "Subject | None" = None
     compiled: Run | None = None
     linear: bool = False
+    peer: Peer | None = None
 
     def label(self, impl: str) -> str:
         """Name of an implementation in the table."""
+        if impl == PEER and self.peer is not None:
+            return self.peer.name
         kernel = ("triton", self.precision, "graph" if impl == "graph" else None)
         return " ".join(filter(None, (*(kernel if impl in KERNELS else (impl,)), self.form)))
 
@@ -106,15 +116,18 @@ class Timing:
         return float(np.percentile(self.seconds, q)) * 1e3
 
 
-def skip_reason(ops: tuple[str, ...], impl: str) -> str | None:
-    """Why ``impl`` is not timed here, or None."""
+def skip_reason(ops: tuple[str, ...], impl: str, *, telling: bool = False) -> str | None:
+    """Why ``impl`` is not timed here, or None. ``telling``: it is the most telling row of an op."""
     if impl in KERNELS:
         if not set(ops) <= dispatch.TRITON_OPS:
             return "triton: this version has no Triton kernel for it"
         if DEVICE.type != "cuda":
             return "triton: needs a CUDA device, this machine has none"
     if impl == "compile" and DEVICE.type != "cuda":
-        return "compile: torch.compile is timed on CUDA only; on a CPU it needs a C++ compiler and minutes to compile"
+        if not telling:
+            return "compile: on a CPU, where compiling takes longest, only the most telling row of each op"
+        if not any(map(shutil.which, COMPILERS)):
+            return f"compile: on a CPU torch.compile needs a C++ compiler, none of {', '.join(COMPILERS)} is here"
     return None
 
 
@@ -232,18 +245,22 @@ def plan_rounds(
 class Measure:
     """Value of the ``measure`` fixture."""
 
-    def __init__(self, benchmark: BenchmarkFixture, config: pytest.Config) -> None:
-        self.benchmark, self.config = benchmark, config
+    def __init__(self, benchmark: BenchmarkFixture, config: pytest.Config, *, telling: bool = False) -> None:
+        self.benchmark, self.config, self.telling = benchmark, config, telling
 
     def __call__(self, subject: Subject, direction: str, impl: str) -> None:
         """Check, then time, one op by one implementation; skips with a reason."""
-        reason = skip_reason(subject.ops, impl)
+        reason = skip_reason(subject.ops, impl, telling=self.telling)
+        if impl == PEER:
+            reason = subject.peer.missing() if subject.peer else "peer: none computes this"
         if reason:
             pytest.skip(reason)
         both, kernel = direction == "fwd+bwd", impl in KERNELS
         run, plain = subject.run, subject.plain or subject.run
         definition = eager_call(plain, "ref")
         call = definition if impl == "ref" and plain is run else eager_call(run, impl)
+        if impl == PEER and subject.peer is not None:
+            call = subject.peer.run
         checked = (subject.check_make or subject.make)(DEVICE, 0)
         if impl == "compile":
             torch.compiler.reset()
@@ -276,9 +293,11 @@ class Measure:
             return
         place = prepare_graph if impl == "graph" else prepare_op
         prepare: Prepare = partial(_prepare_eager, subject, impl, both)
+        if impl == PEER:
+            prepare = partial(prepare_op, subject, call, both)
         if impl in ("compile", "graph"):  # not picklable: measured in this process, on CUDA
             prepare = partial(place, subject, call, both)
-        peak = peak_memory(prepare)
+        peak = self._peak(prepare)
         self._time(place(subject, call, both, ring_size(moved)), facts, peak)
 
     def model(self, prepare: Prepare, check: Callable[[object], None], **facts: Any) -> None:
@@ -293,7 +312,7 @@ class Measure:
 
     def _model(self, prepare: Prepare, check: Callable[[object], None], facts: dict[str, Any]) -> None:
         timed, on_cpu = not self.benchmark.disabled, DEVICE.type == "cpu"
-        peak = peak_memory(prepare) if timed and on_cpu else None  # first, before a second model exists
+        peak = self._peak(prepare) if timed and on_cpu else None  # first, before a second model exists
         run = prepare()
         key = facts["op"], facts["shape"], facts["direction"]
         if facts["impl"] == "ref":
@@ -308,9 +327,13 @@ class Measure:
             self.benchmark(lambda: None)
             return
         flops = self.config.stash.get(COUNTED, {}).get(key)
-        self._time(run, {"flops": flops, **facts}, peak or peak_memory(lambda: run))
+        self._time(run, {"flops": flops, **facts}, peak or self._peak(lambda: run))
 
-    def _time(self, run: Callable[[], object], facts: dict[str, Any], peak: Peak) -> None:
+    def _peak(self, prepare: Prepare) -> Peak | None:
+        """Memory of a call; None in a short run on a CPU, where it takes a process of its own."""
+        return None if self.config.getoption("quick", False) and DEVICE.type == "cpu" else peak_memory(prepare)
+
+    def _time(self, run: Callable[[], object], facts: dict[str, Any], peak: Peak | None) -> None:
         best = ceilings()
         self.benchmark.group = f"{facts['op']} {facts['direction']} {facts['shape']}"  # of comparable results
         timing = self._rounds(run)
@@ -329,8 +352,8 @@ class Measure:
             **{f"ceiling_{name}": value for name, value in best._asdict().items()},
             "share_copy": None if moved is None else moved / best.copy_GB_per_s,
             "share_matmul": None if flops is None else flops / best.matmul(facts.get("precision")),
-            "peak_mib": peak.total_mib,
-            "peak_before_mib": peak.before_mib,
+            "peak_mib": None if peak is None else peak.total_mib,
+            "peak_before_mib": None if peak is None else peak.before_mib,
             **environment(),
         }
         self.benchmark.extra_info.update(info)

@@ -1,6 +1,7 @@
-"""Turn the JSON of pytest-benchmark or of bench.gpu into Markdown: ``python -m bench.report results.json [...]``.
+"""Turn the JSON of pytest-benchmark or of bench.gpu into Markdown: ``python -m bench.report results.json``.
 
-``--bytes`` counts the bytes that kernels move instead, without timing and without a GPU.
+Two files are compared, row by row. ``--picture`` draws the results, or the comparison. ``--bytes`` counts the bytes
+that kernels move instead, without timing and without a GPU.
 """
 
 import argparse
@@ -83,7 +84,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
         row["shape"],
         row["direction"],
         row["impl"],
-        " / ".join(_number(row[f"p{q}_ms"]) for q in (20, 50, 80)),
+        _spread(row),
         _shown(speed_up(row, rows)),
         _number(row.get("GB_per_s")),
         _shown(row.get("share_copy"), "{:.0%}").replace("%", " %"),
@@ -196,6 +197,43 @@ def _steps_table(rows: Sequence[Row]) -> list[str]:
     return ["Whole training steps, put together from their phases:", "", *markdown(head, body, 2)]
 
 
+def render_comparison(before: Sequence[Row], after: Sequence[Row]) -> str:
+    """Rows that both runs have, with their times and their ratio; how many each has alone."""
+    pairs = compared(before, after)
+    lines = [*_machine_lines(before), "", "against", "", *_machine_lines(after), ""]
+    if pairs:
+        spread = [(_spread(a), _spread(b)) for a, b in pairs]
+        body = [
+            [*key(b), *spreads, f"{a['p50_ms'] / b['p50_ms']:.2f}", "" if apart(a, b) else "within the spread"]
+            for (a, b), spreads in zip(pairs, spread)
+        ]
+        head = (*COLUMNS[:LEFT_ALIGNED], "before: " + COLUMNS[4], "after", "times faster", "")
+        lines += markdown(head, body, LEFT_ALIGNED)
+    else:
+        lines.append("No row is in both.")
+    alone = [len(rows) - len(pairs) for rows in (before, after)]
+    return "\n".join([*lines, "", f"In the first alone: {alone[0]} rows; in the second alone: {alone[1]}."])
+
+
+def compared(before: Sequence[Row], after: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """The rows of the same op, shape, direction and implementation, in the second run's order."""
+    known = {key(row): row for row in before}
+    return [(known[key(row)], row) for row in {key(row): row for row in after}.values() if key(row) in known]
+
+
+def key(row: Row) -> tuple[str, str, str, str]:
+    return row["op"], row["shape"], row["direction"], row["impl"]
+
+
+def apart(a: Row, b: Row) -> bool:
+    """Whether the middle 60 % of the rounds of two rows do not overlap."""
+    return bool(a["p80_ms"] < b["p20_ms"] or b["p80_ms"] < a["p20_ms"])
+
+
+def _spread(row: Row) -> str:
+    return " / ".join(_number(row[f"p{q}_ms"]) for q in (20, 50, 80))
+
+
 MOVED_COLUMNS = ("op", "shape", "direction", "launches", "minimum MB", "memory", "with halos", "with weights")
 MOVED = ("memory", "halos", "programs")
 
@@ -284,21 +322,36 @@ def load(path: Path) -> tuple[list[Row], dict[str, list[str]]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("results", nargs="*", type=Path, help="of pytest bench/ --benchmark-json=FILE, or bench.gpu")
+    parser.add_argument(
+        "results", nargs="*", type=Path, help="of pytest bench/ --benchmark-json=FILE, or bench.gpu; two are compared"
+    )
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw a roofline and speed-ups, too")
     parser.add_argument("--bytes", action="store_true", help="count what kernels move; takes minutes, needs no GPU")
     parser.add_argument("--only", default="", metavar="TEXT", help="of --bytes: ops and shapes whose name contains it")
     parser.add_argument("--launches", action="store_true", help="of --bytes: launch by launch, too")
     parser.add_argument("--target", type=int, default=90, metavar="SM", help="of --bytes: sm_80 is 80 (default: 90)")
     options = parser.parse_args(argv)
-    if options.bytes == bool(options.results):
-        parser.error("wanted result files or --bytes")
+    if options.bytes == bool(options.results) or len(options.results) > 2:
+        parser.error(f"wanted one or two result files, or --bytes, got {len(options.results)} files")
+    if options.picture is not None and (options.bytes or options.picture.suffix != ".png"):
+        parser.error(f"--picture: wanted a .png of result files, got {options.picture}")
     try:
-        pages = _bytes_pages(options) if options.bytes else [render(*load(path)) for path in options.results]
-    except (ValueError, RuntimeError, ImportError) as error:
+        pages = _bytes_pages(options) if options.bytes else [_results_page(options.results, options.picture)]
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print("\n\n".join(pages))
     return 0
+
+
+def _results_page(paths: Sequence[Path], picture: Path | None) -> str:
+    loaded = [load(path) for path in paths]
+    rows = [rows for rows, _ in loaded]
+    if picture is not None:
+        from bench.pictures import draw  # matplotlib is an extra
+
+        draw(rows, picture)
+    return render(*loaded[0]) if len(loaded) == 1 else render_comparison(*rows)
 
 
 def _bytes_pages(options: argparse.Namespace) -> list[str]:

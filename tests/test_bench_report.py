@@ -236,7 +236,7 @@ def test_rounds(one_call_s: float, budget_s: float, least: int, rounds: int, cal
         ("triton", ("a", "b"), "cuda", None),
         ("graph", ("a", "b"), "cpu", "needs a CUDA device"),
         ("graph", ("a",), "cuda", "no Triton kernel for it"),
-        ("compile", (), "cpu", "timed on CUDA only"),
+        ("compile", (), "cpu", "only the most telling row of each op"),
         ("compile", (), "cuda", None),
     ],
 )
