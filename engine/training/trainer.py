@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from ...kernels.base.choices import replaced
 from ..data import Dataset, camera_from_label, open_dataset
 from ..errors import UserError, one_line
 from ..extras import need
@@ -296,6 +297,7 @@ class Trainer:
             **self.stats.summarise(),
             "Time/sec_per_kimg": sec_per_kimg,
             "Memory/peak_mib": peak_memory_mib(self.device),
+            "Health/replaced_ops": len(replaced()),
         }
         self.stats.reset()
         return row

@@ -1,9 +1,13 @@
 """The only place that decides which implementation runs an op."""
 
 import os
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
 
 from torch import Tensor
+
+from .choices import chosen
 
 Impl = Literal["auto", "triton", "ref"]
 Precision = Literal["fp16", "bf16", "tf32", "fp32"]
@@ -34,16 +38,32 @@ TRITON_OPS: frozenset[str] = frozenset(
 )
 
 
+class Decision(NamedTuple):
+    """What ``resolve`` answered to "auto" for an op, and why it was not the kernel; "" if it was."""
+
+    op: str
+    form: Literal["triton", "ref"]
+    why: str
+
+
+_decisions: list[Decision] | None = None
+
+
 def resolve(op: str, impl: Impl, x: Tensor, *, unsupported: str | None = None) -> Literal["triton", "ref"]:
     """'auto' follows the device of ``x``; an explicit request is obeyed or refused, never replaced.
 
     ``unsupported`` says why the kernel does not cover this call (a dtype, a width), None if it does: "auto" then takes
-    the plain form, "triton" refuses with that reason.
+    the plain form, "triton" refuses with that reason. "auto" takes the plain form as well where this machine's
+    self-test or timing chose it (:mod:`.choices`).
     """
     if impl == "ref":
         return "ref"
     if impl == "auto":
-        return "triton" if x.is_cuda and op in TRITON_OPS and unsupported is None else "ref"
+        covered = x.is_cuda and op in TRITON_OPS and unsupported is None
+        form: Literal["triton", "ref"] = "triton" if covered and chosen(op, x) != "ref" else "ref"
+        if _decisions is not None:
+            _decisions.append(Decision(op, form, "" if form == "triton" else _why(op, x, unsupported)))
+        return form
     if impl != "triton":
         raise ValueError(f"{op}: impl must be 'auto', 'triton' or 'ref', got {impl!r}")
     if op not in TRITON_OPS:
@@ -53,6 +73,25 @@ def resolve(op: str, impl: Impl, x: Tensor, *, unsupported: str | None = None) -
     if unsupported is not None:
         raise RuntimeError(f"{op}: impl='triton' does not cover {unsupported}; use impl='ref'")
     return "triton"
+
+
+def _why(op: str, x: Tensor, unsupported: str | None) -> str:
+    if op not in TRITON_OPS:
+        return "has no kernel"
+    if not x.is_cuda:
+        return "no CUDA device"
+    return f"no kernel for {unsupported}" if unsupported is not None else "chosen for this machine"
+
+
+@contextmanager
+def record_decisions() -> Iterator[list[Decision]]:
+    """Collect what :func:`resolve` answers to "auto"."""
+    global _decisions
+    before, _decisions = _decisions, []
+    try:
+        yield _decisions
+    finally:
+        _decisions = before
 
 
 def may_launch(x: Tensor) -> bool:
