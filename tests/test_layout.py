@@ -26,7 +26,12 @@ ALLOWED = {
     "engine/machine": {"kernels", "kernels/base", "engine"},
     "engine/applications": {"kernels/base", "models", "engine", "engine/data", "engine/training"},
     "engine/command_line": {
-        "models", "engine", "engine/data", "engine/training", "engine/applications", "engine/machine",
+        "models",
+        "engine",
+        "engine/data",
+        "engine/training",
+        "engine/applications",
+        "engine/machine",
     },
 }
 SOURCES = {path.relative_to(ROOT): path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))}
