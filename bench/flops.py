@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+
+from stylenerf.engine.planning.counting import flop_of
 
 
 class FlopCounter(TorchDispatchMode):
@@ -18,7 +19,5 @@ class FlopCounter(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func.overloadpacket)
-        if formula is not None:
-            self.total += int(formula(*args, **(kwargs or {}), out_val=out))
+        self.total += flop_of(func, args, kwargs or {}, out)
         return out

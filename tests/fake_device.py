@@ -2,14 +2,14 @@
 
 :func:`fake_device` opens it. Within, every torch op passes :class:`Watch`, which counts launches, waits of the host and
 uploads, and collects faults. The device calls itself "lazy", torch's one name of a device that autograd serves without
-a driver.
+a driver; only on "meta" autograd needs no help, but there ``torch.tensor`` makes no copy that could be seen.
 """
 
 import ctypes
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -17,20 +17,25 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import triton.runtime.interpreter as interpreter
-from torch import Tensor, nn
+from torch import Tensor
 from torch._library.custom_ops import OPDEFS
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stylenerf.kernels.base import constants
+from stylenerf.engine.planning.stand_in import (
+    TARGET,
+    fake_modules,
+    generators_of,
+    numbers_of,
+    own_constants,
+)
 from stylenerf.kernels.base.launch import Launch, record_launches
 from stylenerf.kernels.base.register import namespace
 
 KIND = "lazy"
 DEVICE = torch.device(KIND, 0)
 LAZY, META = 17, 14  # of c10::DeviceType
-TARGET = 90
 COPIES = {"_to_copy", "copy_"}
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "bincount"}
 ATOMIC = {  # backwards of torch that add in an order of their own
@@ -240,64 +245,15 @@ def stray_accesses(launch: Launch) -> list[str]:
     return [f"{launch.kernel.__name__} reaches {stray}" for stray in sorted(memory.strays)]
 
 
-class DeviceGenerator:
-    """Stands for a generator of the device."""
-
-    device = DEVICE
-
-    def manual_seed(self, seed: int) -> "DeviceGenerator":
-        self.seed = seed
-        return self
-
-    def initial_seed(self) -> int:
-        return self.seed
-
-
-class AnyGenerator:
-    """torch.Generator, of this device too."""
-
-    real = torch.Generator
-
-    def __new__(cls, device: Any = "cpu") -> Any:
-        return DeviceGenerator() if torch.device(device).type == KIND else cls.real(device)
-
-
-def _drawing(real: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def draw(*args: Any, generator: Any = None, device: Any = None, **kwargs: Any) -> Tensor:
-        where = torch.device("cpu") if device is None else torch.device(device)
-        if generator is not None and generator.device.type != where.type:
-            raise RuntimeError(f"expected a generator of {where.type}, got one of {generator.device.type}")
-        return real(*args, device=where, **kwargs)
-
-    return draw
-
-
-def move(module: nn.Module, device: torch.device) -> nn.Module:
-    """``module.to(device)``; torch's own exchanges the memory of tensors, which these lack."""
-    for part in module.modules():
-        for name, p in part._parameters.items():
-            if p is not None:
-                part._parameters[name] = nn.Parameter(p.detach().to(device), requires_grad=p.requires_grad)
-        for name, b in part._buffers.items():
-            part._buffers[name] = None if b is None else b.to(device)
-    return module
-
-
-def _nested(shape: list[int], value: float) -> Any:
-    return value if not shape else [_nested(shape[1:], value) for _ in range(shape[0])]
-
-
 @contextmanager
 def fake_device() -> Iterator[Watch]:
     """Tensors are fake from here on, those of :data:`DEVICE` as if on CUDA; launches are recorded."""
     lend_device_guard()
-    kept = dict(constants._kept)
-    constants._kept.clear()
 
     def tolist(x: Tensor) -> Any:
         if on_device(x):
             watch.note("waits", f"tolist at {place()}")
-        return _nested(list(x.shape), 0.3 if x.is_floating_point() else 1)
+        return numbers_of(x)
 
     def pin_memory(x: Tensor) -> Tensor:
         copy = x.clone()
@@ -305,20 +261,14 @@ def fake_device() -> Iterator[Watch]:
         return copy
 
     is_cuda = property(lambda x: x.device.type == KIND)
-    draws = {name: _drawing(getattr(torch, name)) for name in ("randn", "rand", "randint", "randperm")}
     with (
+        own_constants(),
         record_launches(TARGET) as launches,
-        patch.multiple(torch, Generator=AnyGenerator, **draws),
+        generators_of(DEVICE),
+        fake_modules(),
         patch.multiple(FakeTensor, tolist=tolist, pin_memory=pin_memory),
-        patch.object(nn.Module, "to", move),
-        patch.object(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, create=True),
         patch.object(FakeTensor, "is_cuda", is_cuda, create=True),
-        patch("torch.optim.adam._device_dtype_check_for_fused", lambda *a, **k: None),
         FakeTensorMode(),
     ):
         watch = Watch(launches)
-        try:
-            yield watch
-        finally:
-            constants._kept.clear()
-            constants._kept.update(kept)
+        yield watch

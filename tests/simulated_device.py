@@ -16,9 +16,9 @@ from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-from stylenerf.kernels.base import constants
+from stylenerf.engine.planning.stand_in import move, own_constants
 from stylenerf.kernels.base.register import namespace
-from tests.fake_device import DEVICE, KIND, lend_device_guard, move
+from tests.fake_device import DEVICE, KIND, lend_device_guard
 
 COPIES = {"_to_copy", "copy_"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}  # CUDA takes indices from the CPU
@@ -145,7 +145,6 @@ def _making(real: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def simulated_device() -> Iterator[None]:
     """:data:`DEVICE` exists from here on."""
     lend_device_guard()
-    kept = dict(constants._kept)
     execute, tolist, numpy = interpreter.GridExecutor.__call__, Tensor.tolist, Tensor.numpy
 
     def launch(executor: Any, *args: Any, **kwargs: Any) -> None:
@@ -163,6 +162,7 @@ def simulated_device() -> Iterator[None]:
     made = {name: _drawing(getattr(torch, name)) for name in DRAWS}
     made |= {name: _making(getattr(torch, name)) for name in ("tensor", "as_tensor")}
     with (
+        own_constants(),
         patch.multiple(torch, Generator=AnyGenerator, **made),
         patch.multiple(Tensor, tolist=lambda x: tolist(inner(x)), numpy=refused, pin_memory=lambda x: x),
         patch.object(Held, "is_cuda", property(lambda x: True), create=True),
@@ -171,8 +171,4 @@ def simulated_device() -> Iterator[None]:
         patch("torch.optim.adam._device_dtype_check_for_fused", lambda *a, **k: None),
         Simulation(),
     ):
-        try:
-            yield
-        finally:
-            constants._kept.clear()
-            constants._kept.update(kept)
+        yield

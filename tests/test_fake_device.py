@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +23,22 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException
 from stylenerf import kernels
 from stylenerf.engine.applications.project.projection import Projector
 from stylenerf.engine.applications.project.projection_options import ProjectionOptions
-from stylenerf.engine.data.base import Batch
 from stylenerf.engine.model_io import Model
+from stylenerf.engine.planning.stand_in import GROWN, PHASES, DeviceGenerator, Pictures, by_phase, one_round, stepper_of
 from stylenerf.engine.training.config import Config, load_config
-from stylenerf.engine.training.stats import Accumulator
-from stylenerf.engine.training.step import Stepper, TrainState
+from stylenerf.engine.training.step import Stepper
 from stylenerf.kernels.base import constants
 from stylenerf.kernels.base.launch import launch
 from stylenerf.kernels.base.register import namespace
 from stylenerf.models import camera as camera_module
 from stylenerf.models.generator import RenderOptions
-from tests.fake_device import DEVICE, AnyGenerator, Watch, fake_device
+from tests.fake_device import DEVICE, Watch, fake_device
 from tests.sweeps import sweep
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="stands in for a CUDA device, and there is one")
 
-PHASES = ("_generator_main", "_path_length", "_discriminator_main", "_r1", "update_ema")
 PRESETS = ("quickstart", "ffhq256", "ffhq256_public", "ffhq512", "ffhq1024", "afhq512", "metfaces512", "compcars256")
-GROWN, BLENDING = 10**9, 4_900_000  # images shown: all is grown, or the last level is being blended in
+BLENDING = 4_900_000  # images shown: the last level is being blended in
 CASES = [("quickstart", GROWN), *((name, shown) for name in PRESETS[1:] for shown in (GROWN, BLENDING))]
 TILE_RAYS = 8192
 COLUMNS = ("kernels", "torch ops", "waits", "uploads", "pinned copies", "constants", "atomic")
@@ -50,39 +47,13 @@ COLUMNS = ("kernels", "torch ops", "waits", "uploads", "pinned copies", "constan
 WAITS = {"render": 1, "strict tile": 3, "projection step": 3}
 
 
-class Images:
-    """A data set without pixels."""
-
-    label_kind, label_dim = "none", 0
-
-    def __len__(self) -> int:
-        return 1000
-
-    def batch(self, seed: int, first: int, n: int, edge: int) -> Batch:
-        return Batch(torch.zeros(n, 3, edge, edge, dtype=torch.uint8), torch.zeros(n, 0))
-
-
-class Cameras(Images):
+class Cameras(Pictures):
     """One whose labels are cameras."""
 
-    label_kind, label_dim = "camera", 25
-
-    def label(self, number: int) -> list[float]:
-        return [0.0] * 25
-
-    def batch(self, seed: int, first: int, n: int, edge: int) -> Batch:
-        return Batch(super().batch(seed, first, n, edge).images, torch.zeros(n, 25))
+    label_kind = "camera"
 
 
 Table = dict[str, Counter[str]]
-
-
-def stepper_of(cfg: Config, data: Images, shown: int = GROWN) -> Stepper:
-    """A stepper whose next step has every phase, in one round: the others repeat it."""
-    cfg = replace(cfg, train=replace(cfg.train, batch=cfg.train.micro_batch))
-    state = TrainState.create(cfg, data.label_dim, DEVICE)
-    state.images_shown = shown
-    return Stepper(cfg, data, state, Accumulator(), DEVICE)  # type: ignore[arg-type]
 
 
 def counted(watch: Watch, table: Table, name: str, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,11 +70,13 @@ def counted(watch: Watch, table: Table, name: str, run: Callable[..., Any]) -> C
 def step(watch: Watch, stepper: Stepper) -> Table:
     """One step, counted by phase."""
     table: Table = {}
-    for name in PHASES:
-        setattr(stepper, name, counted(watch, table, name.strip("_"), getattr(stepper, name)))
     with watch:
-        stepper.run()
+        by_phase(stepper, lambda name, phase: counted(watch, table, name, phase)())
     return table
+
+
+def round_of(cfg: Config, data: Pictures, shown: int = GROWN) -> Stepper:
+    return stepper_of(one_round(cfg), data, DEVICE, shown)
 
 
 def applications(watch: Watch, stepper: Stepper) -> Table:
@@ -136,7 +109,7 @@ def lines(table: Table) -> str:
 @pytest.mark.parametrize(("preset", "shown"), sweep(CASES, always=[("quickstart", GROWN)]))
 def test_preset(preset: str, shown: int) -> None:
     with fake_device() as watch:
-        stepper = stepper_of(load_config(preset, None, []), Images(), shown)
+        stepper = round_of(load_config(preset, None, []), Pictures(), shown)
         table = step(watch, stepper)
         made = len(constants._kept)
         used = applications(watch, stepper)
@@ -155,7 +128,7 @@ def test_preset(preset: str, shown: int) -> None:
 @pytest.mark.slow
 def test_camera_labels() -> None:
     with fake_device() as watch:
-        stepper = stepper_of(load_config("quickstart", None, []), Cameras())
+        stepper = round_of(load_config("quickstart", None, []), Cameras(label_dim=25))
         table = step(watch, stepper)
     assert not watch.faults
     for counts in table.values():
@@ -167,7 +140,7 @@ def test_camera_labels() -> None:
 def test_every_launch_stays_inside_its_tensors(preset: str) -> None:
     """The first and the last program of one launch of each kernel with each set of sizes."""
     with fake_device() as watch:
-        step(watch, stepper_of(load_config(preset, None, []), Images()))
+        step(watch, round_of(load_config(preset, None, []), Pictures()))
         seen = set()
         for made in watch.launches:
             key = (made.kernel.__name__, made.grid, tuple(getattr(v, "shape", v) for v in made.args.values()))
@@ -257,7 +230,7 @@ def test_planted_generator_of_the_cpu() -> None:
 
 def test_planted_upload_in_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cameras of a step, with constants made anew as they once were."""
-    prior, made = load_config("quickstart", None, []).camera, AnyGenerator(DEVICE)
+    prior, made = load_config("quickstart", None, []).camera, DeviceGenerator(DEVICE)
     with fake_device() as watch:
         with watch:
             prior.sample(2, made)

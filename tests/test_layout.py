@@ -24,6 +24,7 @@ ALLOWED = {
     "engine/data": {"kernels/base", "models", "engine"},
     "engine/training": {"kernels/base", "models", "engine", "engine/data"},
     "engine/machine": {"kernels", "kernels/base", "engine"},
+    "engine/planning": {"kernels/base", "models", "engine", "engine/data", "engine/training"},
     "engine/applications": {"kernels/base", "models", "engine", "engine/data", "engine/training"},
     "engine/command_line": {
         "models",
@@ -32,6 +33,7 @@ ALLOWED = {
         "engine/training",
         "engine/applications",
         "engine/machine",
+        "engine/planning",
     },
 }
 SOURCES = {path.relative_to(ROOT): path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))}

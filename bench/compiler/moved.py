@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import gate
 from bench.harness import Subject, eager_call, minimal_bytes
+from stylenerf.engine.planning.counting import extent, storage_of, torch_bytes
 from stylenerf.kernels.base.launch import Launch, record_launches
 from stylenerf.kernels.base.operands import INTERPRETED
 from stylenerf.kernels.base.register import namespace
@@ -148,36 +149,6 @@ def _recorded(target: int) -> Iterator[_Recorder]:
         yield recorder
 
 
-def torch_bytes(func: Any, args: Sequence[Any], out: Any) -> int:
-    """Bytes of meta tensors that a torch op reads and writes; 0 for views and allocations."""
-    name = func.overloadpacket.__name__
-    if "empty" in name:
-        return 0
-    inputs = [t for t in gate.tensors(args) if t.device == META]
-    outputs = [t for t in gate.tensors(out) if t.device == META]
-    known = {_storage(t) for t in inputs}
-    new = [t for t in outputs if _storage(t) not in known]
-    changed = func._schema.is_mutable
-    if not new and not changed and outputs:
-        return 0  # views
-    if name.startswith("new_") or name.endswith("_like"):
-        inputs = []  # used for their shapes only
-    read = inputs[1:] if name == "copy_" else inputs
-    return sum(extent(t) for t in (*read, *(outputs if changed else new)))
-
-
-def extent(t: Tensor) -> int:
-    """Bytes of the distinct elements of ``t``: expanded dims count once."""
-    count = 1
-    for size, stride in zip(t.shape, t.stride()):
-        count *= size if stride or size == 0 else 1
-    return count * t.element_size()
-
-
-def _storage(t: Tensor) -> int:
-    return int(t.untyped_storage()._cdata)
-
-
 class _Addresses:
     """Sectors that one program reads and writes, by storage."""
 
@@ -205,7 +176,7 @@ def count_launch(launch: Launch, sampled: int = SAMPLED) -> Moved:
     """Bytes of one launch, from ``sampled`` of its programs."""
     tensors = [value for value in launch.args.values() if isinstance(value, Tensor)]
     slots = launch.args.get("slots_ptr")
-    places = {storage: (i + 1) << SHIFT for i, storage in enumerate(dict.fromkeys(map(_storage, tensors)))}
+    places = {storage: (i + 1) << SHIFT for i, storage in enumerate(dict.fromkeys(map(storage_of, tensors)))}
     programs = int(np.prod(launch.grid))
     ids = _sample(programs, sampled)
     runs = list(_run(launch, ids, places))
@@ -213,11 +184,11 @@ def count_launch(launch: Launch, sampled: int = SAMPLED) -> Moved:
     for kind in ("read", "written"):
         each = [_unique(getattr(run, kind)) for run in runs]
         for storage, place in places.items():
-            if slots is not None and storage == _storage(slots):
+            if slots is not None and storage == storage_of(slots):
                 continue
             here = [sectors[sectors >> np.uint64(SHIFT - 5) == place >> SHIFT] for sectors in each]
             asked = round(sum(map(len, here)) * SECTOR * programs / len(ids))
-            own = [t for t in tensors if _storage(t) == storage]
+            own = [t for t in tensors if storage_of(t) == storage]
             once = min(asked, round(max(map(extent, own)) * _part_of_row(here, own)))
             memory += once
             halos += once if asked > SHARED * once else asked
@@ -291,7 +262,7 @@ def _argument(value: Any, places: dict[int, int]) -> Any:
     if not isinstance(value, Tensor):
         return _implicit_cvt(value)
     pointer = tl.str_to_ty(mangle_type(value), None)
-    address = places[_storage(value)] + value.storage_offset() * value.element_size()
+    address = places[storage_of(value)] + value.storage_offset() * value.element_size()
     return tl.tensor(TensorHandle(np.array([address], dtype=np.uint64), pointer), pointer)
 
 

@@ -69,6 +69,7 @@ def _train(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
     """``held`` keeps the run's folder for this process."""
     from ..device import pick_device, with_precision_of
     from ..machine.health import before_training
+    from ..planning.fit import check_fits
     from ..training.config import load_config  # these bring torch along, which takes seconds: not for --help
     from ..training.initial import read_initial
     from ..training.report.signs import FEW
@@ -105,6 +106,7 @@ def _train(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
     if cfg.data.path != "procedural" and data.num_images < FEW:
         for line in of_number(data.num_images):
             _report(f"few images:  {line}")
+    check_fits(cfg, device, data.label_dim, _report)
     before_training(device, _report)
     trainer = Trainer(cfg, data, run_dir, device, resume=state, init=init, report=_report,
                       progress=not args.no_progress)  # fmt: skip

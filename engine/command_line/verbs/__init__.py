@@ -17,6 +17,7 @@ VERBS = {  # name -> the first line of its HELP
     "mesh": "Write a subject's surface as a mesh",
     "dataset": "Make a checked set of pictures that training reads, from a folder, a zip or a video",
     "report": "See how a training run goes: one HTML page of its figures, signs, pictures and next commands",
+    "plan": "Predict the memory and the work of a training step on a GPU, without a GPU",
     "convert": "Convert a snapshot (.pkl) of the public StyleNeRF code to a model that every other verb takes",
     "doctor": "Check this machine: versions, the device, and every op against its definition in float64",
     "view": "Look at a model in a browser: drag to orbit, scroll to zoom, and see what each setting does at once",
