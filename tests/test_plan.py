@@ -21,6 +21,7 @@ from stylenerf.engine.planning.stand_in import GPU, Pictures, by_phase, one_roun
 from stylenerf.engine.planning.step_plan import Phase, StepPlan, last_shown, plan_step
 from stylenerf.engine.training.config import Config, load_config
 from stylenerf.models.generator import Generator
+from tests.conftest import ROOT
 from tests.sweeps import sweep
 from tests.tiny import CPU, tiny_config, write_tiny
 
@@ -267,3 +268,11 @@ def test_json(tiny_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert found["predicted"] and found["gpu"] is None and found["precision"] == "fp32"
     assert found["peak_bytes"] == max(phase["peak_bytes"] for phase in found["phases"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "engine/training/presets").glob("*.yaml")))
+def test_table_of_the_readme(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--table", "--preset", preset, "--no-progress"]) == 0
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row in (ROOT / "README.md").read_text().splitlines()
