@@ -4,7 +4,7 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: help demo train test lint bench gpu slow clean
+.PHONY: help demo train test lint bench gpu hub slow clean
 
 help:
 	@echo "make demo    a local page with the model that comes with the package (stylenerf view demo)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test    linters, type checker and tests (minutes)"
 	@echo "make bench   time the ops and the model (pytest bench/)"
 	@echo "make gpu     test and time everything on a GPU; installs nothing (python -m bench.gpu --help)"
+	@echo "make hub     lay the kernels out for the Hugging Face Hub, in dist/hub; uploads nothing"
 	@echo "make slow    the long sweeps that 'make test' leaves out: every size, every compiled kernel, processes killed"
 	@echo "make clean   remove the virtual environment and caches; runs/ stays"
 
@@ -49,6 +50,9 @@ bench: $(READY)
 # The virtual environment where there is one, else the Python at hand: a machine with a GPU has its own torch.
 gpu:
 	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench.gpu
+
+hub:
+	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) hub/make.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
