@@ -36,8 +36,8 @@ def fractions_in_ball(origins: Tensor, directions: Tensor, radius: float, span: 
 def inverted_sphere_points(origins: Tensor, directions: Tensor, inverse_radius: Tensor) -> Tensor:
     """Points of a ray outside the unit sphere as (unit direction, 1/r) (NeRF++).
 
-    With m the ray's point nearest to the centre and p its exit from the unit sphere, the point at radius r is p turned
-    about the axis o x p by asin|m| - asin(|m| / r).
+    With m the ray's point nearest to the centre and d its direction, |d| = 1, the ray leaves the sphere of radius r at
+    m + sqrt(r^2 - m^2) d, in the direction m / r + sqrt(1 - (|m| / r)^2) d: what NeRF++ finds by a rotation.
 
     Args:
         origins, directions: [..., 3], origins inside the unit sphere or on it.
@@ -48,16 +48,13 @@ def inverted_sphere_points(origins: Tensor, directions: Tensor, inverse_radius: 
     along = -(origins * directions).sum(-1, keepdim=True) / square
     middle = origins + along * directions
     distance = middle.norm(dim=-1, keepdim=True)  # |m|
-    reach = torch.sqrt((1 - distance.square()).clamp_min(0)) / square.sqrt()
-    exit_point = origins + (along + reach) * directions
-    axis = torch.linalg.cross(origins, exit_point)
-    # a ray through the centre has no rotation axis: all its points have the same direction
-    axis = axis / axis.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    angle = torch.asin(distance.clamp(max=1)) - torch.asin((distance * inverse_radius).clamp(-1, 1))  # [..., S]
-    cos, sin = angle.cos()[..., None], angle.sin()[..., None]
-    p, k = exit_point[..., None, :], axis[..., None, :]
-    turned = p * cos + torch.linalg.cross(k.expand_as(p), p) * sin + k * (k * p).sum(-1, keepdim=True) * (1 - cos)
-    return torch.cat([torch.nn.functional.normalize(turned, dim=-1), inverse_radius[..., None]], dim=-1)
+    sine = (distance * inverse_radius).clamp(max=1)  # [..., S]; 1 where the ray does not come that near
+    cosine = (1 - sine * sine).sqrt()
+    aside = sine / distance.clamp_min(1e-12)
+    forward = (directions / square.sqrt())[..., None, :] * cosine[..., None]
+    return torch.cat(
+        [torch.addcmul(forward, middle[..., None, :], aside[..., None]), inverse_radius[..., None]], dim=-1
+    )
 
 
 def path_pixels(u: Tensor, count: int, resolution: int) -> Tensor:
