@@ -170,10 +170,9 @@ class VolumeRenderer(nn.Module):
             chosen = _visible(weight.flatten(1))  # [B, K]
             hidden = traced.sample_hidden.flatten(1, 2)
             hidden = hidden.gather(1, chosen[..., None].expand(-1, -1, hidden.shape[-1]))  # [B, K, H]
-            one = hidden.new_ones(chosen.shape)
-            each = field.features(hidden, one, ws)
-            features.append(each)
-            colours.append(self._head(field)(each, one))
+            colour, feature = self.shade(field, hidden, ws)
+            features.append(feature)
+            colours.append(colour)
             count = weight.shape[2]
             places.append(chosen // count * total + chosen % count + first)
             weights.append(weight)
@@ -183,26 +182,30 @@ class VolumeRenderer(nn.Module):
         colour, feature, place = (torch.cat(part, 1) for part in (colours, features, places))
         return SeparateSamples(colour, feature, place, torch.cat(weights, 2), depths, depth, opacity)
 
+    def shade(self, field: Field, hidden: Tensor, ws: Tensor) -> tuple[Tensor, Tensor]:
+        """Colours [B, K, 3] and features [B, K, C] of single samples of ``field`` from ``hidden`` [B, K, H]."""
+        one = hidden.new_ones(hidden.shape[:2])
+        features = field.features(hidden, one, ws)
+        return self.head(field)(features, one), features
+
     def extinction(self, ws: Tensor, points: Tensor, *, precision: Precision = "fp32") -> Tensor:
         """Extinction per world unit [B, N] in the foreground at ``points`` [B, N, 3]; negative in empty space."""
-        density = evaluate_density(self._contract(points), self.foreground.trunk(ws), precision=precision)
+        density = evaluate_density(self.contract(points), self.foreground.trunk(ws), precision=precision)
         if (radius := self.cfg.field.bound_radius) is not None:
             density = torch.where(points.norm(dim=-1) < radius, density, -density.abs())
         return density * self.cfg.field.density_scale
 
     def colours_at(self, ws: Tensor, points: Tensor, *, precision: Precision = "fp32") -> tuple[Tensor, Tensor]:
         """Colours [B, N, 3] and features [B, N, C] of the foreground at world ``points`` [B, N, 3]."""
-        hidden, _ = evaluate_field(self._contract(points), self.foreground.trunk(ws), precision=precision)
-        one = hidden.new_ones(hidden.shape[:2])
-        features = self.foreground.features(hidden, one, ws)
-        return self._head(self.foreground)(features, one), features
+        hidden, _ = evaluate_field(self.contract(points), self.foreground.trunk(ws), precision=precision)
+        return self.shade(self.foreground, hidden, ws)
 
-    def _contract(self, points: Tensor) -> Tensor:
+    def contract(self, points: Tensor) -> Tensor:
         """World points contracted as the foreground's ``space`` says."""
         cfg = self.cfg.field
         return contract(points, RaySpan(cfg.near, cfg.far, space=cfg.space, centre=cfg.centre))
 
-    def _head(self, field: Field) -> ColourHead:
+    def head(self, field: Field) -> ColourHead:
         """The colour head of ``field``, its own or the foreground's."""
         head = field.colour or self.foreground.colour
         assert head is not None
@@ -220,15 +223,12 @@ class VolumeRenderer(nn.Module):
         precision: Precision,
     ) -> tuple[RayFeatures | None, RayFeatures | None]:
         """Foreground and background along ``rays``; the samples of the last ``sample_rays`` are not aggregated."""
-        if parts == "foreground" and self.background is None:
-            parts = "all"
-        behind = self.background if parts != "foreground" else None
+        behind, end = self.far_end(parts)
         fore = back = None
         if parts != "background":
-            end: FarEnd = "opaque" if behind is None and self.cfg.field.bound_radius is None else "open"
-            fore = self._foreground(ws, rays.origins, rays.directions, samples, end, draws, sample_rays, precision)
+            fore = self._foreground(ws, rays, samples, end, draws, sample_rays, precision)
         if behind is not None:
-            back = self._background(behind, ws, z_bg, rays.origins, rays.directions, draws, sample_rays, precision)
+            back = self._background(behind, ws, z_bg, rays, draws, sample_rays, precision)
         elif fore is None:
             raise ValueError("parts='background' needs a generator with a background, this one has none")
         return fore, back
@@ -236,11 +236,32 @@ class VolumeRenderer(nn.Module):
     def _pixels(self, resolution: int, device: torch.device) -> Tensor:
         return kept(_grid, resolution, self.cfg.field.align_corners, self.cfg.resolution, device=device)
 
+    def far_end(self, parts: Parts) -> tuple[Field | None, FarEnd]:
+        """The field behind the foreground, if ``parts`` want one, and what ends the foreground's rays."""
+        behind = self.background if parts != "foreground" else None
+        return behind, "opaque" if behind is None and self.cfg.field.bound_radius is None else "open"
+
+    def span(self, end: FarEnd) -> RaySpan:
+        """The foreground's part of a ray."""
+        cfg = self.cfg.field
+        return RaySpan(cfg.near, cfg.far, cfg.warp, end, cfg.density_scale, cfg.space, cfg.centre)
+
+    def sampled_part(self, rays: Rays, samples: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Fractions of the span where the samples of ``rays`` [..., 3] begin and end, and S even numbers of 0..1.
+
+        Without draws a ray is sampled at lerp(first, last, even).
+        """
+        cfg, (origins, directions) = self.cfg.field, rays
+        even = torch.linspace(0, 1, samples or cfg.samples, dtype=torch.float32, device=origins.device)
+        if cfg.bound_radius is None:
+            first = origins.new_zeros(origins.shape[:-1])
+            return first, first + 1, even
+        return *fractions_in_ball(origins, directions, cfg.bound_radius, self.span("open")), even
+
     def _foreground(
         self,
         ws: Tensor,
-        origins: Tensor,
-        directions: Tensor,
+        rays: Rays,
         samples: int | None,
         end: FarEnd,
         draws: StepDraws,
@@ -248,23 +269,18 @@ class VolumeRenderer(nn.Module):
         precision: Precision,
     ) -> RayFeatures:
         cfg = self.cfg.field
-        span = RaySpan(cfg.near, cfg.far, cfg.warp, end, cfg.density_scale, cfg.space, cfg.centre)
-        count = samples or cfg.samples
-        line = torch.linspace(0, 1, count, dtype=torch.float32, device=ws.device).expand(*origins.shape[:2], count)
-        uniform = line
-        if cfg.bound_radius is not None:
-            first, last = fractions_in_ball(origins, directions, cfg.bound_radius, span)
-            line = torch.lerp(first[..., None], last[..., None], line)
+        first, last, even = self.sampled_part(rays, samples)
+        uniform = even.expand(*first.shape, -1)
+        line = uniform if cfg.bound_radius is None else torch.lerp(first[..., None], last[..., None], uniform)
         fractions = line if draws.coarse_jitter is None else stratify(line, draws.coarse_jitter)
         fine_u = None
         if cfg.hierarchical:
             fine_u = uniform if draws.fine_u is None else draws.fine_u
         return render_rays(
-            origins,
-            directions,
+            *rays,
             fractions,
             self.foreground.trunk(ws),
-            span,
+            self.span(end),
             draws=RayDraws(fine_u, draws.coarse_noise, draws.fine_noise if cfg.hierarchical else None),
             sample_rays=sample_rays,
             precision=precision,
@@ -275,13 +291,13 @@ class VolumeRenderer(nn.Module):
         field: Field,
         ws: Tensor,
         z_bg: Tensor | None,
-        origins: Tensor,
-        directions: Tensor,
+        rays: Rays,
         draws: StepDraws,
         sample_rays: int,
         precision: Precision,
     ) -> RayFeatures:
-        cfg = self.cfg.background
+        """The background's samples along ``rays``; those of the last ``sample_rays`` are not aggregated."""
+        cfg, (origins, directions) = self.cfg.background, rays
         line = torch.linspace(-1, 0, cfg.samples, dtype=torch.float32, device=ws.device) * cfg.start
         depths = line.expand(*origins.shape[:2], cfg.samples)  # minus the inverse radius, ascending outwards
         if draws.background_jitter is not None:
@@ -337,7 +353,7 @@ class VolumeRenderer(nn.Module):
             one = torch.ones_like(rays.weights[:, image:])
             each = field.features(rays.sample_hidden, one, ws)
             features.append(each)
-            colours.append(self._head(field)(each, one))
+            colours.append(self.head(field)(each, one))
             weights.append(rays.weights[:, image:] * scale)
             scale = rays.transmittance[:, image:, None]
         return torch.cat(colours, 2), torch.cat(features, 2), torch.cat(weights, 2)

@@ -197,10 +197,11 @@ class LiveBytes(TorchDispatchMode):
             self.bytes -= size
 
 
-def peak_bytes(model: Model, resolution: int, tile_rays: int) -> int:
+def peak_bytes(model: Model, resolution: int, tile_rays: int, *, bake: bool = False) -> int:
     subjects, camera = scene(model, 1)
     with LiveBytes() as live:
-        render_view(model, subjects, camera, ViewOptions(strict=True, resolution=resolution, tile_rays=tile_rays))
+        options = ViewOptions(strict=True, resolution=resolution, tile_rays=tile_rays, bake=bake)
+        render_view(model, subjects, camera, options)
     return live.peak
 
 
@@ -209,3 +210,5 @@ def test_memory_follows_the_tile_not_the_picture(model: Model) -> None:
     # A pixel itself takes 5 numbers, once in tiles and once joined, and 2 of its place; the samples of its ray 1.4 kB.
     assert large - small < (64**2 - 32**2) * 48
     assert peak_bytes(model, 64, 64**2) > 5 * small
+    baked = [peak_bytes(model, edge, 512, bake=True) for edge in (64, 128)]
+    assert baked[1] - baked[0] < (128**2 - 64**2) * 48 + 32**3 * 100  # and the grid, while its bounds are found

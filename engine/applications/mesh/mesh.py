@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....models.camera import Camera, CameraPrior, pixel_grid
+from ....models.camera import Camera, pixel_grid
 from ....models.generator import RenderOptions
 from ...errors import UserError
 from ...model_io import Model
 from ...pictures import to_uint8
 from ..render.consistency import median_depth
+from ..render.region import Corner, prior_cameras, seen_bounds
 from ..render.subjects import Subjects
 from .isosurface import Mesh, grid_size, isosurface, largest_part
 
 MAX_GRID = 2048
 _LEVEL_PIXELS = 32  # edge of the views whose rays tell the level
-_Corner = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class MeshOptions:
 
     resolution: int = 128
     level: float | None = None
-    bounds: tuple[_Corner, _Corner] | None = None
+    bounds: tuple[Corner, Corner] | None = None
     largest: bool = False
     colours: bool = True
     block_points: int = 2**16
@@ -153,18 +153,6 @@ def seen_level(model: Model, subject: Subjects) -> float:
     return float(values.median())
 
 
-def prior_cameras(prior: CameraPrior, *, yaws: int = 9, pitches: int = 3) -> Camera:
-    """A grid of cameras over a prior's ranges, over two standard deviations of a gaussian one; radii low and high."""
-    reach = (-0.5, 1.5) if prior.distribution == "gaussian" else (0.0, 1.0)
-
-    def spread(count: int) -> Tensor:
-        return torch.linspace(*reach, count, dtype=torch.float64) if count > 1 else torch.full((1,), 0.5).double()
-
-    radii = torch.tensor([0.0, 1.0] if prior.radius[0] < prior.radius[1] and pitches > 1 else [0.5]).double()
-    yaw, pitch, radius = torch.meshgrid(spread(yaws), spread(pitches), radii, indexing="ij")
-    return prior.at(yaw.flatten(), pitch.flatten(), radius.flatten())
-
-
 def view_cameras(model: Model, count: int) -> Camera:
     """Cameras to see a mesh from: across the yaw range of the model's own, in the middle of the pitch range."""
     return prior_cameras(model.prior, yaws=count, pitches=1)
@@ -183,16 +171,6 @@ def seen_region(points: Tensor, cameras: Camera, near: float, far: float) -> Ten
         inside = torch.minimum(torch.minimum(depth[0] - near, far - depth[0]), sides.amin(1))
         best = torch.maximum(best, inside)
     return best
-
-
-def seen_bounds(model: Model) -> tuple[_Corner, _Corner]:
-    """The box around what the training cameras see between the field's near and far ends."""
-    field, cameras = model.config.field, prior_cameras(model.prior)
-    corners = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
-    rays = cameras.rays(corners)
-    points = torch.cat([rays.origins + t * rays.directions for t in (field.near, field.far)]).flatten(0, 1)
-    low, high = points.amin(0).tolist(), points.amax(0).tolist()
-    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
 
 
 def _coloured(model: Model, subject: Subjects, mesh: Mesh, block_points: int) -> Mesh:

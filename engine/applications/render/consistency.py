@@ -23,7 +23,7 @@ from ...errors import UserError
 from ...model_io import Model
 from ...training.metrics.consistency import reproject
 from .subjects import Subjects
-from .views import ViewOptions, check_options, render_view
+from .views import Bakes, ViewOptions, check_options, render_view
 
 LEAST_SAMPLES = 96  # a surface is known no better than the distance between samples
 LEAST_OPACITY = 0.9  # pixels that see the subject, and not what lies behind
@@ -84,9 +84,9 @@ def check_consistency(
     rows: list[Agreement] = []
     pictures: list[tuple[str, Tensor]] = []
     for field, seen in (("as it is", model), ("solid", made_solid(model))):
-        agreements = []
+        agreements, bakes = [], Bakes(seen)
         for i in range(len(subjects)):
-            sides = [_look(seen, subjects[i], camera, options) for camera in cameras]
+            sides = [_look(seen, subjects[i], camera, options, bakes) for camera in cameras]
             agreements.append([_compare(model, sides, cameras, mode) for mode in ("fast", "strict")])
             if progress is not None:
                 progress()
@@ -129,15 +129,18 @@ def _turned(model: Model, yaw_rad: float) -> Camera:
     return Camera(pose, middle.tan_half_fov).to(next(model.generator.parameters()).device)
 
 
-def _look(model: Model, subject: Subjects, camera: Camera, options: ViewOptions) -> _Side:
+def _look(model: Model, subject: Subjects, camera: Camera, options: ViewOptions, bakes: Bakes) -> _Side:
     synthesis = model.generator.synthesis
     edge = options.resolution or synthesis.growth().resolution
     centres = pixel_grid(edge, device=subject.ws.device)
     fast = _at(centres, model, render_view(model, subject, camera, ViewOptions(samples=options.samples)).image)
     tiles = []
     for pixels in centres.split(options.tile_rays):
-        inner = RenderOptions(samples=options.samples)
-        out = synthesis.strict(subject.ws, camera, pixels, z_bg=subject.z_bg, options=inner)
+        if bakes.pays(edge, options):
+            out = bakes.of(subject, edge, options).render(camera, pixels, samples=options.samples, keep=True)
+        else:
+            inner = RenderOptions(samples=options.samples)
+            out = synthesis.strict(subject.ws, camera, pixels, z_bg=subject.z_bg, options=inner)
         weights = out.weights[..., : out.depths.shape[-1]]
         tiles.append((out.colours.float(), *median_depth(weights, out.depths)))
         del out, weights

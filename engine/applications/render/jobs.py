@@ -33,7 +33,7 @@ from .choices import FORMATS, KINDS, PICTURES
 from .paths import CameraPath
 from .sheets import tile, to_images
 from .subjects import Subjects, save_subjects
-from .views import View, ViewOptions, check_options, render_view, strict_pixels
+from .views import Bakes, View, ViewOptions, check_options, render_view, strict_pixels
 
 Pairing = Literal["every", "own", "film"]
 SHEET_COLUMNS, MAX_SHEET_ROWS = 8, 64
@@ -239,15 +239,15 @@ def render_job(
 
 
 def _render_frames(model: Model, job: RenderJob, out: Path, progress: Callable[[int], None]) -> None:
-    total = len(job.strips) * job.frames
+    total, bakes = len(job.strips) * job.frames, Bakes(model)
     for first in range(0, total, job.writing.batch):
         places = [divmod(i, job.frames) for i in range(first, min(first + job.writing.batch, total))]
         if not all(_frame(job, out, kind, *place).exists() for kind in job.writing.kinds for place in places):
-            _render_group(model, job, out, places)
+            _render_group(model, job, out, places, bakes)
         progress(len(places))
 
 
-def _render_group(model: Model, job: RenderJob, out: Path, places: list[tuple[int, int]]) -> None:
+def _render_group(model: Model, job: RenderJob, out: Path, places: list[tuple[int, int]], bakes: Bakes) -> None:
     """Render the pictures at ``places`` (strip, frame) together, and write those that do not exist."""
     device = job.subjects.ws.device
     pairs = torch.tensor([job.pair(*place) for place in places])
@@ -256,7 +256,7 @@ def _render_group(model: Model, job: RenderJob, out: Path, places: list[tuple[in
 
     def look(options: ViewOptions) -> View:
         if options not in views:
-            views[options] = render_view(model, subjects, camera, options)
+            views[options] = render_view(model, subjects, camera, options, bakes=bakes)
         return views[options]
 
     for kind in job.writing.kinds:

@@ -27,7 +27,7 @@ from ..render.jobs import surface_picture
 from ..render.outputs import enlarged, to_pillow
 from ..render.paths import prior_ranges
 from ..render.subjects import Subjects, save_subjects, subjects_from_seeds
-from ..render.views import ViewOptions, check_options, render_view
+from ..render.views import Bakes, ViewOptions, check_options, render_view
 from .look import FOV_DEG, MAX_SEED, PARTS, ROWS, TRUNCATION, Limits, Look
 
 MAX_EDGE = 1024  # of a strict picture, where the model's own is no larger
@@ -85,6 +85,7 @@ class Studio:
         self._lock = threading.Lock()
         self._newest: OrderedDict[str, int] = OrderedDict()
         self._subjects: OrderedDict[tuple[object, ...], Subjects] = OrderedDict()  # of the rendering thread
+        self._bakes = Bakes(model)
 
     def describe(self) -> dict[str, Any]:
         """Facts about the model for the page, as JSON values; angles in radians."""
@@ -197,7 +198,8 @@ class Studio:
             raise
 
     def _render(self, look: Look, camera: Camera, give_up: Callable[[], None], *, full: bool) -> Image.Image:
-        view = render_view(self.model, self._subject(look), camera, self.options(look), before_tile=give_up)
+        options = self.options(look)
+        view = render_view(self.model, self._subject(look), camera, options, before_tile=give_up, bakes=self._bakes)
         images = view.image if look.show == "colour" else surface_picture(self.model, look.show, view, camera)
         return to_pillow(enlarged(images, self.edge) if full else images)[0]
 
