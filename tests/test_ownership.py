@@ -222,18 +222,19 @@ OUT_COMES_FIRST = {
     "convert": "none.pkl",
     "dataset": "none --resolution 64",
     "report": "none",
+    "evaluate": "none",
 }
 
 
 @pytest.mark.parametrize(
-    "verb", [name for name in VERBS if name not in ("doctor", "plan", "view")]
+    "verb", [name for name in VERBS if name not in ("compare", "doctor", "plan", "view")]
 )  # these write no file
 def test_out_that_cannot_be_written_is_found_out_before_the_model_is_read(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("keep me")
-    out = "file/new" + {"mesh": ".ply", "dataset": ".zip"}.get(verb, "")
+    out = "file/new" + {"mesh": ".ply", "dataset": ".zip", "evaluate": ".json"}.get(verb, "")
     assert main([verb, *OUT_COMES_FIRST[verb].split(), "--out", out]) == 2
     error = capsys.readouterr().err
     assert "file" in error and "cannot write here: Not a directory" in error and error.count("\n") == 1

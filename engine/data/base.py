@@ -151,6 +151,13 @@ class Dataset(ABC):
     def _plain_label(self, number: int) -> NDArray[np.float32]:
         """Label [L] of image ``number`` as it is."""
 
+    def sha256(self) -> str:
+        """Hash of what the images without mirrored copies are made from; equal sets have equal hashes."""
+        digest = hashlib.sha256()
+        for number in range(self.num_images):
+            digest.update(self._pixels(number, self.resolution).tobytes())
+        return digest.hexdigest()
+
     def __len__(self) -> int:
         return self.num_images * (2 if self.mirror else 1)
 

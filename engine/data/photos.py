@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import Counter
@@ -97,6 +98,14 @@ class ImageFiles(Dataset):
 
     def describe(self) -> str:
         return f"{self.num_images} images from {self._files.path}, {self._facts()}"
+
+    def sha256(self) -> str:
+        """Hash of the usable files' bytes in the order of names, whatever their names are."""
+        digest = hashlib.sha256()
+        for name in self._names:
+            if name not in self.unusable:
+                digest.update(hashlib.sha256(self._files.read(name)).digest())
+        return digest.hexdigest()
 
     def close(self) -> None:
         super().close()

@@ -8,6 +8,7 @@ follow the camera prior: the large solid spans about half the image's width what
 from __future__ import annotations
 
 import colorsys
+import hashlib
 import math
 from functools import lru_cache
 
@@ -54,6 +55,10 @@ class ProceduralScenes(Dataset):
     @property
     def num_images(self) -> int:
         return self._num_scenes
+
+    def sha256(self) -> str:
+        """Hash of seed, number of scenes and cameras, which determine them."""
+        return hashlib.sha256(repr((self.seed, self._num_scenes, self.camera_prior)).encode()).hexdigest()
 
     def describe(self) -> str:
         return f"{self.num_images} procedural scenes of seed {self.seed}, {self._facts()}"

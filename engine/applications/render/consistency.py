@@ -80,7 +80,7 @@ def check_consistency(
     Raises: UserError naming the argument.
     """
     options, subjects = comparison(model, apart_rad, resolution, samples, tile_rays), subjects.fixed()
-    cameras = [_turned(model, sign * apart_rad / 2) for sign in (-1, 1)]
+    cameras = [turned(model, sign * apart_rad / 2) for sign in (-1, 1)]
     rows: list[Agreement] = []
     pictures: list[tuple[str, Tensor]] = []
     for field, seen in (("as it is", model), ("solid", made_solid(model))):
@@ -120,7 +120,7 @@ def made_solid(model: Model, factor: float = SOLID) -> Model:
     return dataclasses.replace(model, generator=generator.eval().requires_grad_(False).to(device))
 
 
-def _turned(model: Model, yaw_rad: float) -> Camera:
+def turned(model: Model, yaw_rad: float) -> Camera:
     """The camera in the middle of the prior, turned around the world's vertical."""
     middle = model.prior.at(0.5, 0.5)
     cos, sin = math.cos(yaw_rad), math.sin(yaw_rad)

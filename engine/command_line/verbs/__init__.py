@@ -18,6 +18,8 @@ VERBS = {  # name -> the first line of its HELP
     "dataset": "Make a checked set of pictures that training reads, from a folder, a zip or a video",
     "report": "See how a training run goes: one HTML page of its figures, signs, pictures and next commands",
     "plan": "Predict the memory and the work of a training step on a GPU, without a GPU",
+    "evaluate": "Evaluate a model or a set of pictures: FID, KID, precision and recall, sliced Wasserstein, views that agree",  # noqa: E501
+    "compare": "Compare figures of `stylenerf evaluate`, if they were made by one protocol",
     "convert": "Convert a snapshot (.pkl) of the public StyleNeRF code to a model that every other verb takes",
     "doctor": "Check this machine: versions, the device, and every op against its definition in float64",
     "view": "Look at a model in a browser: drag to orbit, scroll to zoom, and see what each setting does at once",

@@ -56,6 +56,23 @@ def mean_depth_correlation(fake_depths: Tensor, true_depths: Tensor, *, far: flo
     return sum(scores) / len(scores)
 
 
+def mean_depth_error(fake_depths: Tensor, true_depths: Tensor, *, far: float) -> float:
+    """Mean absolute difference of two populations' mean depth maps from one camera, in world units.
+
+    Unlike the correlation it counts offset and scale.
+
+    Args:
+        fake_depths: [K, r, r], K latents.  true_depths: [K', r, r], K' scenes; infinite in the background.
+        far:         finite depth that stands for infinity in both, before the means.
+    Raises: ValueError on shape, UserError if ``far`` is not positive and finite, or a set is empty.
+    """
+    check_shapes(fake_depths=(fake_depths, "K H W"), true_depths=(true_depths, "L H W"))
+    for name, maps in (("fake_depths", fake_depths), ("true_depths", true_depths)):
+        if maps.numel() == 0:
+            raise UserError(f"{name}: wanted at least one map, got {list(maps.shape)}")
+    return (_finite(fake_depths, far).mean(dim=0) - _finite(true_depths, far).mean(dim=0)).abs().mean().item()
+
+
 def _finite(depth: Tensor, far: float) -> Tensor:
     if not 0 < far < float("inf"):
         raise UserError(f"far: wanted a positive, finite depth, got {far}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,9 @@ def load_detector(text: str, device: torch.device | str = "cpu") -> Detector:
     path = Path(text)
     digest = _hash(path)
     try:
-        network: Any = torch.jit.load(str(path), map_location=device).eval()
+        with warnings.catch_warnings():  # torch calls TorchScript deprecated, but published detectors come in it
+            warnings.simplefilter("ignore", DeprecationWarning)
+            network: Any = torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"--detector: wanted a TorchScript file, got {path}: {_reason(error)}") from None
     takes = {argument.name for argument in network.forward.schema.arguments}
@@ -75,14 +78,12 @@ def load_detector(text: str, device: torch.device | str = "cpu") -> Detector:
 
 def _fidelity(file: str, device: torch.device | str) -> Detector:
     if importlib.util.find_spec("torch_fidelity") is None:
-        raise UserError(
-            "--detector: wanted torch-fidelity: pip install torch-fidelity, or the name of a TorchScript file"
-        )
+        raise UserError("--detector: wanted torch-fidelity: pip install torch-fidelity, or a TorchScript file")
     path = Path(file) if file else Path(torch.hub.get_dir()) / "checkpoints" / _FIDELITY_FILE
     if not path.is_file():
         raise UserError(
-            f"--detector: wanted torch-fidelity's weights at {path}, got nothing there; nothing is downloaded: name the "
-            f"file as {FIDELITY}:FILE"
+            f"--detector: wanted torch-fidelity's weights at {path}, got nothing there; nothing is downloaded: "
+            f"name the file as {FIDELITY}:FILE"
         )
     digest = _hash(path)
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3

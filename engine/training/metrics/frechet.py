@@ -1,8 +1,8 @@
 """Frechet distance between two sets of features, each taken for a normal distribution.
 
 FID = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), means m and covariances C (of n - 1) of a detector's features. The
-trace of the root is the sum of the roots of the eigenvalues of C1^(1/2) C2 C1^(1/2), which is symmetric and positive, so
-that no complex root of a product is needed and singular covariances (fewer images than features) do no harm.
+trace of the root is the sum of the roots of the eigenvalues of C1^(1/2) C2 C1^(1/2), which is symmetric and positive:
+no complex root of a product is needed, and singular covariances (fewer images than features) do no harm.
 
 Source: Heusel et al. 2017 (two time-scale update rule), section 4; Dowson and Landau 1982.
 """

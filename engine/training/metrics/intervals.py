@@ -27,9 +27,9 @@ def frechet_interval(
     """FID of ``samples`` [N, D] and a bootstrap interval of what it would be with any number of samples.
 
     N samples are drawn with replacement ``resamples`` times. A finite set has too large a distance, by about c / N; a
-    resample adds about as much again, so the bias is estimated by mean(resampled) - value. The interval is value - bias
-    ± 1.96 deviations of the resampled figures, and may lie below the value itself. It holds where N is several times the
-    number of features; the reference is taken as it is.
+    resample adds about as much again: mean(resampled) - value estimates the bias. The interval is value - bias
+    ± 1.96 deviations of the resampled figures, and may lie below the value itself. It holds where N is several times
+    the number of features; the reference is taken as it is.
     """
     value = reference.distance(gaussian_of(samples))
     if resamples < 2:

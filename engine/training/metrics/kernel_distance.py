@@ -1,6 +1,7 @@
 """Kernel distance (KID) between two sets of features: the unbiased squared maximum mean discrepancy.
 
-KID = mean over i != j of k(x_i, x_j) + mean over i != j of k(y_i, y_j) - 2 mean of k(x_i, y_j), k(x, y) = (x.y / D + 1)^3.
+KID = mean over i != j of k(x_i, x_j) + mean over i != j of k(y_i, y_j) - 2 mean of k(x_i, y_j), with the kernel
+k(x, y) = (x.y / D + 1)^3.
 Its expectation does not depend on the number of images, so it may be negative, and few images give it a wide interval
 rather than a bias. Over all pairs; the usual mean over subsets of 1000 estimates the same with more noise.
 
@@ -27,8 +28,9 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
 
 
 def kernel_distance_error(x: Tensor, y: Tensor) -> tuple[float, float]:
-    """KID and its standard error from the choice of ``x``: 2 std(h) / sqrt(N), h_i = mean_j k(x_i, x_j) - mean_j k(x_i, y_j).
+    """KID and its standard error from the choice of ``x``: 2 std(h) / sqrt(N).
 
+    h_i = mean over j of k(x_i, x_j) - mean over j of k(x_i, y_j).
     h is the influence of x_i on the distance, so this is the infinitesimal jackknife.
     """
     value, influence = _terms(x, y)
