@@ -88,7 +88,7 @@ def test_sets_of_pictures(desk: Path, capsys: pytest.CaptureFixture[str]) -> Non
     photos, made = (open_dataset(p, resolution=16, report=print) for p in ("photos", "made"))
     detector = load_detector("colours.pt")
     x, y = (
-        detector.features(torch.stack([torch.as_tensor(d.image(i, 16)) for i in range(12)]).permute(0, 3, 1, 2))
+        detector.features(torch.stack([torch.tensor(d.image(i, 16)) for i in range(12)]).permute(0, 3, 1, 2))
         for d in (made, photos)
     )
     assert figures["fid"]["value"] == pytest.approx(frechet_distance(gaussian_of(x), gaussian_of(y)), rel=1e-6)

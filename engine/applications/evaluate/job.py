@@ -107,7 +107,8 @@ class Evaluation:
 
     def _look(self) -> tuple[list[Tensor], Tensor]:
         """Features of all samples, and the first samples themselves."""
-        features, kept = [], []
+        features: list[Tensor] = []
+        kept: list[Tensor] = []
         for images in self._samples():
             if self.detector is not None:
                 features.append(self.detector.features(images))

@@ -65,7 +65,8 @@ def reference(
     if file is not None and (kept := _read(file)) is not None:
         progress(count)
         return kept
-    sums, parts = FeatureSums(), []
+    sums = FeatureSums()
+    parts: list[Tensor] = []
     for images in data_images(data, resolution, count, device):
         features = detector.features(images)
         sums.add(features)
