@@ -50,7 +50,7 @@ def inverted_sphere_points(origins: Tensor, directions: Tensor, inverse_radius: 
     distance = middle.norm(dim=-1, keepdim=True)  # |m|
     sine = (distance * inverse_radius).clamp(max=1)  # [..., S]; 1 where the ray does not come that near
     cosine = (1 - sine * sine).sqrt()
-    aside = sine / distance.clamp_min(1e-12)
+    aside = torch.minimum(inverse_radius, 1 / distance.clamp_min(1e-12))
     forward = (directions / square.sqrt())[..., None, :] * cosine[..., None]
     return torch.cat(
         [torch.addcmul(forward, middle[..., None, :], aside[..., None]), inverse_radius[..., None]], dim=-1
