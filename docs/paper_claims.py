@@ -2,10 +2,10 @@
 
     python docs/paper_claims.py                                all of it: hours on a CPU
     python docs/paper_claims.py --seeds 1 --only default,bilinear
+    python docs/paper_claims.py --add "half the rate: optimiser.generator_lr=0.002 optimiser.discriminator_lr=0.0015"
 
 All are of 64 px from a volume of 16 px, a quarter instead of the quickstart's half, so that the upsampler has more to
 do.
-    python docs/paper_claims.py --add "half the rate: optimiser.generator_lr=0.002 optimiser.discriminator_lr=0.0015"
 
 Runs lie in runs/claims. A finished one is kept, one that was stopped goes on where it stopped. After each run claims.md
 is a table of the last figures (docs/train.md explains them), and claims.png shows two latents of each variant under a
