@@ -73,6 +73,17 @@ def test_small_maps_are_enlarged_by_repeating() -> None:
     assert found[0, 0].tolist() == [[0, 0, 255, 255]] * 2 + [[7, 7, 9, 9]] * 2
 
 
+def test_the_range_of_depths_is_that_of_what_is_seen() -> None:
+    depth, opacity = torch.full((1, 20, 20), 1.3), torch.zeros(1, 20, 20)
+    depth[0, 5:15, 5:15], opacity[0, 5:15, 5:15] = torch.linspace(0.9, 1.0, 10), 1.0
+    ends = outputs.depth_ends(depth, opacity, 1.3)
+    assert ends == pytest.approx((0.895, 1.005), abs=1e-6)
+    image = outputs.depth_image(depth, opacity, ends, 1.3)[0, :, 10, 5:15].float()
+    assert image.diff(dim=1).abs().sum(0).min() > 5  # each step has a colour of its own
+    assert outputs.depth_ends(depth, torch.zeros(1, 20, 20), 1.3) is None
+    assert outputs.depth_ends(torch.ones(1, 20, 20), torch.ones(1, 20, 20), 1.3) is None
+
+
 def test_raw_depth_is_what_it_was(tmp_path: Path) -> None:
     depth = torch.tensor([[0.7, 1.0], [1.3, 2.0]])
     outputs.save_array(depth, tmp_path / "d.npy")

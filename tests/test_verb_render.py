@@ -162,10 +162,11 @@ def test_another_job_is_refused(desk: Path, change: str, capsys: pytest.CaptureF
 
 
 def test_without_png_only_the_moving_picture_stays(desk: Path) -> None:
-    assert render("--out out --frames 3 --format gif --resume") == 0
+    assert render("--out out --frames 3 --format gif --enlarge 4 --resume") == 0
+    assert picture(Path("out/seed-0-image.gif")).shape[:2] == (64, 64)
     assert sorted(digests(Path("out"))) == ["cameras.json", "job.json", "latents.npz", "seed-0-image.gif"]
     before = digests(Path("out"))
-    assert render("--out out --frames 3 --format gif --resume") == 0
+    assert render("--out out --frames 3 --format gif --enlarge 4 --resume") == 0
     assert digests(Path("out")) == before
 
 
@@ -202,6 +203,7 @@ BAD = {
     "no cameras": ("--out new --cameras none.json", "none.json: wanted a JSON file of cameras, got: No such file"),
     "bad cameras": ("--out new --cameras bad.json", "bad.json: camera 0: wanted cam2world of 4 rows"),
     "nothing saved": ("--out new --path saved", "--path: wanted --latents FILE with cameras in it"),
+    "enlarge": ("--out new --format gif --enlarge 17", "--enlarge: wanted 1 to 16, got 17"),
     "depth range": ("--out new --save depth --depth-range 2 1", "--depth-range: wanted two depths, NEAR < FAR"),
     "sheet of too much": ("--out new --sheet --seeds 0-99", "--sheet: wanted at most 64 rows .*, got 100"),
     "resolution": ("--out new --resolution 32", "--resolution: wanted the model's own 16 px, or --strict"),

@@ -37,6 +37,7 @@ from .views import Bakes, View, ViewOptions, check_options, render_view, strict_
 
 Pairing = Literal["every", "own", "film"]
 SHEET_COLUMNS, MAX_SHEET_ROWS = 8, 64
+_DEPTH_VIEWS = 8  # fast pictures that tell the range of depths
 _FORMAT = 1
 
 
@@ -49,8 +50,10 @@ class Writing:
         formats: of :data:`FORMATS`; without "png" the frames' pictures are removed once the others are made.
         fps: frames a second of moving pictures.
         sheet: whether to lay pictures out on ``sheet.png``.
-        depth_range: depths of the warmest and the darkest colour in pictures of depth; None is the model's near, far.
+        depth_range: depths of the warmest and the darkest colour in pictures of depth; None takes them from a few of
+            the pictures themselves.
         batch: pictures rendered at a time.
+        enlarge: moving pictures are so many times as large as their frames.
         beside: all pictures of a moment beside each other in one moving picture, instead of one for each kind.
     """
 
@@ -61,6 +64,7 @@ class Writing:
     depth_range: tuple[float, float] | None = None
     batch: int = 8
     beside: bool = False
+    enlarge: int = 1
 
     def __post_init__(self) -> None:
         for name, values, known in (("--save", self.kinds, KINDS), ("--format", self.formats, FORMATS)):
@@ -70,6 +74,8 @@ class Writing:
             raise UserError(f"--fps: wanted 0.1 to 1000 frames a second, got {self.fps}")
         if not 1 <= self.batch <= 4096:
             raise UserError(f"--batch: wanted 1 to 4096, got {self.batch}")
+        if not 1 <= self.enlarge <= 16:
+            raise UserError(f"--enlarge: wanted 1 to 16, got {self.enlarge}")
         if not self.pictures and (self.sheet or self.formats != ("png",)):
             raise UserError(f"--save: wanted a kind that can be looked at for sheets and moving pictures "
                             f"({', '.join(PICTURES)}), got {','.join(self.kinds)}")  # fmt: skip
@@ -240,11 +246,25 @@ def render_job(
 
 def _render_frames(model: Model, job: RenderJob, out: Path, progress: Callable[[int], None]) -> None:
     total, bakes = len(job.strips) * job.frames, Bakes(model)
+    if "depth" in job.writing.pictures and job.writing.depth_range is None:
+        ends = _depth_ends(model, job)
+        job = dataclasses.replace(job, writing=dataclasses.replace(job.writing, depth_range=ends))
     for first in range(0, total, job.writing.batch):
         places = [divmod(i, job.frames) for i in range(first, min(first + job.writing.batch, total))]
         if not all(_frame(job, out, kind, *place).exists() for kind in job.writing.kinds for place in places):
             _render_group(model, job, out, places, bakes)
         progress(len(places))
+
+
+def _depth_ends(model: Model, job: RenderJob) -> tuple[float, float] | None:
+    """Depths for the colours of all pictures of a job, from a few fast views: every picture has the same."""
+    total, device = len(job.strips) * job.frames, job.subjects.ws.device
+    places = [divmod(i, job.frames) for i in evenly(0, total - 1, _DEPTH_VIEWS)]
+    pairs = torch.tensor([job.pair(*place) for place in places])
+    camera = job.path.camera[pairs[:, 1]].to(device)
+    options = ViewOptions(samples=job.options.samples, parts=job.options.parts)
+    view = render_view(model, job.subjects[pairs[:, 0].to(device)], camera, options)
+    return outputs.depth_ends(view.depth, view.opacity, model.config.field.far)
 
 
 def _render_group(model: Model, job: RenderJob, out: Path, places: list[tuple[int, int]], bakes: Bakes) -> None:
@@ -295,11 +315,13 @@ def surface_picture(
 ) -> Tensor:
     """ "depth", "normals" or "opacity" of a view as pictures of the rays' resolution, uint8 or -1..1.
 
-    ``depth_range`` are the depths of the warmest and the darkest colour; None is the model's near and far.
+    ``depth_range`` are the depths of the warmest and the darkest colour; None takes them from the view, or the model's
+    near and far where it shows nothing.
     """
     field = model.config.field
     if kind == "depth":
-        return outputs.depth_image(view.depth, view.opacity, depth_range or (field.near, field.far), field.far)
+        ends = depth_range or outputs.depth_ends(view.depth, view.opacity, field.far) or (field.near, field.far)
+        return outputs.depth_image(view.depth, view.opacity, ends, field.far)
     if kind == "opacity":
         return outputs.opacity_image(view.opacity)
     edge = view.depth.shape[-1]
@@ -333,9 +355,10 @@ def _make(job: RenderJob, out: Path, path: Path) -> None:
     if path.name == "sheet.png":
         save_png(_sheet(job, out), path)
         return
-    strip, kinds = _moving(job)[path.stem]
+    (strip, kinds), times = _moving(job)[path.stem], job.writing.enlarge
     frames = (
-        outputs.side_by_side([_read(_frame(job, out, kind, strip, f)) for kind in kinds]) for f in range(job.frames)
+        outputs.resized(outputs.side_by_side([_read(_frame(job, out, kind, strip, f)) for kind in kinds]), times)
+        for f in range(job.frames)
     )
     outputs.save_animation(frames, path, fps=job.writing.fps, loop=True)
 

@@ -83,6 +83,22 @@ def depth_image(depth: Tensor, opacity: Tensor, ends: tuple[float, float], far: 
     return depth_picture(surface_depth(depth, opacity, far), *ends, opacity)
 
 
+def depth_ends(depth: Tensor, opacity: Tensor, far: float) -> tuple[float, float] | None:
+    """Depths between which nearly all of what is seen lies: the first and the last hundredth, and a little more.
+
+    Args:
+        depth, opacity: [B, r, r] of views, which count together.
+    Returns: near and far ends for colours; None where next to nothing is seen, or all at one depth.
+    """
+    seen = surface_depth(depth, opacity, far)[opacity >= 0.5]
+    seen = seen[seen.isfinite()].double().sort().values
+    if len(seen) < 16:
+        return None
+    first, last = (float(seen[round(part * (len(seen) - 1))]) for part in (0.01, 0.99))
+    more = 0.05 * (last - first)
+    return (first - more, last + more) if more > 1e-6 else None
+
+
 def normals_image(depth: Tensor, opacity: Tensor, camera: Camera, far: float, pixels: Tensor | None = None) -> Tensor:
     """Normals as colours, red right, green up, blue towards the camera; grey where one sees through.
 
@@ -139,6 +155,13 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
         sheet.paste(picture, (left, 0))
         left += picture.width
     return sheet
+
+
+def resized(picture: Image.Image, times: int) -> Image.Image:
+    """A picture ``times`` as large, smoothly."""
+    if times == 1:
+        return picture
+    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.LANCZOS)
 
 
 def to_pillow(images: Tensor) -> list[Image.Image]:

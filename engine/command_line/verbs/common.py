@@ -78,7 +78,7 @@ def add_depth_range(group: argparse._ArgumentGroup) -> None:
         nargs=2,
         metavar=("NEAR", "FAR"),
         type=float,
-        help="depths of the warmest and the darkest colour (default: the model's near and far)",
+        help="depths of the warmest and the darkest colour (default: taken from the pictures)",
     )
 
 

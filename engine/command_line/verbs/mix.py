@@ -149,19 +149,21 @@ def _tiles(
     import torch
 
     from ...applications.render.jobs import surface_picture
-    from ...applications.render.outputs import enlarged, to_pillow
+    from ...applications.render.outputs import depth_ends, enlarged, to_pillow
     from ...applications.render.sheets import tile
     from ...applications.render.views import render_view
 
     tiles: dict[str, list[Image.Image]] = {kind: [] for kind in what.kinds}
+    ends = what.depth_range
     for first in range(0, len(subjects), what.batch):
         some = subjects[slice(first, first + what.batch)]
         cameras = camera[torch.zeros(len(some), dtype=torch.long)].to(subjects.ws.device)
         view = render_view(model, some, cameras, options)
+        ends = ends or depth_ends(view.depth, view.opacity, model.config.field.far)  # the same for the whole table
         for kind in what.kinds:
             images = view.image
             if kind != "image":
-                images = enlarged(surface_picture(model, kind, view, cameras, what.depth_range), view.image.shape[-1])
+                images = enlarged(surface_picture(model, kind, view, cameras, ends), view.image.shape[-1])
             tiles[kind] += [tile(picture) for picture in to_pillow(images)]
         bar.update(len(some))
     return tiles

@@ -30,6 +30,9 @@ def add_writing_arguments(
         "--format", metavar="LIST", default=formats, help=f"some of {', '.join(FORMATS)} (default: %(default)s)"
     )
     group.add_argument("--fps", metavar="N", type=float, default=24.0, help="of moving pictures (default: %(default)g)")
+    group.add_argument(
+        "--enlarge", metavar="N", type=int, default=1, help="moving pictures N times as large (default: %(default)s)"
+    )
     group.add_argument("--beside", action="store_true", help="one moving picture with all of --save beside each other")
     if sheet:
         group.add_argument("--no-sheet", dest="sheet", action="store_false", help="no sheet.png")
@@ -58,7 +61,7 @@ def writing(args: argparse.Namespace) -> Writing:
 
     kinds, formats = (tuple(part.strip() for part in text.split(",")) for text in (args.save, args.format))
     ends = None if args.depth_range is None else (args.depth_range[0], args.depth_range[1])
-    return Writing(kinds, formats, args.fps, args.sheet, ends, args.batch, args.beside)
+    return Writing(kinds, formats, args.fps, args.sheet, ends, args.batch, args.beside, args.enlarge)
 
 
 def run_job(args: argparse.Namespace, model: Model, job: RenderJob, out: Path) -> list[Path]:
