@@ -1,8 +1,10 @@
 """The generator: mapping network, volume renderer, upsampler."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -94,10 +96,42 @@ class Synthesis(nn.Module):
         self.num_ws = self.volume.num_ws + self.upsampler.num_ws
         self.default_samples: int | None = None
         self.register_buffer("alpha", torch.ones([], dtype=torch.float32))
+        self._known_alpha: tuple[Tensor, int, float] | None = None  # the buffer, its version, its value on the host
+
+    def set_alpha(self, value: float) -> None:
+        """Write the buffer, and keep its value on the host."""
+        self.alpha.fill_(value)
+        self._know_alpha(float(np.float32(value)))
+
+    def know_alpha_of(self, other: "Synthesis") -> None:
+        """Take from the host of ``other``, whose buffers were copied, what the buffer holds."""
+        self._know_alpha(other._stored_alpha())
+
+    def _know_alpha(self, value: float) -> None:
+        self._known_alpha = None if self.alpha.is_inference() else (self.alpha, self.alpha._version, value)
+
+    def _stored_alpha(self) -> float:
+        """The buffer's value. It is read when somebody else has written it, since on a device the host waits for it."""
+        if torch.compiler.is_compiling():
+            return float(self.alpha)
+        known = self._known_alpha
+        if known is None or known[0] is not self.alpha or known[1] != self.alpha._version:
+            value = float(self.alpha)
+            self._know_alpha(value)
+            return value
+        return known[2]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Synthesis":
+        """What moves the module to a device keeps the value that the CPU knows."""
+        value = self._stored_alpha() if self.alpha.device.type == "cpu" else None
+        super()._apply(fn, recurse)
+        if value is not None:
+            self._know_alpha(value)
+        return self
 
     def growth(self, alpha: float | None = None) -> Growth:
         """Growth at ``alpha``, or at the buffer's value."""
-        value = float(self.alpha) if alpha is None else alpha
+        value = self._stored_alpha() if alpha is None else alpha
         return growth_at(value, self.cfg.start_resolution, self.cfg.volume_resolution, self.cfg.resolution)
 
     @in_float32

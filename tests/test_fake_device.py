@@ -42,9 +42,9 @@ BLENDING = 4_900_000  # images shown: the last level is being blended in
 CASES = [("quickstart", GROWN), *((name, shown) for name in PRESETS[1:] for shown in (GROWN, BLENDING))]
 TILE_RAYS = 8192
 COLUMNS = ("kernels", "torch ops", "waits", "uploads", "pinned copies", "constants", "atomic")
-# what an application may wait for: alpha, from where it is stored; which samples of a strict rendering are visible; the
-# scale of the latent space, a frame of the record
-WAITS = {"render": 1, "strict tile": 3, "projection step": 3}
+# what an application may wait for: which samples of a strict rendering are visible; the scale of the latent space, a
+# frame of the record
+WAITS = {"render": 0, "strict tile": 2, "projection step": 2}
 
 
 class Cameras(Pictures):

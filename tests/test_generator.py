@@ -1,5 +1,6 @@
 """The whole generator: every run of the reference numbers, determinism, growth, draws, sizes, errors."""
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -215,6 +216,20 @@ def test_buffer_is_the_default_of_alpha() -> None:
     a = g.synthesis(styles(g), cameras(2), z_bg=Z_BG).image
     b = g.synthesis(styles(g), cameras(2), z_bg=Z_BG, options=RenderOptions(alpha=0.25)).image
     assert torch.equal(a, b) and "synthesis.alpha" in g.state_dict()
+
+
+def test_the_host_knows_what_is_written_to_alpha() -> None:
+    """By whom ever: a rendering on a device must not wait for it, and must not take an old value."""
+    synthesis = tiny().synthesis
+    synthesis.set_alpha(0.3)
+    assert synthesis._stored_alpha() == synthesis.alpha.item() != 0.3  # as it is stored, in float32
+    synthesis.alpha.fill_(0.5)
+    assert synthesis._stored_alpha() == 0.5
+    synthesis.load_state_dict(synthesis.state_dict() | {"alpha": torch.tensor(0.25)})
+    assert synthesis._stored_alpha() == copy.deepcopy(synthesis)._stored_alpha() == 0.25
+    synthesis.alpha = torch.tensor(0.75)
+    assert synthesis._stored_alpha() == 0.75
+    assert synthesis.to("meta")._stored_alpha() == 0.75  # where nothing can be read
 
 
 def test_parts_add_up() -> None:

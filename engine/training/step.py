@@ -60,7 +60,7 @@ class TrainState:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.train.seed)
             g = Generator(dataclasses.replace(cfg.generator, label_dim=label_dim)).to(device)
-            g.synthesis.alpha.fill_(cfg.growth.alpha(0))
+            g.synthesis.set_alpha(cfg.growth.alpha(0))
             d = Discriminator(cfg.discriminator_config(label_dim)).to(device)
         loss, opt = cfg.loss, cfg.optimiser
         g_lazy = loss.path_length_interval if loss.path_length_weight > 0 else None
@@ -145,7 +145,7 @@ class Stepper:
         cfg, state = self.cfg, self.state
         self.nonfinite = {}
         self.alpha = cfg.growth.alpha(state.images_shown)
-        state.generator.synthesis.alpha.fill_(self.alpha)
+        state.generator.synthesis.set_alpha(self.alpha)
         self._generator_main()
         if cfg.loss.path_length_weight > 0 and state.step % cfg.loss.path_length_interval == 0:
             self._path_length()
@@ -350,3 +350,4 @@ class Stepper:
             mean.copy_(now.lerp(mean, beta))
         for average, buffer in zip(state.average.buffers(), state.generator.buffers()):
             average.copy_(buffer)
+        state.average.synthesis.know_alpha_of(state.generator.synthesis)
