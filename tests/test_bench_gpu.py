@@ -63,22 +63,43 @@ def test_list_shows_every_step_and_its_seconds(capsys: pytest.CaptureFixture[str
 
 def test_plan_is_in_order_of_worth_and_names_what_exists() -> None:
     kinds = [step.name.split()[0] for step in STEPS]
-    assert list(dict.fromkeys(kinds)) == ["tests", "sanitizer", "bench", "train"]
-    assert all(step.shared == (kind in ("tests", "sanitizer")) for step, kind in zip(STEPS, kinds))
+    assert list(dict.fromkeys(kinds)) == ["smoke", "tests", "sanitizer", "bench", "train"]
+    assert all(step.shared == (kind in ("smoke", "tests", "sanitizer")) for step, kind in zip(STEPS, kinds))
     assert len({step.name for step in STEPS}) == len(STEPS)
     files = {part for step in STEPS for part in step.command if part.endswith(".py")}
     assert all((ROOT / file).is_file() for file in files)
     assert {f"bench/{path.name}" for path in (ROOT / "bench").glob("bench_*.py")} <= files
-    assert not any(step.name.startswith("sanitizer") for step in plan.steps(which=lambda name: None))
+    lacking = [step for step in plan.steps(which=lambda name: None) if step.lacks]
+    assert [step.name.split()[0] for step in lacking] == ["smoke", "sanitizer", "sanitizer"]
+
+
+def test_smoke_takes_a_minute_side_by_side() -> None:
+    smoke = [step for step in STEPS if step.name.startswith("smoke")]
+    assert smoke == STEPS[:4] and {step.limit_s for step in smoke} == {60}
+    assert "tests/test_fused_refine_to_rgb.py" in smoke[3].command and "memcheck" in smoke[3].command
+
+
+def test_what_a_machine_lacks_is_listed_as_not_run(call: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    _, results = call([script("watched", "", lacks="no watcher"), script("works", "")])
+    assert [step["status"] for step in results["steps"]] == ["skipped", "ok"]
+    assert "not run, no watcher: watched" in capsys.readouterr().out
+
+
+def test_results_are_read_by_strict_readers(tmp_path: Path) -> None:
+    outcome = runner.Outcome("odd", "ok", benchmarks=[{"extra_info": {"error": float("nan"), "p50_ms": float("inf")}}])
+    command.write(tmp_path / "out.json", [outcome], {}, 1.0)
+    (step,) = json.loads((tmp_path / "out.json").read_text(), parse_constant=pytest.fail)["steps"]
+    assert step["benchmarks"] == [{"extra_info": {"error": None, "p50_ms": None}}]
 
 
 @pytest.mark.slow
-def test_training_step_is_a_command_that_train_takes(tmp_path: Path) -> None:
-    (step,) = [step for step in STEPS if step.name == "train quickstart"]
+@pytest.mark.parametrize(("name", "kimg"), [("train quickstart", 2), ("smoke training", 0.004)])
+def test_training_step_is_a_command_that_train_takes(name: str, kimg: float, tmp_path: Path) -> None:
+    (step,) = [step for step in STEPS if step.name == name]
     asked = [part.replace("{work}", str(tmp_path)).replace("cuda", "cpu") for part in step.command]
     done = subprocess.run([*asked, "--dry-run"], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["train"]["total_kimg"] == 2
+    assert json.loads(done.stdout)["train"]["total_kimg"] == kimg
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +222,7 @@ def test_what_a_step_left_running_is_ended(tmp_path: Path) -> None:
 
 def test_the_budget_cuts_the_plan(call: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert call([script("late", "")], "--minutes", "0.3")[0] == 1
-    assert "skipped, no time left: late" in capsys.readouterr().out
+    assert "not run, no time left: late" in capsys.readouterr().out
     outcome = make_runner(runner.GRACE_S + 9).step(script("next", ""))
     assert outcome.status == "ok" and outcome.limit_s == pytest.approx(9, abs=0.5)
 
@@ -297,7 +318,7 @@ def test_ctrl_c_keeps_what_has_been_measured(tmp_path: Path, sign: signal.Signal
     assert [(s["step"], s["status"]) for s in steps] == [
         ("bench lens", "ok"), ("bench blur", "interrupted"), ("late", "skipped")
     ]  # fmt: skip
-    assert [len(s["benchmarks"]) for s in steps] == [1, 1, 0] and "skipped, interrupted: late" in text
+    assert [len(s["benchmarks"]) for s in steps] == [1, 1, 0] and "not run, interrupted: late" in text
 
 
 def test_resuming_runs_what_is_missing(call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

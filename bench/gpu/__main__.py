@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.plan import ROOT, Step, steps
-from bench.gpu.runner import Outcome, Runner
+from bench.gpu.runner import Outcome, Runner, strict
 from bench.gpu.targets import NOT_MEASURED, judge
 from bench.report import markdown
 
@@ -94,7 +94,8 @@ def choose(plan: Sequence[Step], only: Sequence[str] | None) -> list[Step]:
 
 def show(plan: Sequence[Step]) -> None:
     for number, step in enumerate(plan, start=1):
-        print(f"{number:3d}. {step.name}, at most {step.limit_s:.0f} s{', beside others' if step.shared else ''}")
+        how = f"{', beside others' if step.shared else ''}{f', not run: {step.lacks}' if step.lacks else ''}"
+        print(f"{number:3d}. {step.name}, at most {step.limit_s:.0f} s{how}")
         print(f"     {shlex.join(step.command)}")
 
 
@@ -165,7 +166,7 @@ def write(path: Path, outcomes: Iterable[Outcome], environment: dict[str, Any], 
     """Write results atomically."""
     results = {"environment": environment, "seconds": seconds, "steps": [asdict(outcome) for outcome in outcomes]}
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(strict(results), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     part.replace(path)
 
 
@@ -188,7 +189,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
             lines += [f"  {name}: {message}" for name, message in outcome.failures.items()][:8]
     for reason in dict.fromkeys(o.tail for o in outcomes if o.status == "skipped"):
         names = (o.step for o in outcomes if (o.status, o.tail) == ("skipped", reason))
-        lines.append(f"skipped, {reason}: {', '.join(names)}")
+        lines.append(f"not run, {reason}: {', '.join(names)}")
     return "\n".join(lines)
 
 

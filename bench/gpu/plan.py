@@ -13,6 +13,9 @@ FILTERS = ("bench/bench_upfirdn2d.py", "bench/bench_bias_act.py")
 BLOCKS = ("bench/bench_upsample_block.py", "bench/bench_modulated_layer.py", "bench/bench_refine_to_rgb.py")
 SHORT = ("--benchmark-max-time=0.3", "--benchmark-min-rounds=5")
 QUICK = ("--benchmark-max-time=0.1",)
+SMOKE_S = 60
+SMALL_PICTURES = ("monitor.swd_images=0", "monitor.depth_scenes=0", "monitor.grid_images=1", "monitor.turn_frames=1",
+                  "monitor.batch=1")  # fmt: skip
 # compute-sanitizer lies beside the compiler where it is not on the path
 SANITIZER = ("compute-sanitizer", "/usr/local/cuda/bin/compute-sanitizer")
 
@@ -25,12 +28,14 @@ class Step:
         command: the whole command line; "{work}" stands for a folder of the step's own.
         limit_s: seconds after which the process is ended.
         shared: it measures no time, so that other such steps may run beside it.
+        lacks: what the machine lacks for it; such a step is not run, and listed with this reason.
     """
 
     name: str
     command: tuple[str, ...]
     limit_s: float
     shared: bool = False
+    lacks: str = ""
 
 
 def pytest(*arguments: str) -> tuple[str, ...]:
@@ -44,7 +49,20 @@ def bench(name: str, limit_s: float, *arguments: str) -> Step:
 
 
 def steps(which: Callable[[str], str | None] = shutil.which) -> list[Step]:
-    return [*_tests(), *_sanitizers(which), *_timed()]
+    return [*_smoke(which), *_tests(), *_sanitizers(which), *_timed()]
+
+
+def _smoke(which: Callable[[str], str | None]) -> list[Step]:
+    """A minute, side by side: every op once, a step of training, a capture, the backward that a compiler may break."""
+    narrow = pytest("tests/test_fused_refine_to_rgb.py", "-k", "matches_the_plain_form and not wide and not many")
+    return [
+        Step(
+            "smoke kernels", (sys.executable, "-m", "stylenerf", "doctor", "--device", "cuda", "--json"), SMOKE_S, True
+        ),
+        Step("smoke training", _training(0.004, *SMALL_PICTURES), SMOKE_S, True),
+        Step("smoke capture", pytest("-m", "gpu", "tests/test_graphs.py", "-k", "replays or ray_pass"), SMOKE_S, True),
+        _sanitizer(which, "smoke sanitizer", "memcheck", narrow, SMOKE_S),
+    ]
 
 
 def _tests() -> list[Step]:
@@ -57,14 +75,18 @@ def _tests() -> list[Step]:
 
 
 def _sanitizers(which: Callable[[str], str | None]) -> list[Step]:
-    program = next((path for name in SANITIZER if (path := which(name))), None)
-    # separate allocations, since torch's memory pool would hide an access out of bounds; odd shapes
     cases = pytest("tests/test_fused_rays.py", "-k", "matches_the_plain_form and (odd or three)")
-    return [
-        Step(f"sanitizer {tool}", ("env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", program, "--tool", tool,
-                                   "--error-exitcode", "9", *cases), 150, shared=True)
-        for tool in ("memcheck", "racecheck") if program
-    ]  # fmt: skip
+    return [_sanitizer(which, f"sanitizer {tool}", tool, cases, 150) for tool in ("memcheck", "racecheck")]
+
+
+def _sanitizer(
+    which: Callable[[str], str | None], name: str, tool: str, command: tuple[str, ...], limit_s: float
+) -> Step:
+    """Without torch's memory pool, which would hide an access out of bounds."""
+    program = next((path for path in map(which, SANITIZER) if path), None)
+    options = ("--tool", tool, "--error-exitcode", "9")
+    whole = ("env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", program or SANITIZER[0], *options, *command)
+    return Step(name, whole, limit_s, shared=True, lacks="" if program else f"no {SANITIZER[0]}")
 
 
 def _timed() -> list[Step]:
@@ -76,7 +98,7 @@ def _timed() -> list[Step]:
         bench("rays", 240, RAYS, *SHORT),
         bench("filters forward", 90, *FILTERS, "-k", "fwd- and not compile", *QUICK),
         bench("blocks", 120, *BLOCKS, "-k", "not compile", *QUICK),
-        Step("train quickstart", _training(), 90),
+        Step("train quickstart", _training(2, "train.tick_kimg=0.2"), 90),
         bench("ray tiles", 150, TILES, "-m", "slow", *QUICK),
         bench("generator, other sizes", 100, GENERATOR, "-k", "not compile and not 1024", *SHORT),
         bench("training, other sizes", 120, TRAINING, "-k", "not 512", *SHORT),
@@ -85,8 +107,7 @@ def _timed() -> list[Step]:
     ]
 
 
-def _training() -> tuple[str, ...]:
-    settings = ("train.total_kimg=2", "train.tick_kimg=0.2")
-    overrides = (part for setting in settings for part in ("--set", setting))
+def _training(total_kimg: float, *settings: str) -> tuple[str, ...]:
+    overrides = (part for setting in (f"train.total_kimg={total_kimg:g}", *settings) for part in ("--set", setting))
     command = (sys.executable, "train.py", "--preset", "quickstart", "--device", "cuda", "--no-progress")
     return (*command, "--out", "{work}/run", *overrides)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shlex
 import signal
@@ -80,6 +81,8 @@ class Runner:
     def step(self, step: Step) -> Outcome:
         start = time.monotonic()
         left = self.deadline - start - GRACE_S
+        if step.lacks:
+            return Outcome(step.name, "skipped", tail=step.lacks)
         if self._stopped.is_set() or left < LEAST_S:
             return Outcome(step.name, "skipped", tail="interrupted" if self._stopped.is_set() else "no time left")
         limit_s = min(step.limit_s, left)
@@ -129,6 +132,15 @@ def end(process: "subprocess.Popen[bytes]", grace_s: float = GRACE_S) -> None:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # OSError: the group is gone
             os.killpg(process.pid, sign)
             process.wait(patience_s)
+
+
+def strict(value: Any) -> Any:
+    """What JSON can hold: None in place of numbers that are not finite, which strict readers refuse."""
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def collect(work: Path, outcome: Outcome) -> None:
