@@ -154,6 +154,7 @@ def test_distances_grow_with_harm(harm: str) -> None:
     assert kid[0] < kid[1] < kid[2] < kid[3]
 
 
+@pytest.mark.slow
 def test_the_interval_of_fid_covers_the_truth() -> None:
     """Of 60 sets of 400 samples, the interval holds the distance of the true distribution in about 95 %."""
     rng = torch.Generator().manual_seed(0)
@@ -175,6 +176,7 @@ def test_the_interval_of_fid_covers_the_truth() -> None:
     assert np.mean(values) > want  # a finite set is too far away, which the interval makes up for
 
 
+@pytest.mark.slow
 def test_the_intervals_of_kid_and_shares_cover_the_truth() -> None:
     rng = torch.Generator().manual_seed(0)
     y = torch.randn(400, 3, generator=rng) * 1.5

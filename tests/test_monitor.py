@@ -28,7 +28,10 @@ FIGURES = {
     for name in ("swd", "view_difference", "view_residual", "view_residual_ratio", "view_overlap", "pose_sensitivity",
                  "strict_psnr_db")
 }  # fmt: skip
-OF_TRUTH = {f"Metric/{name}" for name in ("depth_correlation", "view_residual_ratio_true", "pose_sensitivity_true")}
+OF_TRUTH = {
+    f"Metric/{name}"
+    for name in ("depth_correlation", "depth_error", "view_residual_ratio_true", "pose_sensitivity_true")
+}
 
 
 def monitored(folder: Path, *overrides: str) -> tuple[Monitor, Generator]:
@@ -55,6 +58,7 @@ def test_pictures_have_the_expected_sizes(tmp_path: Path) -> None:
         "samples-00012345.png": sheet(3, 2, 16),
         "turn-00012345.png": sheet(3, 4, 16),
         "depth-00012345.png": sheet(3, 4, 16),
+        "views-00012345.png": sheet(4, 4, 16),
     }
     assert {path.name for path in paths} == set(sizes(tmp_path / "images"))
 
@@ -66,6 +70,7 @@ def test_pictures_during_growth(tmp_path: Path) -> None:
         "samples-00000000.png": sheet(1, 1, 8),
         "turn-00000000.png": sheet(1, 1, 8),
         "depth-00000000.png": sheet(1, 1, 16),
+        "views-00000000.png": sheet(4, 1, 8),
     }
 
 
@@ -93,14 +98,17 @@ def test_pictures_are_the_same_every_time(tmp_path: Path) -> None:
     monitor, g = monitored(tmp_path)
     first = [path.read_bytes() for path in monitor.pictures(g, 1)]
     assert [path.read_bytes() for path in monitor.pictures(g, 2)] == first
-    assert len(set(first)) == 3
+    assert len(set(first)) == 4
 
 
 def test_figures_tell_generators_apart(tmp_path: Path) -> None:
     monitor, g = monitored(tmp_path)
     other = TrainState.create(tiny_config("growth.enabled=false", "train.seed=5"), 0, CPU).average
     one, two = monitor.figures(g), monitor.figures(other)
-    assert {name for name in one if one[name] == two[name]} == OF_TRUTH - {"Metric/depth_correlation"}
+    assert {name for name in one if one[name] == two[name]} == OF_TRUTH - {
+        "Metric/depth_correlation",
+        "Metric/depth_error",
+    }
 
 
 @pytest.mark.parametrize(
@@ -243,7 +251,8 @@ def test_true_depth_correlates_with_itself(
         return 2 + gain * true.clamp(max=monitor.cfg.generator.field.far)
 
     replace_rendering(monitor, monkeypatch, depth=depth)
-    assert monitor._depth_correlation(g, scenes) == pytest.approx(want, abs=1e-5)
+    assert monitor._depth(g, scenes)["Metric/depth_correlation"] == pytest.approx(want, abs=1e-5)
+    assert (monitor._depth(g, scenes)["Metric/depth_error"] > 1) == (gain > 0)  # depths are 0.7 to 1.3 and 2 + these
 
 
 def test_distance_of_the_data_from_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

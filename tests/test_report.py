@@ -180,6 +180,7 @@ def test_three_commands_fit_the_run(
     assert ("train.total_kimg=0.048" in " ".join(commands)) == (name in STILL_BETTER)
 
 
+@pytest.mark.slow
 def test_curves_lie_side_by_side(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'stylenerf-engine[plots]'")
     some = charts(read_record(make_run(tmp_path / "run", healthy_rows())))[:4]
@@ -319,6 +320,7 @@ def test_tensorboard_that_is_missing_is_one_line(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().err == f"error: monitor.tensorboard: {hint}\n" and not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_training_ends_with_its_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -345,6 +347,7 @@ def test_a_training_ends_with_its_report(
     assert capsys.readouterr().out.startswith("report:      not written: run/stats.jsonl, line 1: wanted a JSON object")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_browser() is None, reason="no chromium on this machine (apt-get install chromium)")
 def test_the_page_in_a_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "missing", lambda extra: "plots")

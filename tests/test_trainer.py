@@ -63,7 +63,7 @@ def test_run_leaves_what_it_says(reference: Path) -> None:
     left = outcome(reference)
     assert sorted(p.name for p in reference.iterdir()) == ["checkpoints", "config.json", "images", "stats.jsonl"]
     assert sorted(p.name for p in (reference / "checkpoints").iterdir()) == ["00003-images-24", "00004-images-32"]
-    kinds = [f"{kind}-{images:08d}.png" for kind in ("depth", "samples", "turn") for images in (0, 12, 24, 32)]
+    kinds = [f"{kind}-{images:08d}.png" for kind in ("depth", "samples", "turn", "views") for images in (0, 12, 24, 32)]
     assert sorted(left.pictures) == sorted([*kinds, "reals.png"])
     assert [row["Progress/images"] for row in left.rows] == [0, 8, 12, 16, 24, 32]
     assert [row["Growth/resolution"] for row in left.rows[1:]] == [8, 16, 16, 16, 16]

@@ -47,7 +47,15 @@ TINY: dict[str, Any] = {
         "tick_kimg": 0.008,
         "snapshot_kimg": 0.012,
     },
-    "monitor": {"grid_images": 2, "turn_frames": 2, "swd_images": 4, "depth_scenes": 2, "batch": 4, "report": False},
+    "monitor": {
+        "grid_images": 2,
+        "turn_frames": 2,
+        "swd_images": 4,
+        "depth_scenes": 2,
+        "batch": 4,
+        "report": False,
+        "best": None,
+    },
 }
 
 

@@ -36,7 +36,13 @@ _NAME = re.compile(r"(\.writing-|\.removing-)?(\d+)-images-(\d+)")
 
 
 def write_checkpoint(
-    run_dir: Path, images_shown: int, state: dict[str, Any], meta: dict[str, Any], *, keep: int = 2
+    run_dir: Path,
+    images_shown: int,
+    state: dict[str, Any],
+    meta: dict[str, Any],
+    *,
+    keep: int = 2,
+    spare: int | None = None,
 ) -> Path:
     """Write one checkpoint, then remove the ones before it, except the newest ``keep`` (this one included) that verify.
 
@@ -46,6 +52,7 @@ def write_checkpoint(
         state:        dicts and lists of tensors, numbers, strings, None.
         meta:         whatever JSON can hold; ``images_shown`` is added.
         keep:         how many to keep, at least 1.
+        spare:        count of images of a checkpoint that stays besides those.
     Returns: the checkpoint's directory.
     Raises: UserError naming the path when the disk is full or the folder cannot be written; what was there before
         stays as it was. TypeError or ValueError, before anything is written, for state or meta that could not be read
@@ -74,7 +81,7 @@ def write_checkpoint(
     reason = verify(final)
     if reason is not None:
         raise UserError(f"{final}: wanted the checkpoint just written to read back, got: {reason}; older ones are kept")
-    _prune(folder, keep, final)
+    _prune(folder, keep, final, spare)
     return final
 
 
@@ -292,8 +299,18 @@ def _free_old_leftovers(hidden: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _prune(folder: Path, keep: int, written: Path) -> None:
-    """Keep the newest ``keep`` that verify, ``written`` (known to be intact) included; remove none while fewer do."""
+def checkpoint_at(run_dir: Path, images_shown: int) -> Path | None:
+    """The newest checkpoint of exactly so many images, verified or not; None if there is none."""
+    ending = f"-images-{images_shown}"
+    return next((path for path in _newest_first(Path(run_dir) / FOLDER) if path.name.endswith(ending)), None)
+
+
+def _prune(folder: Path, keep: int, written: Path, spare: int | None) -> None:
+    """Keep the newest ``keep`` that verify, ``written`` (known to be intact) included; remove none while fewer do.
+
+    The newest of ``spare`` images stays too.
+    """
+    spared = None if spare is None else checkpoint_at(folder.parent, spare)
     good = [written]
     candidates = _newest_first(folder)
     for path in candidates:
@@ -301,7 +318,7 @@ def _prune(folder: Path, keep: int, written: Path) -> None:
             good.append(path)
     if len(good) == keep:
         for path in candidates:
-            if path not in good:
+            if path not in good and path != spared:
                 _remove(path)
     _free_leftovers(folder)
 

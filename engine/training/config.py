@@ -176,6 +176,9 @@ class MonitorConfig:
 
     grid_images latents in the sample sheet, turn_frames cameras in the turning strip, swd_images images for the sliced
     Wasserstein distance (0 turns it off), depth_scenes scenes and latents for the depth correlation (procedural data).
+    detector: a TorchScript file or torch-fidelity:WEIGHTS for FID, KID, precision and recall (docs/evaluate.md), of
+    evaluate_images samples, at the first snapshot after every evaluate_kimg and the last. The checkpoint with the best
+    of the figure ``best`` at the current resolution is kept beside the newest (null: none).
     report: report.html and curves.png at the end of training; tensorboard: the statistics as its events too (an extra).
     """
 
@@ -186,12 +189,20 @@ class MonitorConfig:
     batch: int = 8
     report: bool = True
     tensorboard: bool = False
+    detector: str | None = None
+    evaluate_kimg: float = 1000.0
+    evaluate_images: int = 2048
+    best: Literal["swd", "fid", "kid"] | None = "swd"
 
     def __post_init__(self) -> None:
         for name in ("grid_images", "turn_frames", "batch"):
             _need(name, "at least 1", getattr(self, name) >= 1, getattr(self, name))
         for name in ("swd_images", "depth_scenes"):
             _need(name, "at least 0", getattr(self, name) >= 0, getattr(self, name))
+        _need("evaluate_kimg", "positive", self.evaluate_kimg > 0, self.evaluate_kimg)
+        _need("evaluate_images", "at least 4", self.evaluate_images >= 4, self.evaluate_images)
+        needs = self.best in ("fid", "kid") and self.detector is None
+        _need("best", "swd, or null, without a detector", not needs, self.best)
 
 
 @dataclass(frozen=True)

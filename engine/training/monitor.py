@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -17,7 +17,11 @@ from ..pictures import depth_picture, grid, save_png, sheet_columns, to_uint8
 from ..randomness import generator_for
 from .config import Config
 from .metrics.consistency import Reprojection, reproject
-from .metrics.depth import mean_depth_correlation
+from .metrics.depth import mean_depth_correlation, mean_depth_error
+from .metrics.detector import Detector
+from .metrics.feature_figures import feature_figures
+from .metrics.protocol import RESIZING, Protocol, Result
+from .metrics.reference import cache_folder, reference
 from .metrics.swd import SlicedWassersteinMetric
 
 PICTURE_ROWS = 4  # latents in the turning strip and the depth picture
@@ -26,13 +30,18 @@ VIEWS_APART_RAD = 0.3  # between the two cameras of the view consistency
 MIN_SWD_RESOLUTION = 16
 STRICT_PICTURES = 4  # that are compared with strict rendering, in so many pixels each
 STRICT_PIXELS = 1024
+DIFFERENCE_GAIN = 5.0  # of what is left of one view carried into another, in its picture
+EVALUATIONS = "evaluations"  # folder of figures with their protocol
 
 
 class Monitor:
     """Pictures and metrics of a generator, always from the same latents and cameras, so that snapshots compare."""
 
-    def __init__(self, cfg: Config, data: Dataset, folder: Path, device: torch.device) -> None:
-        self.cfg, self.data, self.folder, self.device = cfg, data, folder, device
+    def __init__(
+        self, cfg: Config, data: Dataset, folder: Path, device: torch.device, detector: Detector | None = None
+    ) -> None:
+        self.cfg, self.data, self.folder, self.device, self.detector = cfg, data, folder, device, detector
+        self._digest: str | None = None
         self.truth = data if isinstance(data, ProceduralScenes) else None
         self.before_batch: Callable[[str], None] = lambda progress: None
         self.picture_s: float | None = None  # seconds per picture in the last batch; on a GPU, of the launches only
@@ -58,7 +67,19 @@ class Monitor:
         field = self.cfg.generator.field
         depth = depth_picture(turns.depth, field.near, field.far)
         paths.append(self._save(depth, f"depth-{name}", columns=len(depth) // rows, enlarge=True))
+        paths.append(self._save(self._left_of_views(g, rows), f"views-{name}", columns=4))
         return paths
+
+    def _left_of_views(self, g: Generator, rows: int) -> Tensor:
+        """For each of a few latents two views, the first carried into the second by its depth, and 5 |difference|."""
+        cameras = [_repeated(camera, rows) for camera in self._two_cameras()]
+        views = [self._render(g, "grid", rows, camera) for camera in cameras]
+        images = [view.image.clamp(-1, 1) for view in views]
+        result = self._reproject(images, [(view.depth, view.opacity) for view in views], cameras)
+        valid = result.valid[:, None]
+        carried = torch.where(valid, result.warped, -1.0)
+        left = torch.where(valid, (result.warped - images[1]).abs() * DIFFERENCE_GAIN, 0.0) - 1
+        return to_uint8(torch.stack([*images, carried, left], dim=1).flatten(0, 1))
 
     def turning(self, g: Generator) -> Rendered:
         """A few latents, each seen by cameras that sweep the prior's yaw range; [rows * frames] images."""
@@ -74,8 +95,33 @@ class Monitor:
             result["Metric/swd"] = self._sliced_wasserstein(g)
         result |= self._consistency(g)
         if self.truth is not None and self.cfg.monitor.depth_scenes:
-            result["Metric/depth_correlation"] = self._depth_correlation(g, self.truth)
+            result |= self._depth(g, self.truth)
         return result
+
+    @torch.no_grad()
+    def evaluation(self, g: Generator, images_shown: int) -> dict[str, float]:
+        """FID, KID, precision and recall by the detector, written with their protocol too; {} without one."""
+        if self.detector is None:
+            return {}
+        if self._digest is None:
+            self.before_batch("hash of the data")
+            self._digest = self.data.sha256()
+        edge, count, cfg = g.synthesis.growth().resolution, self.cfg.monitor.evaluate_images, self.cfg
+        real = reference(
+            self.data, self._digest, self.detector, edge, len(self.data), self.device, cache=cache_folder(),
+            progress=lambda n: self.before_batch("features of the data"),
+        )  # fmt: skip
+        batches = self._batches(g, "evaluate", count, self._prior(g, "evaluate", count))
+        features = torch.cat([self.detector.features(to_uint8(out.image)) for out in batches])
+        found = feature_figures(features, real, resamples=0, seed=cfg.train.seed)
+        protocol = Protocol(
+            detector=self.detector.sha256, resolution=edge, resizing=RESIZING, images=count,
+            reference_images=len(self.data), truncation=1.0, rendering="fast", seed=cfg.train.seed, data=self._digest,
+            mirror=self.data.mirror,
+        )  # fmt: skip
+        result = Result(f"{self.folder.parent.name}, {images_shown} images", protocol, found)
+        result.write(self.folder.parent / EVALUATIONS / f"{images_shown:08d}.json")
+        return {f"Metric/{name}": figure.value for name, figure in found.items()}
 
     def _sliced_wasserstein(self, g: Generator) -> float:
         edge = g.synthesis.growth().resolution
@@ -176,7 +222,8 @@ class Monitor:
         weighted, opacity = torch.nn.functional.interpolate(maps, size=(size, size), mode="bilinear").unbind(1)
         return torch.where(opacity > 0.5, weighted / opacity, torch.inf)
 
-    def _depth_correlation(self, g: Generator, scenes: ProceduralScenes) -> float:
+    def _depth(self, g: Generator, scenes: ProceduralScenes) -> dict[str, float]:
+        """Mean depth against the mean true depth, as correlation and in world units."""
         count = self.cfg.monitor.depth_scenes
         fractions = torch.linspace(0.15, 0.85, DEPTH_CAMERAS)
         cameras = self.cfg.camera.at(fractions, torch.full_like(fractions, 0.5))
@@ -191,7 +238,12 @@ class Monitor:
             known = range(min(count, scenes.num_images))
             maps = [[scenes.view(k, edge, cameras[i]).depth for k in known] for i in range(DEPTH_CAMERAS)]
             self._true_depth = edge, torch.stack([torch.stack([torch.as_tensor(d) for d in row]) for row in maps])
-        return mean_depth_correlation(torch.stack(fake), self._true_depth[1], far=far)
+        true = self._true_depth[1]
+        errors = [mean_depth_error(made, seen, far=far) for made, seen in zip(fake, true)]
+        return {
+            "Metric/depth_correlation": mean_depth_correlation(torch.stack(fake), true, far=far),
+            "Metric/depth_error": sum(errors) / len(errors),
+        }
 
     def _prior(self, g: Generator, purpose: str, count: int) -> Camera:
         rng = generator_for(self.cfg.train.seed, "monitor cameras", purpose)
@@ -225,13 +277,22 @@ class Monitor:
 
     @torch.no_grad()
     def _render(self, g: Generator, purpose: str, count: int, camera: Camera, *, repeat: int = 1) -> Rendered:
+        """All pictures of :meth:`_batches` together."""
+        outs = list(self._batches(g, purpose, count, camera, repeat=repeat))
+        parts = [(out.image, out.image_raw, out.depth, out.opacity) for out in outs]
+        image, raw, depth, opacity = (torch.cat(p) for p in zip(*parts))
+        return outs[-1]._replace(image=image, image_raw=raw, depth=depth, opacity=opacity)
+
+    @torch.no_grad()
+    def _batches(
+        self, g: Generator, purpose: str, count: int, camera: Camera, *, repeat: int = 1
+    ) -> Iterator[Rendered]:
         """``count`` latents of one purpose, each repeated for ``repeat`` cameras, in batches.
 
         A camera label describes the rendering camera; labels of other kinds are drawn from the data.
         """
         ws, z_bg = self._codes(g, purpose, count, camera, repeat=repeat)
         options = RenderOptions(precision=self.cfg.train.precision)
-        parts = []
         for first in range(0, len(ws), self.cfg.monitor.batch):
             self.before_batch(f"{purpose} {first} of {len(ws)}")
             pick = slice(first, first + self.cfg.monitor.batch)
@@ -239,9 +300,7 @@ class Monitor:
             start_s = time.monotonic()
             out = g.synthesis(ws[pick], camera[pick], z_bg=codes, options=options)
             self.picture_s = (time.monotonic() - start_s) / len(out.image)
-            parts.append((out.image, out.image_raw, out.depth, out.opacity))
-        image, raw, depth, opacity = (torch.cat(p) for p in zip(*parts))
-        return out._replace(image=image, image_raw=raw, depth=depth, opacity=opacity)
+            yield out
 
     def _save(self, images: Tensor, name: str, *, columns: int, enlarge: bool = False) -> Path:
         if enlarge:  # depth has the volume's resolution; show it as large as the images

@@ -23,11 +23,13 @@ from ..errors import UserError, one_line
 from ..extras import need
 from ..files import write_whole
 from ..interrupt import Interrupt
-from .checkpoint import check_writable, latest_checkpoint, read_checkpoint, write_checkpoint
+from .best import Best
+from .checkpoint import check_writable, checkpoint_at, latest_checkpoint, read_checkpoint, write_checkpoint
 from .config import FREE_ON_RESUME, NETWORK_SECTIONS, Config
 from .config_io import apply_overrides, from_dict, leaves, to_dict
 from .divergence import EXIT_DIVERGED, Watch, nonfinite_weights
 from .initial import InitialWeights
+from .metrics.detector import load_detector
 from .monitor import Monitor
 from .report.page import report_run
 from .report.record import DATA_KEY
@@ -127,6 +129,7 @@ class Trainer:
     ) -> None:
         if cfg.monitor.tensorboard:
             need("tensorboard", "monitor.tensorboard")
+        detector = None if cfg.monitor.detector is None else load_detector(cfg.monitor.detector, device)
         check_writable(run_dir)
         self.cfg, self.data, self.run_dir, self.device = cfg, data, run_dir, device
         self.report, self.progress = report, progress
@@ -136,6 +139,7 @@ class Trainer:
             init.copy_into(self.state, report)
         self.writer = StatsWriter(run_dir / "stats.jsonl")
         self.first_figures: dict[str, float] = {}
+        self.best = Best()
         self.estimate_shown = False
         self.losses = ""  # of the last row, for the progress bar
         self.watch = Watch(cfg.train.max_nonfinite_steps, report)
@@ -148,7 +152,7 @@ class Trainer:
         since = None if resume is None else self.state.images_shown + 1
         self.events = EventWriter(run_dir / EVENTS, since) if cfg.monitor.tensorboard else None
         self.stepper = Stepper(cfg, data, self.state, self.stats, device)
-        self.monitor = Monitor(cfg, data, run_dir / "images", device)
+        self.monitor = Monitor(cfg, data, run_dir / "images", device, detector)
 
     def _restore(self, saved: dict[str, Any]) -> None:
         before = saved.get("label_kind", self.data.label_kind)
@@ -158,6 +162,7 @@ class Trainer:
             self.state.load_state_dict(saved["state"])
             self.stats.load_state_dict(saved["accumulator"])
             self.first_figures = dict(saved["first_figures"])
+            self.best = Best(**saved.get("best", {}))
             self.watch.streak = int(saved.get("nonfinite_steps", 0))
             self.pending, self.saved_at = saved.get("pending"), self.state.images_shown
         except (KeyError, RuntimeError, ValueError) as error:
@@ -316,15 +321,26 @@ class Trainer:
             if not self.first_figures:
                 self.monitor.reals()
             figures = self.monitor.figures(self.state.average)
+            if self._evaluation_due():
+                figures |= self.monitor.evaluation(self.state.average, self.state.images_shown)
             self.monitor.pictures(self.state.average, self.state.images_shown)
         except Interrupted:
             self._stop()
         self.first_figures = self.first_figures or figures
+        edge = self.state.average.synthesis.growth().resolution
+        self.best = self.best.after(figures.get(f"Metric/{self.cfg.monitor.best}"), self.state.images_shown, edge)
         self._write({**self.pending, **figures, "Time/snapshot_s": time.monotonic() - start_s})
         self.pending, self.saved_at = None, -1
         self.save()
         shown = ", ".join(f"{name.removeprefix('Metric/')} {value:.3g}" for name, value in figures.items())
         self.report(f"{self.state.images_shown / 1000:8.1f} kimg  {shown}")
+
+    def _evaluation_due(self) -> bool:
+        """Whether a multiple of ``evaluate_kimg`` lies since the last snapshot; true of the first and last one."""
+        now, cfg = self.state.images_shown, self.cfg
+        before = now - round(cfg.train.snapshot_kimg * 1000)
+        last = now >= cfg.train.total_kimg * 1000
+        return last or now == 0 or _crossed(before, now, cfg.monitor.evaluate_kimg)
 
     def save(self) -> Path | None:
         """Write a checkpoint of the current state, unless one was just written or the state has diverged."""
@@ -338,13 +354,14 @@ class Trainer:
             "state": self.state.state_dict(),
             "accumulator": self.stats.state_dict(),
             "first_figures": self.first_figures,
+            "best": self.best._asdict(),
             "device": self.device.type,
             "nonfinite_steps": self.watch.streak,
             "label_kind": self.data.label_kind,
             "pending": self.pending,
         }
         meta = {"config": to_dict(self.cfg), "label_dim": self.data.label_dim, "label_kind": self.data.label_kind}
-        path = write_checkpoint(self.run_dir, self.state.images_shown, state, meta)
+        path = write_checkpoint(self.run_dir, self.state.images_shown, state, meta, spare=self.best.images)
         self.saved_at = self.state.images_shown
         return path
 
@@ -356,6 +373,9 @@ class Trainer:
                 self.report(f"  {name.removeprefix('Metric/'):24s} {first:10.4g} -> {now:10.4g}")
         self.report(f"pictures:    {self.run_dir / 'images'}")
         self.report(f"checkpoint:  {latest_checkpoint(self.run_dir)}")
+        best = None if self.best.images is None else checkpoint_at(self.run_dir, self.best.images)
+        if best is not None:
+            self.report(f"best:        {best}  ({self.cfg.monitor.best} {self.best.value:.4g})")
         self.report(f"statistics:  {self.writer.path}")
         if self.cfg.monitor.report:
             report_run(self.run_dir, self.report)

@@ -39,7 +39,11 @@ _USED = {
     "Do views agree": ("Metric/view_residual_ratio", "Metric/view_residual_ratio_true"),
     "Does the camera matter": ("Metric/pose_sensitivity", "Metric/pose_sensitivity_true"),
     "Agreement with strict rendering": ("Metric/strict_psnr_db",),
+    "FID": ("Metric/fid",),
+    "KID": ("Metric/kid",),
+    "Precision and recall": ("Metric/precision", "Metric/recall"),
     "Depth against the truth": ("Metric/depth_correlation",),
+    "Error of the mean depth": ("Metric/depth_error",),
     "Solid share of two views": ("Metric/view_overlap",),
     "Losses": ("Loss/generator", "Loss/discriminator"),
     "Regularisers": ("Loss/nerf_path", "Loss/distortion", "Loss/path_length", "Loss/r1"),
@@ -71,6 +75,7 @@ def _results(record: Record) -> list[Chart]:
             "resolutions do not compare, so each has its own line.",
             "Falls, then levels off. A lasting rise at one resolution: the best model lies behind.",
         ),
+        *_by_features(record),
         Chart(
             "Variety of samples", "relative to the training images", {"variety": record.variety},
             "How much samples of one sheet differ from each other, over how much training images do.",
@@ -98,9 +103,35 @@ def _results(record: Record) -> list[Chart]:
             "Above 0.9. Negative: the shapes are inside out.",
         ),
         Chart(
+            "Error of the mean depth", "world units", _lines(record, *_USED["Error of the mean depth"]),
+            "The same as a mean absolute difference, in which a wrong distance counts too.",
+            "Falls; a few hundredths where cameras stand at distance 1.",
+        ),
+        Chart(
             "Solid share of two views", "share of pixels", _lines(record, *_USED["Solid share of two views"]),
             "Pixels where both of two views see something solid.",
             "As large as the objects in the pictures. 0: the field is fog. A sudden rise: a wall before the cameras.",
+        ),
+    ]  # fmt: skip
+
+
+def _by_features(record: Record) -> list[Chart]:
+    """Figures of a detector's features, where the run has one."""
+    fid, kid = ({f"{e} px": p for e, p in record.by_resolution(key).items()} for key in ("Metric/fid", "Metric/kid"))
+    return [
+        Chart(
+            "FID", "Frechet distance", fid,
+            "Distance of samples from the training images in a detector's features; protocols lie in evaluations/.",
+            "Falls, then levels off. Compare only figures of one protocol: stylenerf compare.",
+        ),
+        Chart(
+            "KID", "kernel distance", kid, "The same by a kernel; without bias: few images may give less than 0.",
+            "Falls towards 0.",
+        ),
+        Chart(
+            "Precision and recall", "share", _lines(record, *_USED["Precision and recall"]),
+            "The share of samples that look like training images, and of training images that samples cover.",
+            "Both rise. High precision with falling recall: variety is being lost.",
         ),
     ]  # fmt: skip
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ..checkpoint import checkpoint_at
 from .record import Record
 from .signs import Sign
 
@@ -32,6 +33,8 @@ def next_steps(record: Record, found: list[Sign]) -> list[Step]:
             steps.append(Step(f"python train.py --resume {_run(record)}", "goes on where it stopped"))
     if bad - {"nonfinite"} or ("discriminator" in seen and "few" in seen):
         steps += _again(record, found)
+    if "distance" in seen:
+        steps += _best(record)
     steps += _use(record, bool(bad))
     if record.has_checkpoint and record.finished and not bad and _still_better(record):
         steps.insert(2, _longer(record))
@@ -62,6 +65,16 @@ def _longer(record: Record) -> Step:
     return Step(
         f"python train.py --resume {_run(record)} --set train.total_kimg={kimg:g}",
         "half as long again: the distance from the data is still falling",
+    )
+
+
+def _best(record: Record) -> list[Step]:
+    """The checkpoint with the smallest distance from the data at the last resolution, if it was kept."""
+    by_size = record.by_resolution("Metric/swd")
+    kimg, _ = min(list(by_size.values())[-1], key=lambda point: point[1])
+    path = checkpoint_at(record.folder, round(kimg * 1000))
+    return (
+        [] if path is None else [Step(f"stylenerf view {shlex.quote(str(path))}", f"the best snapshot, {kimg:g} kimg")]
     )
 
 

@@ -37,6 +37,7 @@ _KINDS = {
     "samples": "Samples: one latent each, always the same ones.",
     "turn": "One latent per row under a turning camera.",
     "depth": "Depth of the same views; warm is near.",
+    "views": "Two views, the first carried into the second by its depth, and five times what is left.",
 }
 
 

@@ -19,7 +19,7 @@ from .sheets import Sheets
 Points = list[tuple[float, float]]  # thousands of images shown, value
 
 DATA_KEY = "Data/images"
-_PICTURE = re.compile(r"(samples|turn|depth)-(\d+)\.png")
+_PICTURE = re.compile(r"(samples|turn|depth|views)-(\d+)\.png")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Record:
         folder:   the run's folder.
         config:   its configuration.
         rows:     its statistics, in the order of images shown.
-        pictures: kind (samples, turn, depth) -> [(images shown, file)], in that order.
+        pictures: kind (samples, turn, depth, views) -> [(images shown, file)], in that order.
         variety:  [(kimg, how much samples differ from each other, relative to training images)].
     """
 
@@ -107,7 +107,7 @@ def read_record(folder: Path) -> Record:
     if not rows:
         raise UserError(f"{folder / 'stats.jsonl'}: wanted statistics with {IMAGES_KEY}, got none")
     rows.sort(key=lambda row: float(row[IMAGES_KEY]))
-    pictures: dict[str, list[tuple[int, Path]]] = {"samples": [], "turn": [], "depth": []}
+    pictures: dict[str, list[tuple[int, Path]]] = {"samples": [], "turn": [], "depth": [], "views": []}
     for path in sorted((folder / "images").glob("*.png")):
         if match := _PICTURE.fullmatch(path.name):
             pictures[match[1]].append((int(match[2]), path))

@@ -120,7 +120,7 @@ def _distance(record: Record) -> Sign | None:
     return Sign(
         "bad" if last >= MUCH_WORSE * best else "watch", "distance", "Getting worse",
         f"At {edge} px the distance from the data was {best:.3g} at {best_at:g} kimg and is {last:.3g} now.",
-        "The snapshot pictures show what changed; a lower rate or fewer kimg would have kept the better model.",
+        "The snapshot pictures show what changed. The best checkpoint is kept (monitor.best): go on from it, slower.",
     )  # fmt: skip
 
 
