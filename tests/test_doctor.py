@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def nothing_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
 @pytest.fixture
 def composite_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its kernel loses a hundredth of its output."""
+    import_module("stylenerf.kernels.rays.composite_triton")
     op = OPDEFS[f"{namespace()}::composite"]
     body = op._init_fn
     monkeypatch.setattr(op, "_init_fn", lambda *args: body(*args) * 0.99)

@@ -23,7 +23,7 @@ ALLOWED = {
     "engine": {"kernels/base", "models", "engine/data", "engine/training"},
     "engine/data": {"kernels/base", "models", "engine"},
     "engine/training": {"kernels/base", "models", "engine", "engine/data"},
-    "engine/machine": {"kernels", "kernels/base", "engine"},
+    "engine/machine": {"kernels", "kernels/base", "models", "engine", "engine/data", "engine/training"},
     "engine/planning": {"kernels/base", "models", "engine", "engine/data", "engine/training"},
     "engine/applications": {"kernels/base", "models", "engine", "engine/data", "engine/training"},
     "engine/command_line": {

@@ -52,6 +52,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     run.add_argument("--dry-run", action="store_true", help="print the resolved configuration as JSON and stop")
     run.add_argument("--list-presets", action="store_true", help="print the presets and stop")
+    run.add_argument("--no-tune", action="store_true", help="on a GPU: the shipped choices of kernels, without timing")
     run.add_argument("--no-progress", action="store_true", help="no progress bar")
 
 
@@ -68,7 +69,7 @@ def train(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
     """``held`` keeps the run's folder for this process."""
     from ..device import pick_device, with_precision_of
-    from ..machine.health import before_training
+    from ..machine.prepare import choose_for
     from ..planning.fit import check_fits
     from ..training.config import load_config  # these bring torch along, which takes seconds: not for --help
     from ..training.initial import read_initial
@@ -107,9 +108,11 @@ def _train(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
         for line in of_number(data.num_images):
             _report(f"few images:  {line}")
     check_fits(cfg, device, data.label_dim, _report)
-    before_training(device, _report)
-    trainer = Trainer(cfg, data, run_dir, device, resume=state, init=init, report=_report,
-                      progress=not args.no_progress)  # fmt: skip
+    progress = not args.no_progress
+    before = None if state is None else state.get("choices")
+    choices = choose_for(cfg, data, device, kept=before, tuning=not args.no_tune, report=_report, progress=progress)
+    trainer = Trainer(cfg, data, run_dir, device, resume=state, init=init, report=_report, progress=progress,
+                      choices=choices)  # fmt: skip
     if init is not None:
         growth, edge = trainer.cfg.growth, trainer.cfg.generator.start_resolution
         how = f"begins at {edge} px (off: --set growth.enabled=false)" if growth.enabled else "is off"

@@ -131,18 +131,20 @@ def results(out: Any) -> list[Tensor]:
     return [out] if isinstance(out, Tensor) else [t for t in out if isinstance(t, Tensor)]
 
 
-def change(value: Any, f: Callable[[Tensor], Tensor]) -> Any:
-    """``value`` with ``f`` of each of its floating tensors, in its order."""
+def change(value: Any, f: Callable[[Any], Any], also: type = Tensor) -> Any:
+    """``value`` with ``f`` of each of its floating tensors, in its order, and of what is of the type ``also``."""
     if isinstance(value, Tensor):
         return f(value) if value.is_floating_point() else value
+    if isinstance(value, also):
+        return f(value)
     if isinstance(value, dict):
-        return {k: change(v, f) for k, v in value.items()}
+        return {k: change(v, f, also) for k, v in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(change(v, f) for v in value))
+        return type(value)(*(change(v, f, also) for v in value))
     if isinstance(value, list | tuple):
-        return type(value)(change(v, f) for v in value)
+        return type(value)(change(v, f, also) for v in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f_.name: change(getattr(value, f_.name), f) for f_ in fields(value)})
+        return replace(value, **{f_.name: change(getattr(value, f_.name), f, also) for f_ in fields(value)})
     return value
 
 

@@ -12,8 +12,10 @@ from typing import NamedTuple
 import torch
 
 from ... import kernels
+from ...kernels.base.faults import known_faults, parse_version
 
 DRIVER = Path("/proc/driver/nvidia/version")
+OLDEST_TRITON = (3, 6)
 OLDEST = (8, 0)  # compute capability that the kernels are compiled for in every test run
 MIB = 2**20
 
@@ -50,7 +52,7 @@ def facts(device: torch.device) -> Facts:
     elif device.type != "cpu":
         name = str(device)
     return Facts(
-        platform.platform(), platform.python_version(), torch.__version__, installed("triton"), torch.version.cuda,
+        platform.platform(), platform.python_version(), str(torch.__version__), installed("triton"), torch.version.cuda,
         _driver(), name, capability, total, free, kernels_hash(),
     )  # fmt: skip
 
@@ -67,12 +69,24 @@ def problems(found: Facts, device: torch.device) -> list[str]:
             f"CUDA: the driver {found.driver} does not serve torch's CUDA {found.cuda}; remedy: a newer driver, or a "
             "torch build for an older CUDA"
         )
+    if found.triton is not None and parse_version(found.triton) < OLDEST_TRITON:
+        wrong.append(f"Triton: wanted 3.6 or newer, which the oldest torch allowed brings, got {found.triton}; remedy: "
+                     "pip install -U torch")  # fmt: skip
     if found.capability is not None and tuple(map(int, found.capability.split("."))) < OLDEST:
         wrong.append(
             f"{found.device}: wanted compute capability 8.0 or newer, which the kernels are compiled for, "
             f"got {found.capability}; remedy: --device cpu, or another GPU"
         )
     return wrong
+
+
+def avoided(found: Facts) -> list[str]:
+    """Known faults of the compiler on this GPU, each with what the kernels do instead."""
+    if found.triton is None or found.capability is None:
+        return []
+    major, minor = map(int, found.capability.split("."))
+    faults = known_faults("triton", found.triton, 10 * major + minor)
+    return [f"Triton {found.triton}: {f.name}, {f.symptom} ({f.source}); here: {f.instead}" for f in faults]
 
 
 def installed(package: str) -> str | None:

@@ -113,6 +113,7 @@ class Trainer:
         resume: the ``state`` of a checkpoint, or None for a fresh start.
         init: weights of another model to begin with.
         report: takes one line per message.
+        choices: of kernels for this machine, in force already; written into the run and its checkpoints.
     """
 
     def __init__(
@@ -126,13 +127,14 @@ class Trainer:
         init: InitialWeights | None = None,
         report: Report = print,
         progress: bool = True,
+        choices: dict[str, Any] | None = None,
     ) -> None:
         if cfg.monitor.tensorboard:
             need("tensorboard", "monitor.tensorboard")
         detector = None if cfg.monitor.detector is None else load_detector(cfg.monitor.detector, device)
         check_writable(run_dir)
         self.cfg, self.data, self.run_dir, self.device = cfg, data, run_dir, device
-        self.report, self.progress = report, progress
+        self.report, self.progress, self.choices = report, progress, choices
         self.stats = Accumulator()
         self.state = TrainState.create(cfg, data.label_dim, device)
         if init is not None:
@@ -148,7 +150,9 @@ class Trainer:
         self.pending: Row | None = {"Progress/images": self.state.images_shown, DATA_KEY: data.num_images}
         if resume is not None:
             self._restore(resume)
-        _write_config(cfg, run_dir / "config.json")
+        _write_json(to_dict(cfg), run_dir / "config.json")
+        if choices is not None:
+            _write_json(choices, run_dir / "choices.json")
         since = None if resume is None else self.state.images_shown + 1
         self.events = EventWriter(run_dir / EVENTS, since) if cfg.monitor.tensorboard else None
         self.stepper = Stepper(cfg, data, self.state, self.stats, device)
@@ -359,6 +363,7 @@ class Trainer:
             "nonfinite_steps": self.watch.streak,
             "label_kind": self.data.label_kind,
             "pending": self.pending,
+            "choices": self.choices,
         }
         meta = {"config": to_dict(self.cfg), "label_dim": self.data.label_dim, "label_kind": self.data.label_kind}
         path = write_checkpoint(self.run_dir, self.state.images_shown, state, meta, spare=self.best.images)
@@ -381,9 +386,9 @@ class Trainer:
             report_run(self.run_dir, self.report)
 
 
-def _write_config(cfg: Config, path: Path) -> None:
-    """Write config.json atomically: a full disk leaves the old file."""
-    text = json.dumps(to_dict(cfg), indent=2) + "\n"
+def _write_json(value: dict[str, Any], path: Path) -> None:
+    """Write a file atomically: a full disk leaves the old one."""
+    text = json.dumps(value, indent=2) + "\n"
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 

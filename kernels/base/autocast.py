@@ -13,6 +13,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from .calls import note
 from .checks import FLOATS
 
 P = ParamSpec("P")
@@ -34,6 +35,7 @@ def under_autocast(cast: Literal["others", "beside", "all"]) -> Callable[[Callab
 
         @wraps(op)
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+            note(wrapped, args, kwargs)
             x = args[0] if args else kwargs.get(first)
             if not isinstance(x, Tensor) or x.dtype not in FLOATS or not autocast_enabled(x.device):
                 return op(*args, **kwargs)

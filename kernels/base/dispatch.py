@@ -7,12 +7,13 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from .choices import chosen
+from .choices import choice
 
 Impl = Literal["auto", "triton", "ref"]
 Precision = Literal["fp16", "bf16", "tf32", "fp32"]
 PRECISIONS = ("fp16", "bf16", "tf32", "fp32")  # of matrix operands; accumulators are float32
 
+FORMS = ("triton", "ref")  # the default first
 # names of the ops that have a Triton kernel
 TRITON_OPS: frozenset[str] = frozenset(
     {
@@ -60,7 +61,7 @@ def resolve(op: str, impl: Impl, x: Tensor, *, unsupported: str | None = None) -
         return "ref"
     if impl == "auto":
         covered = x.is_cuda and op in TRITON_OPS and unsupported is None
-        form: Literal["triton", "ref"] = "triton" if covered and chosen(op, x) != "ref" else "ref"
+        form: Literal["triton", "ref"] = "triton" if covered and choice(op, x, FORMS) == "triton" else "ref"
         if _decisions is not None:
             _decisions.append(Decision(op, form, "" if form == "triton" else _why(op, x, unsupported)))
         return form

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .choices import choice, choosing_now
+from .faults import FAULTS
+
 MOST_PROGRAMS, MOST_IN_SECOND = 2**31 - 1, 65535  # CUDA's limits on the dimensions of a grid
 
 
@@ -42,8 +45,22 @@ def launch(kernel: Any, grid: tuple[int, ...], *, num_warps: int = 4, num_stages
     if _recording is not None:
         _recording.append(Launch(kernel, grid, args, num_warps, num_stages))
         return
+    if choosing_now() and device is not None:
+        num_warps = _warps(kernel, num_warps, device, args)
     with _current(device):
         kernel[grid](**args, num_warps=num_warps, num_stages=num_stages)
+
+
+def _warps(kernel: Any, default: int, device: torch.device, args: Mapping[str, Any]) -> int:
+    """Four warps or eight, as this machine's timing chose; what a launch offers goes by its sizes and its first tensor.
+
+    A GPU for which a compiler's fault is known gets the default: its machine code is what was searched for the fault.
+    """
+    if default not in (4, 8) or any(compute_capability(device) in fault.targets for fault in FAULTS):
+        return default
+    sizes = ",".join(f"{k}={v}" for k, v in args.items() if k.isupper() and isinstance(v, int))
+    first = next(x for x in args.values() if isinstance(x, Tensor))
+    return choice(f"{kernel.__name__}({sizes})", first, (default, 12 - default))
 
 
 def _device_of(args: Mapping[str, Any]) -> torch.device | None:

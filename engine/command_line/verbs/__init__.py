@@ -22,6 +22,7 @@ VERBS = {  # name -> the first line of its HELP
     "compare": "Compare figures of `stylenerf evaluate`, if they were made by one protocol",
     "convert": "Convert a snapshot (.pkl) of the public StyleNeRF code to a model that every other verb takes",
     "doctor": "Check this machine: versions, the device, and every op against its definition in float64",
+    "tune": "Time what this GPU can choose between for a configuration, and remember what is fastest",
     "view": "Look at a model in a browser: drag to orbit, scroll to zoom, and see what each setting does at once",
 }
 

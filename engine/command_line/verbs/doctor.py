@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Look, test, report; the exit code says whether all is well."""
     from ...device import pick_device
     from ...errors import UserError, one_line
-    from ...machine.facts import facts, problems
+    from ...machine.facts import avoided, facts, problems
     from ...machine.health import OPS, verdicts
     from ...machine.memory import remember
     from ...training.stats import ProgressBar
@@ -51,10 +51,12 @@ def run(args: argparse.Namespace) -> int:
         remember(found.identity, faults={v.op: v.fault for v in tested if v.fault is not None})
     wrong = problems(found, device)
     healthy = not wrong and all(v.fault is None for v in tested)
+    known = avoided(found)
     if args.json:
-        print(json.dumps(_as_json(found, tested, wrong, healthy), indent=2, allow_nan=False))
+        print(json.dumps({**_as_json(found, tested, wrong, healthy), "known_faults": known}, indent=2, allow_nan=False))
     else:
-        _print(found, tested, wrong, healthy)
+        _print(found, tested, [*(f"KNOWN:       {line}" for line in known), *(f"WRONG:       {w}" for w in wrong)])
+        print(f"result:      {'healthy' if healthy else 'not healthy'}")
     return 0 if healthy else EXIT_UNHEALTHY
 
 
@@ -63,7 +65,7 @@ def _as_json(found: "Facts", tested: list["Verdict"], wrong: list[str], healthy:
     return {"healthy": healthy, "machine": found._asdict(), "problems": wrong, "ops": ops}
 
 
-def _print(found: "Facts", tested: list["Verdict"], wrong: list[str], healthy: bool) -> None:
+def _print(found: "Facts", tested: list["Verdict"], remarks: list[str]) -> None:
     from ...machine.health import HOW_TO_REPORT
 
     memory = "" if found.memory_mib is None else f", {found.memory_mib} MiB, {found.free_mib} MiB free"
@@ -81,6 +83,5 @@ def _print(found: "Facts", tested: list["Verdict"], wrong: list[str], healthy: b
     for v in (v for v in tested if v.fault is not None):
         remedy = "plain torch takes its place" if v.usable else "plain torch is wrong too: the installation is broken"
         print(f"FAILED:      {v.op}: {v.fault}; {remedy}; {HOW_TO_REPORT}")
-    for line in wrong:
-        print(f"WRONG:       {line}")
-    print(f"result:      {'healthy' if healthy else 'not healthy'}")
+    for line in remarks:
+        print(line)
