@@ -48,6 +48,25 @@ def _shapes_kernel(out_ptr, BLOCK_N: tl.constexpr):
     tl.store(out_ptr + tl.arange(0, BLOCK_N), tl.zeros((2 * BLOCK_N,), tl.float32))
 
 
+@triton.jit
+def _slot_kernel(out_ptr, slots_ptr, x_ptr, BARRIER: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Reverses x through a slot."""
+    offs_n = tl.arange(0, BLOCK_N)
+    tl.store(slots_ptr + offs_n, tl.load(x_ptr + offs_n))
+    if BARRIER:
+        tl.debug_barrier()
+    tl.store(out_ptr + offs_n, tl.load(slots_ptr + BLOCK_N - 1 - offs_n))
+
+
+@triton.jit
+def _turned_kernel(out_ptr, x_ptr, BLOCK_N: tl.constexpr):
+    """(x x)^T x"""
+    offs = tl.arange(0, BLOCK_N)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    x = tl.load(x_ptr + offs)
+    square = tl.dot(x, x).to(x.dtype)
+    tl.store(out_ptr + offs, tl.dot(tl.trans(square), x))
+
+
 def _product(
     dtype: torch.dtype, precision: str, block: tuple[int, int, int], *, stride: int = 1, num_stages: int = 2
 ) -> None:
@@ -76,6 +95,16 @@ def _sine() -> None:
     launch(_sine_kernel, (1,), out_ptr=x, x_ptr=x, BLOCK_N=128)
 
 
+def _slot(barrier: bool) -> None:
+    x = torch.empty(128, device="meta")
+    launch(_slot_kernel, (1,), out_ptr=x, slots_ptr=x, x_ptr=x, BARRIER=barrier, BLOCK_N=128)
+
+
+def _turned() -> None:
+    x = torch.empty(64, 64, dtype=torch.float16, device="meta")
+    launch(_turned_kernel, (1,), out_ptr=torch.empty(64, 64, device="meta"), x_ptr=x, BLOCK_N=64)
+
+
 def _wrong_shapes() -> None:
     launch(_shapes_kernel, (1,), out_ptr=torch.empty(128, device="meta"), BLOCK_N=64)
 
@@ -85,7 +114,7 @@ def _refused() -> None:
 
 
 def shipped() -> dict[str, Callable[[], None]]:
-    """One fault each, but for "good"."""
+    """One fault each, but for "good" and "gates slot"."""
     half, single = torch.float16, torch.float32
     return {
         "good": partial(_product, half, "ieee", (64, 64, 64)),
@@ -96,6 +125,9 @@ def shipped() -> dict[str, Callable[[], None]]:
         "wrong shapes": _wrong_shapes,
         "empty": partial(launch, _sine_kernel, (0,)),
         "refused": _refused,
+        "gates slot": partial(_slot, True),
+        "gates slot without barrier": partial(_slot, False),
+        "gates turned": _turned,
     }
 
 

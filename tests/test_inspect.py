@@ -405,6 +405,8 @@ CONTROLS = {
     "wrong shapes": "does not compile: CompilationError",
     "empty": "RuntimeError: launches no kernel",
     "refused": "ValueError: block must be [M, N, D]",
+    "gates slot without barrier": "loads a slot with no barrier since it was stored to",
+    "gates turned": "turned_product: ",
 }
 
 

@@ -18,6 +18,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from bench.compiler import gates
 from bench.compiler.ttir import Expectations, expectations
 from stylenerf.kernels.base.launch import Launch
 
@@ -133,8 +134,9 @@ def lower(launch: Launch, target: int) -> str:
     raise RuntimeError("the compiler has no stage named ttir")
 
 
-def build(launch: Launch, target: int) -> tuple[Report, Expectations]:
+def build(launch: Launch, target: int) -> tuple[Report, Expectations, gates.Findings]:
     """Compile ``launch`` for compute capability ``target`` and read the result."""
+    signature = specialization(launch, target)["signature"]  # before the runtime has the kernel
     seconds: list[float | None] = []
 
     def on_compiled(**event: Any) -> None:
@@ -161,7 +163,8 @@ def build(launch: Launch, target: int) -> tuple[Report, Expectations]:
         seconds=seconds[0] if seconds else None,
         **count_instructions(code),
     )
-    return report, expectations(compiled.asm["ttir"], target, launch.num_warps, launch.num_stages)
+    findings = gates.check(launch, target, signature, compiled.asm, code, compiled.metadata.shared)
+    return report, expectations(compiled.asm["ttir"], target, launch.num_warps, launch.num_stages), findings
 
 
 def constexprs(launch: Launch) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class Job:
     configurations: list[str]  # "module/name"
     report: Any = None
     expected: Any = None
+    findings: Any = None
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -246,8 +247,8 @@ def _compile(jobs: Sequence[Job], processes: int) -> None:
         if isinstance(result, str):
             job.problems = [result]
         else:
-            job.report, job.expected = result
-            job.problems = aot.violations(*result)
+            job.report, job.expected, job.findings = result
+            job.problems = aot.violations(job.report, job.expected) + job.findings.faults
         _progress(sys.stderr, done, len(jobs), time.monotonic() - begin, job.where)
 
 
@@ -385,6 +386,7 @@ def _record(jobs: Sequence[Job], problems: Sequence[str], versions: str) -> dict
             "configurations": job.configurations,
             "report": asdict(job.report) if job.report else None,
             "expected": asdict(job.expected) if job.expected else None,
+            "findings": asdict(job.findings) if job.findings else None,
             "violations": job.problems,
         }
         for job in jobs

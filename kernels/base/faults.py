@@ -58,6 +58,17 @@ FAULTS = (
         source="triton-lang/triton 10821, mended by 10858",
     ),
     Fault(
+        name="pending_operand",
+        compiler="triton",
+        first=(3, 6),
+        last=None,
+        targets=(90,),
+        pattern="a pipelined loop with a warp-group product whose left operand is converted in registers",
+        symptom="a round overwrites the registers while the product of the round before may still read them",
+        instead="such a loop has one stage (base/linear.py); the machine code is searched for others",
+        source="triton-lang/triton 8970, 9433",
+    ),
+    Fault(
         name="overwritten_operand",
         compiler="ptxas",
         first=(12, 8),
@@ -66,7 +77,7 @@ FAULTS = (
         pattern="an asynchronous warp-group product that reads its left operand from registers",
         symptom="its registers are written again before it has read them: wrong sums",
         instead="the machine code of the shipped kernels is searched for it (bench.compiler.inspect)",
-        source="triton-lang/triton 9433, 11781; release notes of CUDA 13.3",
+        source="triton-lang/triton 11781; release notes of CUDA 13.3",
     ),
 )
 

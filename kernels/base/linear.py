@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import launch
+from .launch import compute_capability, launch
 from .operands import OPERANDS, dot, expm1, leaky_relu, softplus, to_operand
 
 PROGRAMS = 132  # per weight gradient; fixed, so that results do not depend on the device
@@ -150,6 +150,12 @@ def rows_tile(rows: int, terms: int, columns: int, x: torch.dtype, precision: st
     return ProductTile(block, _side(columns, 128), _side(terms, 32 if wide else 64), 8 if block == 128 else 4, 3)
 
 
+def _stages(stages: int, x: Tensor, precision: str) -> int:
+    """One where sm_90 would have the left operand in registers: see ``pending_operand`` of ``faults``."""
+    converted = x.dtype != OPERANDS[precision].storage
+    return 1 if converted and compute_capability(x.device) // 10 == 9 else stages
+
+
 def weight_tile(out_width: int, in_width: int, wide: bool, precision: str) -> ProductTile:
     """Tile of a product that sums over the rows; ``wide`` if its inputs have four bytes per element."""
     if precision == "fp32":
@@ -232,6 +238,7 @@ def _launch_rows(
     C = out.shape[2]
     tile = rows_tile(N, K, C, x.dtype, precision)
     tiles_n, tiles_c = triton.cdiv(N, tile.rows), triton.cdiv(C, tile.columns)
+    stages = _stages(tile.num_stages, x, precision)
     assert out.is_contiguous(), "the kernel writes rows one after the other"
     launch(
         _rows_kernel,
@@ -262,12 +269,12 @@ def _launch_rows(
         ALIGN_C=_align(C),
         DT=OPERANDS[precision].triton,
         INPUT_PRECISION=OPERANDS[precision].input_precision,
-        STAGES=tile.num_stages,
+        STAGES=stages,
         BLOCK_N=tile.rows,
         BLOCK_C=tile.columns,
         BLOCK_K=tile.terms,
         num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        num_stages=stages,
     )
 
 
