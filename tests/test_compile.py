@@ -1,8 +1,11 @@
 """Compilers, exporters and transforms of torch on every registered op: a table of ops and of what works with them."""
 
+import io
+import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,8 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stylenerf.kernels.base import dispatch
 from stylenerf.kernels.base.register import differentiable, namespace
 from stylenerf.kernels.blocks.mean_square import mean_square
+from stylenerf.kernels.filters.bias_act import bias_act
+from stylenerf.kernels.filters.conv_resample import conv2d_resample
+from stylenerf.kernels.filters.filtered_lrelu import filtered_lrelu
+from stylenerf.kernels.filters.upfirdn2d import downsample2d, filter2d, upfirdn2d, upsample2d
+from stylenerf.kernels.rays.encode import encode_positions
 from stylenerf.kernels.rays.importance import importance_sample
 from stylenerf.kernels.rays.mlp import modulated_mlp
 from tests.gradients import DEVICE, Op, cotangents
@@ -204,3 +213,130 @@ def test_gradient_of_a_sum() -> None:
         return gradients(lambda *x: of(TABLE["single_pass"].op("triton")(*x)[5]), args)
 
     torch.testing.assert_close(light(torch.sum), light(lambda t: (t * torch.ones_like(t)).sum()))
+
+
+# filters and activations in their plain forms, under what needs no compiler
+
+FIR = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+WEIGHT, BIAS = torch.randn(4, 3, 3, 3, generator=source(3)), torch.randn(3, generator=source(4))
+FILTERS: dict[str, Callable[..., Tensor]] = {
+    "bias_act": partial(bias_act, b=BIAS, act="lrelu", clamp=1.0),
+    "bias_act, swish": partial(bias_act, b=BIAS, act="swish"),
+    "upfirdn2d": partial(upfirdn2d, f=FIR[:3].outer(FIR), up=(2, 1), padding=[-1, 3, 2, 0]),
+    "upfirdn2d, both": partial(upfirdn2d, f=FIR[:3].outer(FIR), up=(2, 1), down=(1, 2), padding=[-1, 3, 2, 0]),
+    "filter2d": partial(filter2d, f=FIR),
+    "upsample2d": partial(upsample2d, f=FIR.outer(FIR)),
+    "downsample2d": partial(downsample2d, f=FIR),
+    "filtered_lrelu": partial(filtered_lrelu, fu=FIR, fd=FIR.outer(FIR), b=BIAS, up=2, down=2, padding=3, clamp=1.0),
+    "conv2d_resample, up": partial(conv2d_resample, w=WEIGHT, f=FIR, up=2, padding=1),
+    "conv2d_resample, down": partial(conv2d_resample, w=WEIGHT, f=FIR, down=2, padding=1),
+}
+
+
+class Plain(nn.Module):
+    def __init__(self, op: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x, impl="ref")
+
+
+def forward_mode(op: nn.Module, x: Tensor) -> None:
+    """jvp and jacfwd against the Jacobian by reverse mode."""
+    want = torch.autograd.functional.jacobian(op, x)
+    torch.testing.assert_close(torch.func.jacfwd(op)(x), want)
+    along = torch.randn(x.shape, generator=source(5))
+    y, slope = torch.func.jvp(op, (x,), (along,))
+    torch.testing.assert_close(y, op(x))
+    torch.testing.assert_close(slope, (want * along).flatten(y.ndim).sum(-1))
+
+
+def trace(op: nn.Module, x: Tensor) -> None:
+    """Traced without a warning, for images of any size."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        traced = torch.jit.trace(op, (x,))
+    assert not [str(w.message) for w in said if issubclass(w.category, torch.jit.TracerWarning)]
+    for image in (0.5 * x, torch.randn(3, 3, 7, 6, generator=source(6))):
+        torch.testing.assert_close(traced(image), op(image))
+
+
+def export_any_size(op: nn.Module, x: Tensor) -> None:
+    n, h, w = (torch.export.Dim(name, min=low, max=512) for name, low in (("n", 2), ("h", 6), ("w", 6)))
+    image = torch.randn(2, 3, 9, 8, generator=source(7))
+    program = torch.export.export(op, (image,), dynamic_shapes={"x": {0: n, 2: h, 3: w}}).module()
+    for each in (image, torch.randn(3, 3, 6, 11, generator=source(8))):
+        torch.testing.assert_close(program(each), op(each))
+
+
+def onnx(op: nn.Module, x: Tensor, *, dynamo: bool) -> None:
+    """By both exporters."""
+    pytest.importorskip("onnx", reason="needs onnx, which the exporter uses")
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, to run what was exported")
+    if dynamo:
+        pytest.importorskip("onnxscript", reason="needs onnxscript, which the exporter by torch.export uses")
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        axes = None if dynamo else {"x": [0, 2, 3]}
+        torch.onnx.export(op, (x,), file, dynamo=dynamo, input_names=["x"], dynamic_axes=axes, verbose=False)
+    (y,) = runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), op(x), rtol=1e-4, atol=1e-5)
+
+
+TRANSFORMS: dict[str, Callable[[nn.Module, Tensor], None]] = {
+    "jvp and jacfwd": forward_mode,
+    "jit.trace": trace,
+    "export of any size": export_any_size,
+    "ONNX by tracing": partial(onnx, dynamo=False),
+    "ONNX by export": partial(onnx, dynamo=True),
+}
+# torch.export takes the parity of a size before a strided slice for a condition
+PARITY = ("upfirdn2d, both", "export of any size")
+QUICKLY = [(name, transform) for name in FILTERS for transform in ("jvp and jacfwd", "jit.trace")]
+
+
+@pytest.mark.parametrize(
+    "name, transform", sweep([cell for cell in product(FILTERS, TRANSFORMS) if cell != PARITY], always=QUICKLY)
+)
+def test_plain_filters(name: str, transform: str) -> None:
+    TRANSFORMS[transform](Plain(FILTERS[name]).eval(), torch.randn(2, 3, 6, 5, generator=source(9)))
+
+
+def test_sizes_may_be_traced() -> None:
+    """A padding that is computed from the size of an image."""
+
+    def crop(x: Tensor) -> Tensor:
+        return upfirdn2d(x, FIR, up=2, padding=[0, x.shape[3] // 2, -x.shape[2] // 3, 3], impl="ref")
+
+    x = torch.randn(1, 2, 6, 6, generator=source(1))
+    torch.testing.assert_close(torch.jit.trace(crop, (x,))(2 * x), crop(2 * x))
+
+
+@pytest.mark.parametrize("op", [bias_act, filtered_lrelu, partial(upsample2d, f=FIR), encode_positions])
+def test_kernels_refuse_forward_mode(op: Callable[..., Tensor]) -> None:
+    """torch takes a registered op for a constant there."""
+    x = torch.randn(1, 3, 4, 4, generator=source(2))
+    with pytest.raises(RuntimeError, match=r"does not cover derivatives in forward mode .* use impl='ref'"):
+        torch.func.jvp(partial(op, impl="triton"), (x,), (torch.ones_like(x),))
+
+
+def test_automatic_choice_under_forward_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain form, on a device as well."""
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    x = torch.randn(3, generator=source(2))
+    with dispatch.record_decisions() as decisions, torch.autograd.forward_ad.dual_level():
+        assert dispatch.resolve("bias_act", "auto", x) == "ref"
+    assert dispatch.FORWARD_MODE in decisions[0].why
+
+
+def test_kernels_are_traced() -> None:
+    """Also where an eager call overwrites its input by a launch of its own."""
+
+    def op(x: Tensor) -> Tensor:
+        return bias_act(1 * x, BIAS, act="lrelu", inplace=True, impl="triton")
+
+    x = torch.randn(1, 3, 4, 4, generator=source(2))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.trace(op, (x,))(2 * x), op(2 * x))

@@ -38,6 +38,7 @@ ALLOWED = {
     "tempfile",
     "time",
     "types",
+    "warnings",
 }
 
 

@@ -1,9 +1,24 @@
 """Argument checks shared by every op. They read metadata only: no .item(), no device sync."""
 
+import warnings
+from typing import Any
+
 import torch
 from torch import Tensor
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def fixed(size: Any) -> Any:
+    """``size`` as a number where ``torch.jit.trace`` or the ONNX exporter pass a tensor for it; else as it is.
+
+    For what a graph cannot change anyway: filter taps, channels, paddings.
+    """
+    if not isinstance(size, Tensor) or not torch.jit.is_tracing() or size.ndim or size.is_floating_point():
+        return size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return int(size)
 
 
 def check_shapes(**args: tuple[Tensor, str]) -> dict[str, int]:
@@ -23,7 +38,7 @@ def check_shapes(**args: tuple[Tensor, str]) -> dict[str, int]:
             raise ValueError(f"{arg} must be {wanted}, got {t.ndim} dims {list(t.shape)}")
         for name, size in zip(names, shape):
             expected = int(name) if name.isdigit() else sizes.setdefault(name, size)
-            if expected != size:
+            if fixed(expected) != fixed(size):
                 raise ValueError(f"{arg} must be {wanted} with {name}={expected}, got {list(t.shape)}")
     return sizes
 

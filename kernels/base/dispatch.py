@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .choices import choice
 
 Impl = Literal["auto", "triton", "ref"]
 Precision = Literal["fp16", "bf16", "tf32", "fp32"]
+FORWARD_MODE = "derivatives in forward mode (torch.func.jvp, jacfwd)"
 PRECISIONS = ("fp16", "bf16", "tf32", "fp32")  # of matrix operands; accumulators are float32
 
 FORMS = ("triton", "ref")  # the default first
@@ -54,11 +56,14 @@ def resolve(op: str, impl: Impl, x: Tensor, *, unsupported: str | None = None) -
     """'auto' follows the device of ``x``; an explicit request is obeyed or refused, never replaced.
 
     ``unsupported`` says why the kernel does not cover this call (a dtype, a width), None if it does: "auto" then takes
-    the plain form, "triton" refuses with that reason. "auto" takes the plain form as well where this machine's
+    the plain form, "triton" refuses with that reason. So it is under forward-mode differentiation, where torch would
+    take the derivative of a registered op to be zero. "auto" takes the plain form as well where this machine's
     self-test or timing chose it (:mod:`.choices`).
     """
     if impl == "ref":
         return "ref"
+    if unsupported is None and forward_ad._current_level >= 0:
+        unsupported = FORWARD_MODE
     if impl == "auto":
         covered = x.is_cuda and op in TRITON_OPS and unsupported is None
         form: Literal["triton", "ref"] = "triton" if covered and choice(op, x, FORMS) == "triton" else "ref"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..base.autocast import under_autocast
-from ..base.checks import FLOATS, check_choice, check_dtypes
+from ..base.checks import FLOATS, check_choice, check_dtypes, fixed
 from ..base.dispatch import Impl, resolve
 from .bias_act_ref import bias_act_ref
 
@@ -72,7 +72,7 @@ def bias_act(
         if not -x.ndim <= dim < x.ndim:
             raise ValueError(f"dim must be a dim of x with {x.ndim} dims, got {dim}")
         dim %= x.ndim
-        if b.ndim != 1 or b.shape[0] != x.shape[dim]:
+        if b.ndim != 1 or fixed(b.shape[0]) != fixed(x.shape[dim]):
             raise ValueError(f"b must be [{x.shape[dim]}], the size of dim {dim} of x, got {list(b.shape)}")
         check_dtypes(FLOATS, b=b)
     default = ACTIVATIONS[act]

@@ -33,10 +33,12 @@ def _lean(
     x: Tensor, b: Tensor | None, act: str, alpha: float, gain: float, clamp: float | None, inplace: bool
 ) -> Tensor:
     """One new tensor, or none with ``inplace``; the gain is applied with the bias, before the activation."""
-    if b is not None:
-        y = torch.add(b * gain, x, alpha=gain, out=x if inplace else None)
+    if b is not None and inplace:
+        y = torch.add(b * gain, x, alpha=gain, out=x)
+    elif b is not None:
+        y = torch.add(b * gain, x, alpha=gain)
     elif gain != 1:
-        y = torch.mul(x, gain, out=x if inplace else None)
+        y = x.mul_(gain) if inplace else x * gain  # forward-mode derivatives know no ``out``
     elif inplace or (act == "linear" and clamp is None):
         y = x
     else:

@@ -293,7 +293,8 @@ def bias_act(
     if b is None and act == "linear" and gain == 1 and clamp is None:
         return x
     recording = torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
-    if inplace and not recording and not torch.compiler.is_compiling():
+    # a launch that is no registered op is for eager calls: a graph would not hold it
+    if inplace and not recording and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
         y = launch_bias_act(x, b, dim, act, alpha, gain, clamp, inplace=True)
         if y is x:
             torch.autograd.graph.increment_version(x)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..base.autocast import under_autocast
-from ..base.checks import FLOATS, check_dtypes, check_shapes
+from ..base.checks import FLOATS, check_dtypes, check_shapes, fixed
 from ..base.dispatch import Impl, resolve
 from .conv_resample_ref import conv2d_resample_ref
 from .upfirdn2d import Ints, Pads, check_filter, filter_size, parse_padding, upfirdn2d
@@ -49,10 +49,12 @@ def conv2d_resample(
     Raises: ValueError on shapes, factors and channel counts, or if the result is empty; TypeError on dtype.
     Source: StyleGAN2 (arXiv 1912.04958); same argument meaning as the public function of that name.
     """
-    C = check_shapes(x=(x, "N C H W"), w=(w, "O I KH KW"))["C"]
+    C = fixed(check_shapes(x=(x, "N C H W"), w=(w, "O I KH KW"))["C"])
     check_dtypes(FLOATS, x=x, w=w)
+    up, down, groups = fixed(up), fixed(down), fixed(groups)
     check_factors(up=up, down=down, groups=groups)
-    if w.shape[1] * groups != C or w.shape[0] % groups:
+    out, fan_in = fixed(w.shape[0]), fixed(w.shape[1])
+    if fan_in * groups != C or out % groups:
         raise ValueError(f"w must be [O, {C}/groups, kh, kw] with O divisible by groups={groups}, got {list(w.shape)}")
     check_filter(f)
     pads = parse_padding(padding)
@@ -81,12 +83,13 @@ def check_factors(**factors: int) -> None:
 
 def output_size(x: Tensor, w: Tensor, up: int, down: int, pads: Pads) -> tuple[int, int]:
     """(H', W') of the result, at least 1 each."""
-    height = (x.shape[2] * up + pads[2] + pads[3] - w.shape[2] + 1) // down
-    width = (x.shape[3] * up + pads[0] + pads[1] - w.shape[3] + 1) // down
-    if min(height, width, x.shape[2], x.shape[3]) < 1:
+    (H, W), (kh, kw) = map(fixed, x.shape[2:]), map(fixed, w.shape[2:])
+    height = (H * up + pads[2] + pads[3] - kh + 1) // down
+    width = (W * up + pads[0] + pads[1] - kw + 1) // down
+    if height < 1 or width < 1 or H < 1 or W < 1:  # not their minimum, which an exporter would note as a condition
         raise ValueError(
-            f"padding must leave at least one pixel of x [{x.shape[2]}, {x.shape[3]}] under the kernel "
-            f"[{w.shape[2]}, {w.shape[3]}], got {list(pads)} for up={up}, down={down}"
+            f"padding must leave at least one pixel of x [{H}, {W}] under the kernel [{kh}, {kw}], "
+            f"got {list(pads)} for up={up}, down={down}"
         )
     return height, width
 

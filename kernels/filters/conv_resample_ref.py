@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..base.checks import fixed
 from .upfirdn2d_ref import upfirdn2d_ref
 
 Pads = tuple[int, int, int, int]
@@ -28,7 +29,7 @@ def conv2d_resample_ref(
     ``fir`` runs the filters, with the arguments of ``upfirdn2d_ref``.
     """
     w = w.to(x.dtype)
-    kh, kw = w.shape[2], w.shape[3]
+    kh, kw = fixed(w.shape[2]), fixed(w.shape[3])
     if not flip_weight and (kh > 1 or kw > 1):
         w = w.flip([2, 3])
     if up == down == 1:
@@ -56,7 +57,7 @@ def _conv(x: Tensor, w: Tensor, padding: Pads, groups: int) -> Tensor:
 
 def _conv_up(x: Tensor, w: Tensor, up: int, groups: int) -> Tensor:
     """Correlate ``w`` with x after zero insertion, at all overlaps, without storing the zeros."""
-    out_channels, fan_in, kh, kw = w.shape
+    out_channels, fan_in, kh, kw = map(fixed, w.shape)
     w = w.flip([2, 3]).reshape(groups, out_channels // groups, fan_in, kh, kw).transpose(1, 2)
     w = w.reshape(groups * fan_in, out_channels // groups, kh, kw)
     return F.conv_transpose2d(x, w, stride=up, groups=groups)

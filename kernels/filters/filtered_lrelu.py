@@ -9,7 +9,7 @@ import math
 from torch import Tensor
 
 from ..base.autocast import under_autocast
-from ..base.checks import FLOATS, check_dtypes, check_shapes
+from ..base.checks import FLOATS, check_dtypes, check_shapes, fixed
 from ..base.dispatch import Impl, resolve
 from .conv_resample import check_factors
 from .filtered_lrelu_ref import filtered_lrelu_ref
@@ -53,19 +53,20 @@ def filtered_lrelu(
         RuntimeError if impl="triton" has no GPU, or gets float64 or a filter too long for ``upfirdn2d``.
     Source: StyleGAN3 (arXiv 2106.12423), section 3.2; same argument meaning as its public function of that name.
     """
-    C, H, W = (check_shapes(x=(x, "N C H W"))[name] for name in "CHW")
+    C, H, W = (fixed(check_shapes(x=(x, "N C H W"))[name]) for name in "CHW")
+    up, down = fixed(up), fixed(down)
     check_dtypes(FLOATS, x=x)
     check_factors(up=up, down=down)
     check_filter(fu)
     check_filter(fd)
     if b is not None:
         check_dtypes(FLOATS, b=b)
-        if b.shape != (C,):
+        if [fixed(n) for n in b.shape] != [C]:
             raise ValueError(f"b must be [{C}], one per channel of x, got {list(b.shape)}")
     x0, x1, y0, y1 = parse_padding(padding)
     (kh, kw), (kh_down, kw_down) = filter_size(fu), filter_size(fd)
     height, width = H * up + y0 + y1 - kh + 1, W * up + x0 + x1 - kw + 1
-    if min(C, H, W) < 1 or height < kh_down or width < kw_down:
+    if C < 1 or H < 1 or W < 1 or height < kh_down or width < kw_down:
         raise ValueError(
             f"x must have pixels, and padded and filtered at least those of fd [{kh_down}, {kw_down}], "
             f"got {list(x.shape)} that becomes [{height}, {width}]"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..base.autocast import under_autocast
-from ..base.checks import FLOATS, check_dtypes, check_shapes
+from ..base.checks import FLOATS, check_dtypes, check_shapes, fixed
 from ..base.dispatch import Impl, resolve
 from .upfirdn2d_ref import upfirdn2d_ref
 
@@ -93,13 +93,13 @@ def upfirdn2d(
         (32 if separable).
     Source: StyleGAN2 (arXiv 1912.04958), appendix B; same argument meaning as its public function of that name.
     """
-    C, H, W = (check_shapes(x=(x, "N C H W"))[name] for name in "CHW")
+    C, H, W = (fixed(check_shapes(x=(x, "N C H W"))[name]) for name in "CHW")
     check_dtypes(FLOATS, x=x)
     check_filter(f)
     up_xy, down_xy, pads = _pair("up", up), _pair("down", down), parse_padding(padding)
     kh, kw = filter_size(f)
     height, width = H * up_xy[1] + pads[2] + pads[3], W * up_xy[0] + pads[0] + pads[1]
-    if min(C, H, W) < 1 or height < kh or width < kw:
+    if C < 1 or H < 1 or W < 1 or height < kh or width < kw:
         raise ValueError(
             f"x must have pixels, and after padding at least those of f [{kh}, {kw}], got {list(x.shape)} "
             f"padded to [{height}, {width}]"
@@ -188,9 +188,9 @@ def filter_size(f: Tensor | None) -> tuple[int, int]:
     """(kh, kw) of a filter as ``upfirdn2d`` takes it."""
     if f is None:
         return 1, 1
-    if f.ndim not in (1, 2) or f.numel() == 0:
+    if f.ndim not in (1, 2) or 0 in map(fixed, f.shape):
         raise ValueError(f"f must be [k] or [kh, kw] with at least one tap, got {list(f.shape)}")
-    return f.shape[0], f.shape[-1]
+    return fixed(f.shape[0]), fixed(f.shape[-1])
 
 
 def not_fused(x: Tensor, *filters: Tensor) -> str | None:
@@ -199,14 +199,14 @@ def not_fused(x: Tensor, *filters: Tensor) -> str | None:
         return "float64"
     for f in filters:
         most = FUSED_SEPARABLE_TAPS if f.ndim == 1 else FUSED_TAPS
-        if max(f.shape) > most:
+        if max(map(fixed, f.shape)) > most:
             return f"a filter {list(f.shape)} of more than {most} taps along an axis"
     return None
 
 
 def parse_padding(padding: Ints) -> Pads:
     """One number, [x, y] or [x0, x1, y0, y1] to (x0, x1, y0, y1)."""
-    pads = list(padding) if isinstance(padding, Sequence) else [padding]
+    pads = [fixed(p) for p in padding] if isinstance(padding, Sequence) else [fixed(padding)]
     if len(pads) not in (1, 2, 4) or not all(isinstance(p, int) for p in pads):
         raise ValueError(f"padding must be an integer, [x, y] or [x0, x1, y0, y1], got {padding!r}")
     if len(pads) == 4:
@@ -215,7 +215,7 @@ def parse_padding(padding: Ints) -> Pads:
 
 
 def _pair(arg: str, factor: Ints) -> tuple[int, int]:
-    pair = list(factor) if isinstance(factor, Sequence) else [factor, factor]
+    pair = [fixed(p) for p in factor] if isinstance(factor, Sequence) else [fixed(factor)] * 2
     if len(pair) != 2 or not all(isinstance(p, int) and p >= 1 for p in pair):
         raise ValueError(f"{arg} must be an integer >= 1 or a pair [x, y] of them, got {factor!r}")
     return pair[0], pair[1]
