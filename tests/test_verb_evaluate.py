@@ -186,6 +186,8 @@ def test_other_protocols_are_refused(desk: Path, capsys: pytest.CaptureFixture[s
         (f"{FILES} --out x.txt", "--out: wanted a .json, got x.txt"),
         (f"{FILES} --out x.json --images 13", "--images: wanted 2 to 12, as many as there are, got 13"),
         (f"{FILES} --out x.json --resamples -1", "--resamples: wanted at least 0, got -1"),
+        (f"{FILES} --out x.json --seed -1", "--seed: wanted 0 to "),
+        (f"{FILES} --out x.json --truncation nan", "--truncation: wanted a number"),
         (f"{FILES} --out x.json --detector none.pt", "got none.pt: No such file"),
         (f"{FILES} --out x.json --detector photos/0.png", "--detector: wanted a TorchScript file, got photos/0.png"),
         (f"{FILES} --out x.json --detector unfit.pt", "--detector: wanted features [12, D], got []"),

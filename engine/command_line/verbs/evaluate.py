@@ -69,7 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Open everything, evaluate, write figures and protocol."""
     from ...applications.evaluate.job import Evaluation, check_sizes
+    from ...applications.render.choices import MAX_SEED
+    from ...applications.render.views import ViewOptions, check_options
     from ...device import pick_device
+    from ...model_io import Model
     from ...pictures import labelled_rows, save_png
     from ...training.metrics.detector import load_detector
     from ...training.stats import ProgressBar
@@ -82,10 +85,16 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')}: wanted at least {least}, got {value}")
+    if not 0 <= args.seed <= MAX_SEED - args.subjects:
+        raise UserError(f"--seed: wanted 0 to {MAX_SEED - args.subjects}, got {args.seed}")
+    if not abs(args.truncation) <= 100:  # False for NaN
+        raise UserError(f"--truncation: wanted a number, 0 to 1 as a rule, got {args.truncation}")
     device = pick_device(args.device)
     detector = None if args.detector is None else load_detector(args.detector, device)
     source, data = _open(args, device)
     check_sizes(source, data)
+    if isinstance(source, Model):
+        check_options(source, ViewOptions(strict=args.strict))
     evaluation = Evaluation(source, str(args.source), data, detector, _options(args, source, data), device)
     print(f"data:        {data.describe()}")
     with ProgressBar(evaluation.steps(), "evaluate", enabled=not args.no_progress) as bar:
