@@ -25,7 +25,7 @@ from stylenerf.engine.applications.project.projection import Projector
 from stylenerf.engine.applications.project.projection_options import ProjectionOptions
 from stylenerf.engine.model_io import Model
 from stylenerf.engine.planning.stand_in import GROWN, PHASES, DeviceGenerator, Pictures, by_phase, one_round, stepper_of
-from stylenerf.engine.training.config import Config, load_config
+from stylenerf.engine.training.config import AUGMENT_KINDS, Config, load_config
 from stylenerf.engine.training.step import Stepper
 from stylenerf.kernels.base import constants
 from stylenerf.kernels.base.launch import launch
@@ -133,6 +133,22 @@ def test_camera_labels() -> None:
     assert not watch.faults
     for counts in table.values():
         assert counts["waits"] == counts["uploads"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", [Pictures(), Cameras(label_dim=25)], ids=["plain", "camera labels"])
+def test_augmentation(data: Pictures) -> None:
+    """Every transform, p adapting at every step."""
+    kinds = "augment.kinds=[" + ", ".join(AUGMENT_KINDS) + "]"
+    with fake_device() as watch:
+        cfg = load_config("quickstart", None, ["augment.mode=ada", "augment.interval=1", kinds])
+        stepper = round_of(cfg, data)
+        table = step(watch, stepper)
+        assert stepper.state.augment is not None and stepper.state.augment.looked == 0
+    print(f"\naugmentation\n{lines(table)}\n", *watch.places.items(), sep="\n")
+    assert not watch.faults
+    for counts in table.values():
+        assert counts["waits"] == counts["uploads"] == counts["atomic"] == 0
 
 
 @pytest.mark.slow

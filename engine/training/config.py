@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -20,6 +20,12 @@ from ..errors import UserError
 from .config_io import PRESETS, apply_overrides, from_dict, load_file
 
 HALF_MAX = torch.finfo(torch.float16).max
+AugmentKind = Literal[
+    "flip", "rotate90", "translate",
+    "scale", "rotate", "stretch", "shift",
+    "brightness", "contrast", "luma_flip", "hue", "saturation",
+]  # fmt: skip
+AUGMENT_KINDS: tuple[AugmentKind, ...] = get_args(AugmentKind)
 # Network keys that may change when a run is resumed: they affect sampling density, precision or recomputation, but
 # neither the tensors nor their meaning. All other keys of these sections are fixed.
 NETWORK_SECTIONS = ("generator", "discriminator", "growth")
@@ -113,6 +119,35 @@ class OptimiserConfig:
             _need(name, "positive", getattr(self, name) > 0, getattr(self, name))
         for name in ("beta1", "beta2"):
             _need(name, "in [0, 1)", 0 <= getattr(self, name) < 1, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation of what the discriminator sees: transforms of ``kinds``, each with probability p.
+
+    mode "fixed" holds p; "ada" begins with it and, every ``interval`` steps, moves it up if the mean sign of D(real) is
+    above ``target`` and down if below, at a rate of 1 in ``kimg`` thousand images, within 0..``limit``. A camera whose
+    prior is centred upright cannot show a picture turned, flipped or stretched: those kinds are off unless asked for.
+    """
+
+    mode: Literal["none", "fixed", "ada"] = "none"
+    p: float = 0.0
+    target: float = 0.6
+    kimg: float = 500.0
+    interval: int = 4
+    limit: float = 0.8
+    kinds: tuple[AugmentKind, ...] = ("translate", "brightness", "contrast", "luma_flip", "hue", "saturation")
+
+    def __post_init__(self) -> None:
+        _need("limit", "between 0 and 1, above 0", 0 < self.limit <= 1, self.limit)
+        most, name = (self.limit, ", augment.limit") if self.mode == "ada" else (1, "")
+        _need("p", f"between 0 and {most:g}{name}", 0 <= self.p <= most, self.p)
+        _need("p", "above 0 where mode is fixed", self.mode != "fixed" or self.p > 0, self.p)
+        _need("target", "between -1 and 1", -1 <= self.target <= 1, self.target)
+        _need("kimg", "positive", self.kimg > 0, self.kimg)
+        _need("interval", "at least 1", self.interval >= 1, self.interval)
+        once = 0 < len(self.kinds) == len(set(self.kinds))
+        _need("kinds", f"some of {', '.join(AUGMENT_KINDS)}, each once", once, list(self.kinds))
 
 
 @dataclass(frozen=True)
@@ -214,6 +249,7 @@ class Config:
     generator: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
     discriminator: DiscriminatorSection = dataclasses.field(default_factory=DiscriminatorSection)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
     growth: GrowthConfig = dataclasses.field(default_factory=GrowthConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)

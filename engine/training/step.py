@@ -8,7 +8,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from ...models.generator import Generator, Rendered, RenderOptions
 from ..data import Dataset, camera_from_label
 from ..device import upload
 from ..randomness import generator_for, host_generator
+from .augment import Augment, AugmentState
 from .config import Config, OptimiserConfig
 from .losses import (
     discriminator_fake_loss,
@@ -51,6 +52,7 @@ class TrainState:
     generator_optimiser: torch.optim.Adam
     discriminator_optimiser: torch.optim.Adam
     path_length_mean: Tensor
+    augment: AugmentState | None = None  # where p adapts
     images_shown: int = 0
     step: int = 0
 
@@ -72,6 +74,7 @@ class TrainState:
             generator_optimiser=build_optimiser(g, opt.generator_lr, opt, g_lazy),
             discriminator_optimiser=build_optimiser(d, opt.discriminator_lr, opt, d_lazy),
             path_length_mean=torch.zeros([], device=device),
+            augment=AugmentState.begin(cfg.augment, device) if cfg.augment.mode == "ada" else None,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,6 +87,7 @@ class TrainState:
             "path_length_mean": self.path_length_mean,
             "images_shown": self.images_shown,
             "step": self.step,
+            **({} if self.augment is None else {"augment": self.augment.state_dict()}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -94,6 +98,8 @@ class TrainState:
         _load_moments(self.discriminator_optimiser, state["discriminator_optimiser"])
         self.path_length_mean.copy_(state["path_length_mean"])
         self.images_shown, self.step = int(state["images_shown"]), int(state["step"])
+        if self.augment is not None and "augment" in state:  # absent where p did not adapt before
+            self.augment = self.augment.loaded(state["augment"])
 
 
 def _load_moments(optimiser: torch.optim.Adam, state: dict[str, Any]) -> None:
@@ -118,6 +124,7 @@ class Stepper:
 
     def __init__(self, cfg: Config, data: Dataset, state: TrainState, stats: Accumulator, device: torch.device) -> None:
         self.cfg, self.data, self.state, self.stats, self.device = cfg, data, state, stats, device
+        self.augment = None if cfg.augment.mode == "none" else Augment(cfg.augment, data.label_kind)
         self.rounds = cfg.train.batch // cfg.train.micro_batch
         self.alpha = 1.0
         self.before_round: Callable[[str, int], None] = lambda phase, number: None
@@ -128,12 +135,13 @@ class Stepper:
     def run(self) -> None:
         """One step: every phase that is due, then the EMA update; adds the batch to ``images_shown``."""
         state, alpha, path_length_mean = self.state, self.alpha, self.state.path_length_mean
+        augment = state.augment
         self._undo = undo = StepUndo([state.generator, state.discriminator], self.stats)
         try:
             self._phases()
         except Interrupted:
             undo.undo()
-            self.alpha, state.path_length_mean = alpha, path_length_mean
+            self.alpha, state.path_length_mean, state.augment = alpha, path_length_mean, augment
             raise
         finally:
             self._undo = None
@@ -163,6 +171,13 @@ class Stepper:
         cfg, growth = self.cfg.train, self.state.generator.synthesis.growth(self.alpha)
         public = cfg.match_public_code
         return DiscriminatorOptions(growth=growth, fade=not public, entry_rgb_twice=public, precision=cfg.precision)
+
+    def _judge(self, image: Tensor, label: Tensor | None, purpose: str, number: int) -> Tensor:
+        """The discriminator's logits [B, 1] of images, augmented where the run does so."""
+        if self.augment is not None:
+            p = self.cfg.augment.p if self.state.augment is None else self.state.augment.p
+            image, label = self.augment(image, label, p, self._rng(f"augment {purpose}", number))
+        return cast(Tensor, self.state.discriminator(image, label, options=self._judge_options()))
 
     def _fake(self, rng: torch.Generator, n: int, *, path: bool) -> tuple[Rendered, Tensor, Tensor | None]:
         """Render ``n`` images from new latents and cameras; also returns their styles and labels.
@@ -221,7 +236,7 @@ class Stepper:
             rendered, _, label = self._fake(rng, self.cfg.train.micro_batch, path=weight > 0)
             if self.cfg.train.reuse_fakes:
                 self._shown[number] = rendered.image.detach(), label
-            logits = state.discriminator(rendered.image, label, options=self._judge_options())
+            logits = self._judge(rendered.image, label, "generator", number)
             loss = generator_loss(logits).mean()
             self._add_loss("Loss/generator", loss)
             self.stats.add("Score/fake", logits.mean())
@@ -259,16 +274,27 @@ class Stepper:
 
         def loss_of_round(number: int) -> Tensor:
             image, label = self._shown.pop(number) if number in self._shown else self._unseen(number)
-            logits = state.discriminator(image, label, options=self._judge_options())
+            logits = self._judge(image, label, "fake", number)
             fake = discriminator_fake_loss(logits).mean()
             images, real_label = self._real(number)
-            logits = state.discriminator(images, real_label, options=self._judge_options())
+            logits = self._judge(images, real_label, "real", number)
             loss = fake + discriminator_real_loss(logits).mean()
             self._add_loss("Loss/discriminator", loss)
             self.stats.add("Score/real", logits.mean())
+            self._watch_signs(logits)
             return loss
 
         self._phase("discriminator", state.discriminator, state.discriminator_optimiser, loss_of_round)
+        adapting, cfg = state.augment, self.cfg.augment
+        if adapting is not None and (state.step + 1) % cfg.interval == 0:
+            state.augment = adapting.adapted(cfg)
+
+    def _watch_signs(self, real_logits: Tensor) -> None:
+        if self.augment is not None:
+            self.stats.add("Score/real_sign", real_logits.detach().sign().mean())
+        if self.state.augment is not None:
+            self.stats.add("Augment/p", self.state.augment.p)
+            self.state.augment = self.state.augment.saw(real_logits)
 
     @torch.no_grad()
     def _unseen(self, number: int) -> tuple[Tensor, Tensor | None]:
@@ -283,7 +309,7 @@ class Stepper:
         def loss_of_round(number: int) -> Tensor:
             images, label = self._real(number)
             images.requires_grad_(True)
-            logits = state.discriminator(images, label, options=self._judge_options())
+            logits = self._judge(images, label, "R1", number)
             loss = r1_penalty(images, logits).mean() * (cfg.r1_gamma / 2)
             self._add_loss("Loss/r1", loss)
             return loss

@@ -156,6 +156,8 @@ class Trainer:
         since = None if resume is None else self.state.images_shown + 1
         self.events = EventWriter(run_dir / EVENTS, since) if cfg.monitor.tensorboard else None
         self.stepper = Stepper(cfg, data, self.state, self.stats, device)
+        if self.stepper.augment is not None:
+            report(f"augment:     {self.stepper.augment.describe()}")
         self.monitor = Monitor(cfg, data, run_dir / "images", device, detector)
 
     def _restore(self, saved: dict[str, Any]) -> None:

@@ -46,6 +46,7 @@ _USED = {
     "Error of the mean depth": ("Metric/depth_error",),
     "Solid share of two views": ("Metric/view_overlap",),
     "Losses": ("Loss/generator", "Loss/discriminator"),
+    "Augmentation": ("Augment/p", "Score/real_sign"),
     "Regularisers": ("Loss/nerf_path", "Loss/distortion", "Loss/path_length", "Loss/r1"),
     "Scores of the discriminator": ("Score/real", "Score/fake"),
     "Gradient norms": tuple(f"Gradient/{p}_norm" for p in ("generator", "path_length", "discriminator", "r1")),
@@ -149,6 +150,13 @@ def _training(record: Record) -> list[Chart]:
             "Scores of the discriminator", "logit", _lines(record, *_USED["Scores of the discriminator"]),
             "Its mean answer to training images and to samples; above 0 it says 'real'.",
             "A gap that stays. A gap that keeps widening: it learns the images by heart, as it does with few of them.",
+        ),
+        Chart(
+            "Augmentation", "", _lines(record, *_USED["Augmentation"]),
+            "Probability p of each transform, and the mean sign of the discriminator's answer to training images: 1 "
+            "where it calls all of them real.",
+            "The sign stays near augment.target, and p rises slowly and levels off. p at augment.limit with a sign "
+            "near 1: too few images.",
         ),
         Chart(
             "Regularisers", "", _lines(record, *_USED["Regularisers"]),
