@@ -63,7 +63,7 @@ def test_list_shows_every_step_and_its_seconds(capsys: pytest.CaptureFixture[str
 
 def test_plan_is_in_order_of_worth_and_names_what_exists() -> None:
     kinds = [step.name.split()[0] for step in STEPS]
-    assert list(dict.fromkeys(kinds)) == ["smoke", "tests", "sanitizer", "bench", "train"]
+    assert list(dict.fromkeys(kinds)) == ["smoke", "tests", "sanitizer", "bench", "train", "tune"]
     assert all(step.shared == (kind in ("smoke", "tests", "sanitizer")) for step, kind in zip(STEPS, kinds))
     assert len({step.name for step in STEPS}) == len(STEPS)
     files = {part for step in STEPS for part in step.command if part.endswith(".py")}
@@ -71,6 +71,17 @@ def test_plan_is_in_order_of_worth_and_names_what_exists() -> None:
     assert {f"bench/{path.name}" for path in (ROOT / "bench").glob("bench_*.py")} <= files
     lacking = [step for step in plan.steps(which=lambda name: None) if step.lacks]
     assert [step.name.split()[0] for step in lacking] == ["smoke", "sanitizer", "sanitizer"]
+
+
+def test_tuning_step_is_a_command_that_the_verb_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stylenerf.engine.command_line import main as cli
+    from stylenerf.engine.command_line.verbs import verb_module
+
+    (step,) = [step for step in STEPS if step.name.startswith("tune")]
+    monkeypatch.setattr(verb_module("tune"), "run", lambda args: 0)
+    assert cli.main(step.command[3:]) == 0, capsys.readouterr().err
 
 
 def test_smoke_takes_a_minute_side_by_side() -> None:

@@ -113,17 +113,19 @@ def test_on_a_cpu_training_tests_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_op_whose_process_dies_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked, found = [], list[Verdict]()
 
-    def child(device: torch.device, ops: list[str], failed: list[str]) -> Iterator[Verdict]:
-        asked.append((list(ops), list(failed)))
+    def child(device: torch.device, ops: list[str], failed: list[str], take: health.Take) -> str:
+        asked.append((ops, failed))
         for op in ops[:2] if "bias_act" in ops else ops:
-            yield Verdict(op, "triton", "", None)
+            take(Verdict(op, "triton", "", None))
+        return "exit code -6, illegal memory access"
 
     monkeypatch.setattr(health, "_child", child)
-    found = list(health._in_children(CPU))
+    health._in_children(CPU, found.append)
     assert [v.op for v in found] == list(health.OPS)
     assert [v.op for v in found if v.fault is not None] == [health.OPS[2]]
+    assert str(found[2].fault).endswith("ended: exit code -6, illegal memory access")
     assert asked[1] == (list(health.OPS[3:]), [health.OPS[2]])
 
 
@@ -131,11 +133,14 @@ def test_an_op_whose_process_dies_has_failed(monkeypatch: pytest.MonkeyPatch) ->
 def test_another_process_tests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(health, "OPS", ("mean_square", "composite"))
     monkeypatch.chdir(tmp_path)
-    assert [(v.op, v.why, v.fault) for v in health._in_children(CPU)] == [
-        (op, "no CUDA device", None) for op in health.OPS
-    ]
+    found: list[Verdict] = []
+    health._in_children(CPU, found.append)
+    assert [(v.op, v.why, v.fault) for v in found] == [(op, "no CUDA device", None) for op in health.OPS]
     with pytest.raises(RuntimeError, match="UserError: --device: wanted a device of this machine"):
-        list(health._child(torch.device("xpu"), ["composite"], []))
+        health._child(torch.device("xpu"), ["composite"], [], found.append)
+    monkeypatch.setattr(health, "CHILD_LIMIT_S", 0.1)
+    with pytest.raises(RuntimeError, match="exit code -9"):
+        health._child(CPU, ["composite"], [], found.append)
 
 
 @pytest.mark.parametrize("tested", [[SOUND], [SOUND, WRONG]], ids=["healthy", "unhealthy"])

@@ -99,6 +99,7 @@ def _timed() -> list[Step]:
         bench("filters forward", 90, *FILTERS, "-k", "fwd- and not compile", *QUICK),
         bench("blocks", 120, *BLOCKS, "-k", "not compile", *QUICK),
         Step("train quickstart", _training(2, "train.tick_kimg=0.2"), 90),
+        Step("tune ffhq256", _tuning("ffhq256"), 240),
         bench("ray tiles", 150, TILES, "-m", "slow", *QUICK),
         bench("generator, other sizes", 100, GENERATOR, "-k", "not compile and not 1024", *SHORT),
         bench("training, other sizes", 120, TRAINING, "-k", "not 512", *SHORT),
@@ -107,7 +108,13 @@ def _timed() -> list[Step]:
     ]
 
 
+def _tuning(preset: str) -> tuple[str, ...]:
+    """What this device chooses between: a minute beside the step whose calls are timed, and whose kernels compile."""
+    options = ("--preset", preset, "--data", "procedural", "--device", "cuda", "--no-progress")
+    return (sys.executable, "-m", "stylenerf", "tune", *options)
+
+
 def _training(total_kimg: float, *settings: str) -> tuple[str, ...]:
     overrides = (part for setting in (f"train.total_kimg={total_kimg:g}", *settings) for part in ("--set", setting))
-    command = (sys.executable, "train.py", "--preset", "quickstart", "--device", "cuda", "--no-progress")
+    command = (sys.executable, "train.py", "--preset", "quickstart", "--device", "cuda", "--no-progress", "--no-tune")
     return (*command, "--out", "{work}/run", *overrides)

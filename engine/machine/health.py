@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ OPS = tuple(dict.fromkeys(case.op for case in CASES))
 PACKAGE = __name__.partition(".")[0]
 HOW_TO_REPORT = "please report it with the output of `stylenerf doctor --json`"
 Report = Callable[[str], None]
+Take = Callable[[Verdict], None]
 
 
 def before_training(device: torch.device, report: Report) -> None:
@@ -55,47 +56,62 @@ def verdicts(device: torch.device, done: Callable[[Verdict], None] = lambda verd
     On a CUDA device another process tests, since a kernel that reads out of bounds ends the process that launched it.
     """
     found: list[Verdict] = []
-    for verdict in _in_children(device) if device.type == "cuda" else examine(device):
+
+    def take(verdict: Verdict) -> None:
         found.append(verdict)
         done(verdict)
+
+    if device.type == "cuda":
+        _in_children(device, take)
+    else:
+        for verdict in examine(device):
+            take(verdict)
     choose({(v.op,): "ref" for v in found if v.fault is not None})
     return found
 
 
-def _in_children(device: torch.device) -> Iterator[Verdict]:
+def _in_children(device: torch.device, take: Take) -> None:
     """One after the other, each with the ops that are left; an op during which one dies or hangs has failed."""
     left, failed = list(OPS), list[str]()
+
+    def taken(verdict: Verdict) -> None:
+        left.remove(verdict.op)
+        failed.extend([verdict.op] if verdict.fault is not None else [])
+        take(verdict)
+
     while left:
-        for verdict in _child(device, [*left], [*failed]):
-            left.remove(verdict.op)
-            failed += [verdict.op] if verdict.fault is not None else []
-            yield verdict
+        end = _child(device, [*left], [*failed], taken)
         if left:
-            failed.append(left.pop(0))
-            yield Verdict(failed[-1], "ref", "failed its self-test", "the process that tested it died or hung")
+            taken(Verdict(left[0], "ref", "failed its self-test", f"the process that tested it ended: {end}"))
 
 
-def _child(device: torch.device, ops: list[str], failed: list[str]) -> Iterator[Verdict]:
-    """The verdicts that a process reaches on ``ops`` in their order, while those that ``failed`` take the plain form.
+def _child(device: torch.device, ops: list[str], failed: list[str], take: Take) -> str:
+    """Pass on the verdicts that a process reaches on ``ops``, in their order; returns how it ended.
 
-    Raises: RuntimeError if it cannot even begin.
+    Those that ``failed`` take their plain form in it. Raises: RuntimeError if it cannot even begin.
     """
     command = [sys.executable, "-m", f"{PACKAGE}.engine.machine.child", str(device), ",".join(ops), ",".join(failed)]
     home = str(Path(sys.modules[PACKAGE].__path__[0]).parent)
     path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
-    with tempfile.TemporaryFile("w+") as errors, subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "PYTHONPATH": path}
-    ) as process:  # fmt: skip
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "PYTHONPATH": path}
+        ) as process,
+    ):
         guard = threading.Timer(CHILD_LIMIT_S, process.kill)
         guard.start()
         try:
             assert process.stdout is not None
-            if not process.stdout.readline():
-                process.wait()
-                errors.seek(0)
-                raise RuntimeError((errors.read().strip().splitlines() or ["no answer"])[-1])
+            begun = bool(process.stdout.readline())
             for line in process.stdout:
-                yield Verdict(**json.loads(line))
+                take(Verdict(**json.loads(line)))
+            code = process.wait()
         finally:
             guard.cancel()
             process.kill()
+        errors.seek(0)
+        last = (errors.read().strip().splitlines() or [""])[-1]
+    if not begun:
+        raise RuntimeError(last or f"exit code {code}")
+    return f"exit code {code}" + (f", {last}" if last else "")
