@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None, shipped: Shipped | None = None) -> i
         return _refuse(f"no kernel of module/configuration/kernel matches {options.only!r}")
     if options.fresh:
         aot.knobs.compilation.always_compile = True
-    _compile(jobs, options.jobs)
+    compile_jobs(jobs, options.jobs)
     problems += [f"{job.where}: {problem}" for job in jobs for problem in job.problems]
     _write(jobs, problems, options, aot.versions())
     return 1 if problems else 0
@@ -130,7 +130,7 @@ def _parser(targets: list[int]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--only",
         default="",
-        type=_pattern,
+        type=pattern,
         metavar="PATTERN",
         help="regular expression, searched in module/configuration/kernel",
     )
@@ -151,7 +151,7 @@ def _parser(targets: list[int]) -> argparse.ArgumentParser:
     return parser
 
 
-def _pattern(text: str) -> str:
+def pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
@@ -236,7 +236,7 @@ def _core(jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if id(job) in kept]
 
 
-def _compile(jobs: Sequence[Job], processes: int) -> None:
+def compile_jobs(jobs: Sequence[Job], processes: int) -> None:
     """Fill in reports and problems, and print progress."""
     from bench.compiler import aot
 
@@ -249,7 +249,7 @@ def _compile(jobs: Sequence[Job], processes: int) -> None:
         else:
             job.report, job.expected, job.findings = result
             job.problems = aot.violations(job.report, job.expected) + job.findings.faults
-        _progress(sys.stderr, done, len(jobs), time.monotonic() - begin, job.where)
+        show_progress(sys.stderr, done, len(jobs), time.monotonic() - begin, job.where)
 
 
 def run_forked(tasks: Sequence[Callable[[], Any]], processes: int) -> Iterator[tuple[int, Any]]:
@@ -303,7 +303,7 @@ def _last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
 
 
-def _progress(out: TextIO, done: int, total: int, seconds: float, where: str) -> None:
+def show_progress(out: TextIO, done: int, total: int, seconds: float, where: str) -> None:
     line = f"[{done:{len(str(total))}}/{total}] {seconds:4.0f} s  {where}"
     if out.isatty():
         out.write(f"\r{line[:100]:100}" + ("\n" if done == total else ""))
