@@ -29,7 +29,7 @@ def mesh(arguments: str) -> int:
 
 
 def test_one_subject(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert mesh("--out new/solid.glb --seeds 5 --level 12 --preview --views 2") == 0
+    assert mesh("--out new/solid.glb --no-texture --seeds 5 --level 12 --preview --views 2") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("seed 5:      level 12 per world unit, ") and lines[0].endswith(", closed")
     assert lines[1:] == [f"wrote:       new/solid{e}" for e in (".glb", ".png", "-cameras.json")]

@@ -23,6 +23,7 @@ Numbers = NDArray[np.integer[Any]]
 Field = Callable[[Tensor], Tensor]  # points [N, 3] float32, world -> values [N]
 
 _SLAB_POINTS = 2**22  # values in memory at a time, or two layers if these are more
+LOOSE = 0.1  # of the largest part's surface: what is smaller, a floater, is a loose part
 _OUTSIDE = -1e4  # so far below any level that a surface which is cut off ends flat, at the border of the grid
 
 
@@ -114,23 +115,56 @@ def with_normals(vertices: Floats, faces: Numbers) -> Mesh:
     return Mesh(vertices, faces, (normals / np.maximum(length, 1e-30)).astype(np.float32))
 
 
-def largest_part(mesh: Mesh) -> Mesh:
-    """The connected part with the largest surface."""
+def face_parts(mesh: Mesh) -> Numbers:
+    """For each face the number [F] of its connected part, 0 for that with the largest surface, and so on down."""
     if not len(mesh.faces):
-        return mesh
+        return np.zeros(0, np.int64)
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
     count = len(mesh.vertices)
     a, b = mesh.faces[:, [0, 1]].ravel(), mesh.faces[:, [1, 2]].ravel()
     _, part = connected_components(coo_matrix((np.ones(len(a), np.int8), (a, b)), (count, count)), directed=False)
+    own = part[mesh.faces[:, 0]]
+    rank = np.argsort(np.argsort(-np.bincount(own, face_areas(mesh), minlength=part.max() + 1), kind="stable"))
+    numbers: Numbers = rank[own]
+    return numbers
+
+
+def face_areas(mesh: Mesh) -> Floats:
+    """[F] square world units."""
     corners = mesh.vertices[mesh.faces].astype(np.float64)
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-    keep = part == np.bincount(part[mesh.faces[:, 0]], area).argmax()
+    areas: Floats = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
+    return areas
+
+
+def with_faces(mesh: Mesh, chosen: NDArray[np.bool_]) -> Mesh:
+    """The faces that are marked [F], and their vertices."""
+    faces = mesh.faces[chosen]
+    keep = np.zeros(len(mesh.vertices), bool)
+    keep[faces] = True
     number = np.cumsum(keep) - 1
-    faces = number[mesh.faces[keep[mesh.faces[:, 0]]]].astype(np.int32)
     colours = None if mesh.colours is None else mesh.colours[keep]
-    return Mesh(mesh.vertices[keep], faces, mesh.normals[keep], colours)
+    return Mesh(mesh.vertices[keep], number[faces].astype(np.int32), mesh.normals[keep], colours)
+
+
+def largest_part(mesh: Mesh) -> Mesh:
+    """The connected part with the largest surface."""
+    return with_faces(mesh, face_parts(mesh) == 0) if len(mesh.faces) else mesh
+
+
+def without_loose_parts(mesh: Mesh, share: float = LOOSE) -> tuple[Mesh, list[float]]:
+    """The mesh without the connected parts whose surface is less than ``share`` of the largest one's.
+
+    Returns: what is left, and the surfaces of what is not, in parts of the whole mesh's.
+    """
+    if not len(mesh.faces):
+        return mesh, []
+    part = face_parts(mesh)
+    areas = np.bincount(part, face_areas(mesh))
+    loose = areas < share * areas[0]
+    left_out = [float(a) for a in areas[loose] / areas.sum()]
+    return (with_faces(mesh, ~loose[part]) if left_out else mesh), left_out
 
 
 def volume(mesh: Mesh) -> float:

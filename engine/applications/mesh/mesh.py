@@ -28,6 +28,7 @@ from ..render.subjects import Subjects
 from .isosurface import Mesh, grid_size, isosurface, largest_part
 
 MAX_GRID = 2048
+OUTLINE = 1 / 3  # of the level that depth pictures show
 _LEVEL_PIXELS = 32  # edge of the views whose rays tell the level
 
 
@@ -38,6 +39,7 @@ class MeshOptions:
     Attributes:
         resolution: cells along the longest edge of the box.
         level: light lost per world unit on the surface; None takes :func:`seen_level`.
+        outline: without a level, a third of :func:`seen_level`: in a foggy field nearer to the outline that one sees.
         bounds: two corners of a box in world units; None is the region that the training cameras see, whose own shape
             then also ends the mesh (:func:`seen_region`).
         largest: keep only the connected part with the largest surface.
@@ -47,6 +49,7 @@ class MeshOptions:
 
     resolution: int = 128
     level: float | None = None
+    outline: bool = False
     bounds: tuple[Corner, Corner] | None = None
     largest: bool = False
     colours: bool = True
@@ -84,7 +87,7 @@ def extract_mesh(
     options = options or MeshOptions()
     if len(subject) != 1:
         raise UserError(f"subject: wanted one, got {len(subject)}")
-    level = seen_level(model, subject) if options.level is None else options.level
+    level = options.level or seen_level(model, subject) * (OUTLINE if options.outline else 1)
     low, high = seen_bounds(model) if options.bounds is None else options.bounds
     cameras = prior_cameras(model.prior) if options.bounds is None else None
     _, cell = grid_size(low, high, options.resolution)
@@ -95,10 +98,12 @@ def extract_mesh(
         values = volume.extinction(ws, points[None].to(device))[0].cpu()
         if cameras is None:
             return values
-        inside = seen_region(points, cameras, model.config.field.near, model.config.field.far) / cell
         over = values - level
+        dense = over > 0
+        inside = seen_region(points[dense], cameras, model.config.field.near, model.config.field.far) / cell
         # falls through the level at the border of what is seen, as steeply on either side; keeps all that lies deeper
-        return level + torch.where(over > 0, over * inside.clamp(-1, 1), over)
+        over[dense] *= inside.clamp(-1, 1)
+        return level + over
 
     mesh = isosurface(
         field,

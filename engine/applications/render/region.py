@@ -24,10 +24,11 @@ def prior_cameras(prior: CameraPrior, *, yaws: int = 9, pitches: int = 3) -> Cam
 
 
 def seen_bounds(model: Model) -> tuple[Corner, Corner]:
-    """The box around what the training cameras see between the field's near and far ends."""
+    """The box around what the training cameras see between the field's near and far ends, and within its ball."""
     field, cameras = model.config.field, prior_cameras(model.prior)
     corners = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
     rays = cameras.rays(corners)
     points = torch.cat([rays.origins + t * rays.directions for t in (field.near, field.far)]).flatten(0, 1)
-    low, high = points.amin(0).tolist(), points.amax(0).tolist()
+    reach = torch.inf if field.bound_radius is None else field.bound_radius
+    low, high = (points.amin(0).clamp_min(-reach).tolist(), points.amax(0).clamp_max(reach).tolist())
     return (low[0], low[1], low[2]), (high[0], high[1], high[2])
