@@ -139,7 +139,11 @@ def test_few_images_are_a_sign(tmp_path: Path, count: int, words: str) -> None:
     every(Loss__discriminator=0.1)(rows)
     won, few = signs(read_record(make_run(tmp_path / "run", rows, data__path="photos")))
     assert won.kind == "discriminator" and f"with {count} training images it learns them by heart" in won.seen
-    assert few.kind == "few" and words in few.seen
+    assert few.kind == "few" and words in few.seen and "by heart" not in few.seen
+    last(Loss__discriminator=0.5)(rows)
+    rows[1]["Loss/discriminator"] = 1.3
+    *_, few = signs(read_record(make_run(tmp_path / "other", rows, data__path="photos")))
+    assert "loss fell from 1.30 to 0.23" in few.seen
 
 
 def steps_of(run: Path) -> list[str]:
