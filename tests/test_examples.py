@@ -46,6 +46,7 @@ def test_a_nerf_learns_a_scene(example: Any, tmp_path: pathlib.Path) -> None:
         assert picture.size == (6 * 16, 2 * 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["eg3d"], indirect=True)
 def test_planes_learn_a_scene(example: Any) -> None:
     """30 steps at 16 px: 16 dB, from 11 at the start."""

@@ -22,7 +22,7 @@ def own_picture(model: Model, seed: int = 7) -> torch.Tensor:
     return to_uint8(image).float() / 127.5 - 1
 
 
-def main(name: str = "demo", *photos: str, steps: int = 200, subjects: int = 64) -> float:
+def main(name: str = "demo", *photos: str, steps: int = 60, subjects: int = 32) -> float:
     """Returns the error of the picture found over that of the model's average."""
     model = load_model(name)
     targets = load_photos(photos, model.config.resolution) if photos else own_picture(model)
