@@ -58,11 +58,11 @@ def roofline(axes: Any, rows: Sequence[Row]) -> None:
         return
     intensity = [row["flops"] / row["bytes"] for row in rows]
     copy, product = rows[0]["ceiling_copy_GB_per_s"], rows[0]["ceiling_matmul_GFLOP_per_s"]
-    ends = min(*intensity, product / copy) / 2, max(*intensity, product / copy) * 2
+    ends = min(*intensity, product / copy) / 16, max(*intensity, product / copy) * 2
     corner = product / copy
     axes.plot([ends[0], corner, ends[1]], [ends[0] * copy, product, product], color="black", linewidth=1.5)
-    axes.annotate(f"copy {copy:.3g} GB/s", (ends[0], ends[0] * copy), (8, -4), textcoords="offset points", fontsize=8)
-    axes.annotate(f"float32 products {product:.3g} GFLOP/s", (corner, product * 1.1), fontsize=8)
+    axes.annotate(f"copy {copy:.3g} GB/s", (ends[0], ends[0] * copy), (0, -12), textcoords="offset points", fontsize=8)
+    axes.annotate(f"float32 products {product:.3g} GFLOP/s", (ends[1], product * 1.1), ha="right", fontsize=8)
     for impl in dict.fromkeys(row["impl"] for row in rows):
         mine = [(x, row) for x, row in zip(intensity, rows) if row["impl"] == impl]
         axes.plot([x for x, _ in mine], [row["GFLOP_per_s"] for _, row in mine], "o", label=impl, alpha=0.8)
@@ -71,15 +71,15 @@ def roofline(axes: Any, rows: Sequence[Row]) -> None:
 
 
 def _name_points(axes: Any, intensity: Sequence[float], rows: Sequence[Row]) -> None:
-    """The op beside the fastest of its points, towards the middle."""
+    """A number at the fastest point of each op; their names above the slope, where no point can be."""
     best: dict[str, tuple[float, Row]] = {}
     for x, row in zip(intensity, rows):
         if row["op"] not in best or row["GFLOP_per_s"] > best[row["op"]][1]["GFLOP_per_s"]:
             best[row["op"]] = (x, row)
-    for op, (x, row) in best.items():
-        right = x < row["ceiling_matmul_GFLOP_per_s"] / row["ceiling_copy_GB_per_s"]
-        place: dict[str, Any] = {"xytext": (6, 0), "ha": "left"} if right else {"xytext": (-6, 0), "ha": "right"}
-        axes.annotate(op, (x, row["GFLOP_per_s"]), textcoords="offset points", va="center", fontsize=8, **place)
+    for i, (x, row) in enumerate(best.values(), 1):
+        axes.annotate(str(i), (x, row["GFLOP_per_s"]), (4, 4), textcoords="offset points", fontsize=8)
+    names = "\n".join(f"{i} {op}" for i, op in enumerate(best, 1))
+    axes.text(0.02, 0.98, names, transform=axes.transAxes, va="top", fontsize=8)
 
 
 def barplot(axes: Any, bars: Sequence[tuple[str, float]], title: str) -> None:
