@@ -34,7 +34,7 @@ columns:
   gates               kernels that a gate refuses; AMD: none looks
 
 examples:
-  python -m bench.compiler.table                                  all nine targets, an hour on two cores
+  python -m bench.compiler.table                                  all nine targets; minutes for each
   python -m bench.compiler.table --target sm_90 --target gfx942   these two rows
   python -m bench.compiler.table --target gfx942 --only encode --print   some kernels, printed instead of written
 """
