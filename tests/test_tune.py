@@ -230,14 +230,15 @@ def test_on_a_cpu_there_is_nothing_to_tune(capsys: pytest.CaptureFixture[str]) -
 @simulated
 @pytest.mark.slow
 def test_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every offer of a whole step, on the device that is simulated: the calls are made, checked and timed there."""
+    """The calls of a whole step on the device that is simulated; three ops are checked and timed there."""
     large_tiles(monkeypatch)
     monkeypatch.setattr(tuning, "ROUNDS", 1)
     monkeypatch.setattr(prepare, "moments", lambda cfg: [20])  # in the midst of growth
     cfg = tiny_config("train.batch=2")
     with simulated_device():
         samples = prepare.calls_of(cfg, open_training_data(cfg, print), DEVICE)
-        decided = tuning.tune(samples, DEVICE, budget_s=60)
-    assert {"render_rays", "render_points", "bias_act"} & {c.key[0] for c in decided}
+        some = {s.op.__name__: s for s in samples if s.op.__name__ in ("render_points", "mean_square", "bias_act")}
+        decided = tuning.tune(some.values(), DEVICE, budget_s=1000)
+    assert some.keys() == {c.key[0] for c in decided} == {"render_points", "mean_square", "bias_act"}
     assert all(min(c.seconds.values()) < float("inf") for c in decided)
     print(*decided, sep="\n")

@@ -118,13 +118,18 @@ def tune(
     done: Callable[[float], None] = lambda share: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Choice]:
-    """What each offer was decided to be, the calls that take most of a step first, until ``budget_s`` is over."""
+    """What each offer was decided to be, the calls that take most of a step first, until ``budget_s`` is over.
+
+    Half of it may go to finding out what that order is; calls that it does not suffice for keep their defaults.
+    """
     end, samples = clock() + budget_s, list(samples)
     for sample in samples:
+        if clock() >= end - budget_s / 2:
+            break
         with record_offers() as sample.offers:
             run = prepare(sample, device)
             run()
-        if sample.offers and clock() < end:
+        if sample.offers:
             sample.default_s = seconds(run, device)
     decided: dict[Key, Choice] = {}
     for sample in sorted(samples, key=lambda s: -s.count * s.default_s):
