@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..base.launch import has_warp_group_products, launch
+from ..base.launch import compute_capability, has_warp_group_products, launch
 from ..base.operands import OPERANDS, dot, to_operand
 from .field_triton import Operand, RowTile, Samples, along_rays, contract, coordinates, density, trunk
 from .volume_triton import relu
@@ -156,10 +156,10 @@ def _ray_kernel(
 def turned_sums(device: torch.device) -> bool:
     """Whether ``aggregate`` takes its product turned, with the features as the left operand.
 
-    Products per warp keep the features in registers for it, and spill without. Warp-group products do without, and have
-    to: turned, they would be the ``turned_product`` of ``base/faults.py``.
+    Products per warp and those of sm_100 spill without. The warp-group products of sm_90 do not, and must do without:
+    turned, they would be the ``turned_product`` of ``base/faults.py``.
     """
-    return not has_warp_group_products(device)
+    return compute_capability(device) // 10 != 9
 
 
 def ray_tile(width: int, samples: int, precision: str, device: torch.device) -> RowTile:
