@@ -74,7 +74,7 @@ class BakedSubject:
         own, rows = ws[:, : self.volume.num_ws], ws[:, self.volume.num_ws :]
         growth = synthesis.growth(options.alpha)
         blocks = sum(r <= growth.resolution for r in synthesis.cfg.block_resolutions)
-        self.field = FieldSamples(self.volume.foreground.trunk(own))
+        self.trunk = self.volume.foreground.trunk(own)
         self.behind = self.volume.background
         fields: dict[str, Field] = {"fore": self.volume.foreground}
         if self.behind is not None:
@@ -134,11 +134,12 @@ class BakedSubject:
         return StrictPixels(image[None], depth[None], opacity[None], all_weights[None], dense[1][None])
 
     def _at(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden features [H, N] and raw density [N] of the foreground at world points [N, 3]."""
+        """Hidden features [H, N] and raw density [N] of the foreground at world points [N, 3].
+
+        By the ray pass's own op: fine samples follow coarse densities so closely that other rounding would show.
+        """
         points = self.volume.contract(points)
-        if not points.is_cuda:
-            return self.field(points.t())
-        hidden, density = evaluate_field(points[None], self.field.trunk, precision=self.precision)
+        hidden, density = evaluate_field(points[None], self.trunk, precision=self.precision)
         return hidden[0].t(), density[0]
 
     def _trace(self, rays: Rays, span: RaySpan, samples: int | None) -> tuple[Tensor, _Samples, Tensor]:
@@ -169,7 +170,7 @@ class BakedSubject:
         if span.opaque:
             found.filled[-1] = True
         self._fill(found, hidden, DARK)
-        return at, found, torch.cat(hidden, 1) if hidden else rays.origins.new_zeros(self.field.width, 0)
+        return at, found, torch.cat(hidden, 1) if hidden else rays.origins.new_zeros(self.trunk.width, 0)
 
     def _fill(self, samples: _Samples, hidden: list[Tensor], dark: float) -> None:
         """Evaluate, a few of each ray at a time, the samples that more than ``dark`` of the light reaches."""

@@ -166,6 +166,21 @@ def test_strict_pixels_come_once_the_camera_rests(page: Page) -> None:
     assert page.pixels() == before
 
 
+def test_quick_strict_pictures_follow_the_camera(page: Page) -> None:
+    page.fresh("#strict=1&resolution=16")
+    page.browser.wait(f"{STATE}.fine === '1'")
+    alone = 0
+    for _ in range(20):  # a busy machine may be slow now and then
+        before = int(page.browser.run(f"{STATE}.shown"))
+        page.browser.key("ArrowLeft")
+        page.rest()
+        assert page.browser.run(f"{STATE}.fine") == "1"
+        alone += int(page.browser.run(f"{STATE}.shown")) == before + 1  # no fast picture came first
+        if alone:
+            return
+    raise AssertionError("every strict picture came after a fast one")
+
+
 @pytest.mark.slow
 def test_styles_mix(page: Page) -> None:
     page.fresh("#mix=5")

@@ -68,7 +68,8 @@ export class Pictures {
       this.draw();
       this.on.lost(false);
       const header = (name) => Number(answer.headers.get(name));
-      this.on.shown({ fine, render: header("X-Render-Ms"), trip: performance.now() - begun, edge: header("X-Edge") });
+      const strict = "strict" in stage.query;
+      this.on.shown({ fine, strict, render: header("X-Render-Ms"), trip: performance.now() - begun, edge: header("X-Edge") });
       return true;
     } catch (error) {
       if (error.name === "AbortError") return false;

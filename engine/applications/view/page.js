@@ -105,7 +105,13 @@ const wantsFine = () => about.strict && (state.strict || (state.show !== "colour
 const fineEdge = () => (state.strict ? state.resolution : Math.min(about.resolution, MOST_UNASKED));
 const fine = (edge) => ({ ...query(), strict: 1, resolution: edge });
 
+// A strict picture that came this fast is shown while the camera moves, too; one that does not, once it rests.
+const QUICK_MS = 200;
+const quick = { edge: 0, trip: Infinity };
+
 function stages() {
+  if (wantsFine() && quick.edge === fineEdge() && quick.trip < QUICK_MS)
+    return [{ query: { ...fine(fineEdge()), format: "png" } }];
   const first = { query: { ...query(), format: about.resolution <= 256 ? "png" : "jpeg" } };
   if (!wantsFine() || turning) return [first];
   const edge = fineEdge();
@@ -191,13 +197,14 @@ function shown(info) {
   const frame = (shown.before && performance.now() - shown.before < 1000 && 1000 / (performance.now() - shown.before)) || 0;
   shown.before = performance.now();
   frames = frame ? (frames ? 0.8 * frames + 0.2 * frame : frame) : 0;
-  const kind = info.fine ? `${info.edge} px, strict` : `${info.edge} px`;
+  if (info.strict) Object.assign(quick, { edge: info.edge, trip: info.trip });
+  const kind = info.strict ? `${info.edge} px, strict` : `${info.edge} px`;
   const rate = frames && !info.fine ? ` · ${frames.toFixed(0)} pictures a second` : "";
   $("status").textContent = `${kind} · rendered in ${ms(info.render)} · here in ${ms(info.trip)}${rate}`;
   const canvas = $("canvas");
   canvas.dataset.shown = String(Number(canvas.dataset.shown ?? 0) + 1);
   canvas.dataset.edge = info.edge;
-  canvas.dataset.fine = info.fine ? "1" : "0";
+  canvas.dataset.fine = info.strict ? "1" : "0";
 }
 const ms = (value) => (value < 1000 ? `${value.toFixed(0)} ms` : `${(value / 1000).toFixed(1)} s`);
 
