@@ -215,6 +215,11 @@ def test_logits_that_are_nan_do_not_stay_in_p() -> None:
     assert (float(state.signs), state.looked) == (2, 3)
 
 
+def test_state_goes_into_a_checkpoint_and_back() -> None:
+    state = AugmentState(torch.tensor(0.123), torch.tensor(-7.0), 12)
+    assert AugmentState.begin(AugmentConfig(mode="ada"), CPU).loaded(state.state_dict()) == state
+
+
 def ada(*more: str) -> Stepper:
     cfg = ("augment.mode=ada", "augment.p=0.5", "augment.interval=2", "augment.kimg=0.1", "augment.target=-1", ALL)
     return build(tiny_config(*cfg, "loss.path_length_weight=0", "loss.r1_gamma=0", *more))

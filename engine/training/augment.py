@@ -37,8 +37,8 @@ class AugmentState(NamedTuple):
         return cls(torch.full([], cfg.p, device=device), torch.zeros([], device=device), 0)
 
     def saw(self, real_logits: Tensor) -> "AugmentState":
-        """With the signs of these logits [B, 1]; one that is NaN counts as 0: it must not stay in p for ever."""
-        signs = real_logits.detach().float().sign().nan_to_num(0).sum()
+        """With the signs of these logits [B, 1]; that of NaN is 0 in torch, so that none stays in p for ever."""
+        signs = real_logits.detach().float().sign().sum()
         return AugmentState(self.p, self.signs + signs, self.looked + len(real_logits))
 
     def adapted(self, cfg: AugmentConfig) -> "AugmentState":
