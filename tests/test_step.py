@@ -16,7 +16,7 @@ from stylenerf.engine.data import camera_from_label
 from stylenerf.engine.randomness import generator_for
 from stylenerf.engine.training.config import OptimiserConfig
 from stylenerf.engine.training.losses import PathLength
-from stylenerf.engine.training.step import Stepper, TrainState, build_optimiser
+from stylenerf.engine.training.step import Latents, Stepper, TrainState, build_optimiser
 from stylenerf.engine.training.trainer import open_training_data
 from stylenerf.models.camera import Camera
 from stylenerf.models.discriminator import DiscriminatorOptions
@@ -233,6 +233,10 @@ def test_norm_of_the_gradient() -> None:
     assert stepper.stats.summarise() == {"Gradient/r1_norm": 13.0, "Gradient/r1_nonfinite": 0.0}
 
 
+def drawn(stepper: Stepper, rng: torch.Generator, n: int) -> tuple[Rendered, Tensor]:
+    return stepper._fake(stepper._latents(rng, n, path=False), path=False)
+
+
 class OneDraw(Stepper):
     """Draws for the whole batch at once and hands each round its share; collects gradients instead of stepping."""
 
@@ -247,16 +251,15 @@ class OneDraw(Stepper):
             self.source = super()._rng(phase, 0)
         return self.source
 
-    def _fake(self, rng: torch.Generator, n: int, *, path: bool) -> tuple[Rendered, Tensor, Tensor | None]:
+    def _latents(self, rng: torch.Generator, n: int, *, path: bool) -> Latents:
         g, whole = self.state.generator, torch.Generator().manual_seed(5)
         total, part = n * self.rounds, slice(self.round * n, (self.round + 1) * n)
         z = torch.randn(total, self.cfg.generator.z_dim, generator=whole)
         camera, z_bg = self.cfg.camera.sample(total, whole), g.synthesis.draw_background(total, whole)
         draws = vars(g.synthesis.draw(total, whole, alpha=self.alpha, path=path))
         share = StepDraws(**{name: None if draw is None else draw[part] for name, draw in draws.items()})
-        ws, options = g.mapping(z[part]), RenderOptions(alpha=self.alpha, path=path)
         assert z_bg is not None
-        return g.synthesis(ws, camera[part], z_bg=z_bg[part], options=options, draws=share), ws, None
+        return Latents(z[part], None, None, None, camera[part], z_bg[part], share, None)
 
     def _update(self, phase: str, module: nn.Module, optimiser: torch.optim.Adam) -> None:
         self.gradients[phase] = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
@@ -413,7 +416,7 @@ class Styles:
         monkeypatch.setattr(self.stepper.state.generator.synthesis, "forward", lambda *a, **k: None)
 
     def at(self, seed: int) -> Tensor:
-        return self.stepper._fake(torch.Generator().manual_seed(seed), 3, path=False)[1]
+        return drawn(self.stepper, torch.Generator().manual_seed(seed), 3)[1]
 
 
 def test_style_mixing_changes_only_rows_after_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -515,7 +518,9 @@ def test_fakes_are_rendered_from_the_camera_of_their_label(labels: str, monkeypa
 
     monkeypatch.setattr(stepper.state.generator.mapping, "forward", label_spy)
     monkeypatch.setattr(synthesis, "forward", camera_spy)
-    _, _, label = stepper._fake(stepper._rng("generator", 0), 16, path=False)
+    latents = stepper._latents(stepper._rng("generator", 0), 16, path=False)
+    stepper._fake(latents, path=False)
+    label = latents.label
     if label is None:
         rng = stepper._rng("generator", 0)
         torch.randn(16, 8, generator=rng)

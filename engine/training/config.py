@@ -175,7 +175,8 @@ class TrainConfig:
     every snapshot_kimg; after max_nonfinite_steps steps in a row with a loss or gradient that is not finite, training
     stops (null: never); with ``reuse_fakes`` the discriminator learns from the images of the generator's phase, instead
     of rendering others; ``match_public_code`` trains as the public code does: no fade-in of the discriminator, fromRGB
-    counted twice at its entry, the NeRF path not blended during growth but run in every generator pass.
+    counted twice at its entry, the NeRF path not blended during growth but run in every generator pass; on CUDA
+    ``capture`` replays the rounds of a step as graphs, with the same numbers.
     """
 
     total_kimg: float = 25000.0
@@ -190,6 +191,7 @@ class TrainConfig:
     max_nonfinite_steps: int | None = 64
     reuse_fakes: bool = False
     match_public_code: bool = False
+    capture: bool = True
 
     def __post_init__(self) -> None:
         for name in ("batch", "micro_batch"):

@@ -8,13 +8,16 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from ...models.camera import Camera
 from ...models.discriminator import Discriminator, DiscriminatorOptions
 from ...models.generator import Generator, Rendered, RenderOptions
+from ...models.sampling import StepDraws
 from ..data import Dataset, camera_from_label
 from ..device import upload
 from ..randomness import generator_for, host_generator
@@ -29,6 +32,7 @@ from .losses import (
     r1_penalty,
     ray_distortion,
 )
+from .phase_graphs import PassGraphs, mapped
 from .stats import Accumulator
 from .undo import StepUndo
 
@@ -110,6 +114,32 @@ def _load_moments(optimiser: torch.optim.Adam, state: dict[str, Any]) -> None:
         group.update(options)
 
 
+@dataclass(frozen=True)
+class Latents:
+    """What is drawn for ``n`` fakes: latents, styles' mixing, label, camera, background code, jitter along the rays.
+
+    ``cut`` is the first row of the second latent's styles, a tensor where a graph holds the pass, None without mixing.
+    """
+
+    z: Tensor
+    z_mixed: Tensor | None
+    cut: int | Tensor | None
+    label: Tensor | None
+    camera: Camera
+    z_bg: Tensor | None
+    draws: StepDraws
+    rng: torch.Generator | None  # of noise in the upsampler
+
+
+class Figures(NamedTuple):
+    """Of one round. ``losses`` and ``scores`` are means by the name of their statistic; ``kept`` what others use."""
+
+    loss: Tensor
+    losses: dict[str, Tensor]
+    scores: dict[str, Tensor]
+    kept: tuple[Tensor, ...] = ()
+
+
 class Interrupted(Exception):
     """A request to stop, raised between two rounds or two batches of pictures."""
 
@@ -131,6 +161,7 @@ class Stepper:
         self._undo: StepUndo | None = None
         self.nonfinite: dict[str, Tensor] = {}  # of the last step: loss or gradient -> whether it was not finite
         self._shown: dict[int, tuple[Tensor, Tensor | None]] = {}  # fakes and labels of the generator's rounds
+        self.graphs: PassGraphs | None = None  # replays rounds, where nothing is blended in
 
     def run(self) -> None:
         """One step: every phase that is due, then the EMA update; adds the batch to ``images_shown``."""
@@ -179,30 +210,49 @@ class Stepper:
             image, label = self.augment(image, label, p, self._rng(f"augment {purpose}", number))
         return cast(Tensor, self.state.discriminator(image, label, options=self._judge_options()))
 
-    def _fake(self, rng: torch.Generator, n: int, *, path: bool) -> tuple[Rendered, Tensor, Tensor | None]:
-        """Render ``n`` images from new latents and cameras; also returns their styles and labels.
+    def _replays(self) -> bool:
+        """Whether rounds are replayed: a level that is blended in changes its weight every step."""
+        if self.graphs is None:
+            return False
+        growth = self.state.generator.synthesis.growth(self.alpha)
+        self.graphs.renew(growth)
+        return self.graphs.on and growth.blend is None
 
-        With camera labels, each image is rendered from the camera of its label.
-        """
-        g, cfg = self.state.generator, self.cfg
+    def _latents(self, rng: torch.Generator, n: int, *, path: bool) -> Latents:
+        """Draw for ``n`` images. With camera labels, each image is rendered from the camera of its label."""
+        g, cfg, host = self.state.generator, self.cfg, host_generator(rng)
 
         def latent() -> Tensor:
             return torch.randn(n, cfg.generator.z_dim, generator=rng, device=self.device)
 
-        host = host_generator(rng)
-        label = self._random_labels(host, n)
-        ws = g.mapping(latent(), label)
+        label, z = self._random_labels(host, n), latent()
+        z_mixed, row, rows = None, None, g.synthesis.num_ws
         if cfg.loss.style_mixing > 0:
             chance, where = torch.rand(2, generator=host).tolist()
             if chance < cfg.loss.style_mixing:
-                cut = 1 + int(where * (ws.shape[1] - 1))
-                ws = torch.cat([ws[:, :cut], g.mapping(latent(), label, update_average=False)[:, cut:]], dim=1)
+                z_mixed, row = latent(), 1 + int(where * (rows - 1))
+        graph, cut = self._replays(), cast(int | Tensor | None, row)
+        if graph and cfg.loss.style_mixing > 0:  # the same launches, mixed or not
+            z_mixed = torch.zeros_like(z) if z_mixed is None else z_mixed
+            cut = torch.full((1, 1, 1), rows if row is None else row, device=self.device)
         if label is not None and self.data.label_kind == "camera":
             camera = camera_from_label(label, check=False)
         else:
             camera = cfg.camera.sample(n, rng)
         z_bg = g.synthesis.draw_background(n, rng)
         draws = g.synthesis.draw(n, rng, alpha=self.alpha, path=path)
+        return Latents(z, z_mixed, cut, label, camera, z_bg, draws, None if graph else rng)
+
+    def _fake(self, latents: Latents, *, path: bool) -> tuple[Rendered, Tensor]:
+        """Render what was drawn; also returns the styles."""
+        g, cfg, label, cut = self.state.generator, self.cfg, latents.label, latents.cut
+        ws = g.mapping(latents.z, label)
+        if latents.z_mixed is not None:
+            mixed = g.mapping(latents.z_mixed, label, update_average=False)
+            if isinstance(cut, Tensor):
+                ws = torch.where(torch.arange(ws.shape[1], device=ws.device)[:, None] < cut, ws, mixed)
+            else:
+                ws = torch.cat([ws[:, :cut], mixed[:, cut:]], dim=1)
         options = RenderOptions(
             alpha=self.alpha,
             precision=cfg.train.precision,
@@ -210,8 +260,10 @@ class Stepper:
             path=path,
             blend_path=not cfg.train.match_public_code,
         )
-        rendered = g.synthesis(ws, camera, z_bg=z_bg, options=options, draws=draws, generator=rng)
-        return rendered, ws, label
+        rendered = g.synthesis(
+            ws, latents.camera, z_bg=latents.z_bg, options=options, draws=latents.draws, generator=latents.rng
+        )
+        return rendered, ws
 
     def _random_labels(self, host: torch.Generator, n: int) -> Tensor | None:
         if not self.data.label_dim:
@@ -231,90 +283,106 @@ class Stepper:
     def _generator_main(self) -> None:
         state, weight = self.state, self.cfg.loss.nerf_path_weight
 
-        def loss_of_round(number: int) -> Tensor:
-            rng = self._rng("generator", number)
-            rendered, _, label = self._fake(rng, self.cfg.train.micro_batch, path=weight > 0)
-            if self.cfg.train.reuse_fakes:
-                self._shown[number] = rendered.image.detach(), label
-            logits = self._judge(rendered.image, label, "generator", number)
-            loss = generator_loss(logits).mean()
-            self._add_loss("Loss/generator", loss)
-            self.stats.add("Score/fake", logits.mean())
-            if rendered.path is not None:
-                nerf_path = weight * nerf_path_loss(rendered).mean()
-                self._add_loss("Loss/nerf_path", nerf_path)
-                loss = loss + nerf_path
-            if (solid := self.cfg.loss.distortion_weight) > 0:
-                distortion = solid * ray_distortion(rendered).mean()
-                self._add_loss("Loss/distortion", distortion)
-                loss = loss + distortion
-            return loss
+        def inputs(number: int) -> Latents:
+            return self._latents(self._rng("generator", number), self.cfg.train.micro_batch, path=weight > 0)
 
-        self._phase("generator", state.generator, state.generator_optimiser, loss_of_round)
+        def compute(number: int, latents: Latents) -> Figures:
+            rendered, _ = self._fake(latents, path=weight > 0)
+            logits = self._judge(rendered.image, latents.label, "generator", number)
+            loss = generator_loss(logits).mean()
+            losses = {"Loss/generator": loss}
+            if rendered.path is not None:
+                losses["Loss/nerf_path"] = weight * nerf_path_loss(rendered).mean()
+                loss = loss + losses["Loss/nerf_path"]
+            if (solid := self.cfg.loss.distortion_weight) > 0:
+                losses["Loss/distortion"] = solid * ray_distortion(rendered).mean()
+                loss = loss + losses["Loss/distortion"]
+            kept = (rendered.image.detach(),) if self.cfg.train.reuse_fakes else ()
+            return Figures(loss, losses, {"Score/fake": logits.mean()}, kept)
+
+        def keep(number: int, latents: Latents, found: Figures) -> None:
+            if found.kept:
+                self._shown[number] = found.kept[0], latents.label
+
+        self._phase("generator", state.generator, state.generator_optimiser, inputs, compute, keep)
 
     def _path_length(self) -> None:
         cfg, state = self.cfg.loss, self.state
-        half = max(self.cfg.train.micro_batch // 2, 1)
+        half, path = max(self.cfg.train.micro_batch // 2, 1), self._path_without_loss()
+        edge = state.generator.synthesis.growth(self.alpha).resolution
 
-        def loss_of_round(number: int) -> Tensor:
+        def inputs(number: int) -> tuple[Latents, Tensor | None, Tensor]:
             rng = self._rng("path length", number)
-            rendered, ws, _ = self._fake(rng, half, path=self._path_without_loss())
-            noise = torch.randn(rendered.image.shape, generator=rng, device=self.device)
-            result = path_length(rendered.image, ws, noise, state.path_length_mean, cfg.path_length_decay)
-            state.path_length_mean = result.mean
+            latents = self._latents(rng, half, path=path)
+            if self.cfg.generator.upsampler.noise:  # drawn in between
+                return latents, None, state.path_length_mean
+            return latents, torch.randn(half, 3, edge, edge, generator=rng, device=self.device), state.path_length_mean
+
+        def compute(number: int, given: tuple[Latents, Tensor | None, Tensor]) -> Figures:
+            latents, noise, mean = given
+            rendered, ws = self._fake(latents, path=path)
+            if noise is None:
+                noise = torch.randn(rendered.image.shape, generator=latents.rng, device=self.device)
+            result = path_length(rendered.image, ws, noise, mean, cfg.path_length_decay)
             loss = cfg.path_length_weight * result.penalty.mean()
-            self._add_loss("Loss/path_length", loss)
-            return loss
+            return Figures(loss, {"Loss/path_length": loss}, {}, (result.mean,))
+
+        def keep(number: int, given: Any, found: Figures) -> None:
+            (state.path_length_mean,) = found.kept
 
         interval = cfg.path_length_interval
-        self._phase("path length", state.generator, state.generator_optimiser, loss_of_round, interval)
+        self._phase("path length", state.generator, state.generator_optimiser, inputs, compute, keep, interval)
 
     def _discriminator_main(self) -> None:
-        state = self.state
+        state, path = self.state, self._path_without_loss()
 
-        def loss_of_round(number: int) -> Tensor:
-            image, label = self._shown.pop(number) if number in self._shown else self._unseen(number)
+        def inputs(number: int) -> tuple[Any, ...]:
+            if number in self._shown:
+                fakes: Any = self._shown.pop(number)
+            else:
+                rng = self._rng("discriminator", number)
+                fakes = self._latents(rng, self.cfg.train.micro_batch, path=path)
+            return fakes, *self._real(number)
+
+        def compute(number: int, given: tuple[Any, ...]) -> Figures:
+            fakes, images, real_label = given
+            if isinstance(fakes, Latents):
+                with torch.no_grad():
+                    image, label = self._fake(fakes, path=path)[0].image, fakes.label
+            else:
+                image, label = fakes
             logits = self._judge(image, label, "fake", number)
             fake = discriminator_fake_loss(logits).mean()
-            images, real_label = self._real(number)
             logits = self._judge(images, real_label, "real", number)
             loss = fake + discriminator_real_loss(logits).mean()
-            self._add_loss("Loss/discriminator", loss)
-            self.stats.add("Score/real", logits.mean())
-            self._watch_signs(logits)
-            return loss
+            return Figures(loss, {"Loss/discriminator": loss}, {"Score/real": logits.mean()}, (logits,))
 
-        self._phase("discriminator", state.discriminator, state.discriminator_optimiser, loss_of_round)
+        def keep(number: int, given: Any, found: Figures) -> None:
+            self._watch_signs(found.kept[0])
+
+        self._phase("discriminator", state.discriminator, state.discriminator_optimiser, inputs, compute, keep)
         adapting, cfg = state.augment, self.cfg.augment
         if adapting is not None and (state.step + 1) % cfg.interval == 0:
             state.augment = adapting.adapted(cfg)
 
     def _watch_signs(self, real_logits: Tensor) -> None:
         if self.augment is not None:
-            self.stats.add("Score/real_sign", real_logits.detach().sign().mean())
+            self.stats.add("Score/real_sign", real_logits.sign().mean())
         if self.state.augment is not None:
             self.stats.add("Augment/p", self.state.augment.p)
             self.state.augment = self.state.augment.saw(real_logits)
 
-    @torch.no_grad()
-    def _unseen(self, number: int) -> tuple[Tensor, Tensor | None]:
-        """New images for the discriminator, and their labels."""
-        rng = self._rng("discriminator", number)
-        rendered, _, label = self._fake(rng, self.cfg.train.micro_batch, path=self._path_without_loss())
-        return rendered.image, label
-
     def _r1(self) -> None:
         cfg, state = self.cfg.loss, self.state
 
-        def loss_of_round(number: int) -> Tensor:
-            images, label = self._real(number)
-            images.requires_grad_(True)
+        def compute(number: int, given: tuple[Tensor, Tensor | None]) -> Figures:
+            images, label = given[0].detach().requires_grad_(True), given[1]
             logits = self._judge(images, label, "R1", number)
             loss = r1_penalty(images, logits).mean() * (cfg.r1_gamma / 2)
-            self._add_loss("Loss/r1", loss)
-            return loss
+            return Figures(loss, {"Loss/r1": loss}, {})
 
-        self._phase("R1", state.discriminator, state.discriminator_optimiser, loss_of_round, cfg.r1_interval)
+        optimiser, interval = state.discriminator_optimiser, cfg.r1_interval
+        self._phase("R1", state.discriminator, optimiser, self._real, compute, interval=interval)
 
     def _path_without_loss(self) -> bool:
         """Whether to run the NeRF path also in passes without its loss, as the public code does."""
@@ -325,20 +393,41 @@ class Stepper:
         phase: str,
         module: nn.Module,
         optimiser: torch.optim.Adam,
-        loss_of_round: Callable[[int], Tensor],
+        inputs: Callable[[int], Any],
+        compute: Callable[[int, Any], Figures],
+        keep: Callable[[int, Any, Figures], None] = lambda number, given, found: None,
         interval: int = 1,
     ) -> None:
-        """Average the gradients of the rounds, times ``interval`` for a lazy regulariser, and update ``module``."""
+        """Average the gradients of the rounds, times ``interval`` for a lazy regulariser, and update ``module``.
+
+        Args:
+            inputs: everything that is drawn or read for a round.  compute: its figures from its number, which only
+                augmentation reads, and its inputs, so that a graph can hold it.
+            keep: takes what later rounds and phases use.
+        """
         module.requires_grad_(True)
+        networks = (self.state.generator, self.state.discriminator)
+
+        def backward(number: int, given: Any) -> Figures:
+            found = compute(number, given)
+            (found.loss * (interval / self.rounds)).backward()
+            return mapped(found, torch.Tensor.detach)
+
         for number in range(self.rounds):
             if self._undo is not None:
                 self.before_round(phase, number)
-            (loss_of_round(number) * (interval / self.rounds)).backward()
+            given = inputs(number)
+            if self.graphs is not None and self._replays():
+                found = self.graphs.run(phase, partial(backward, number), given, networks)
+            else:
+                found = backward(number, given)
+            for name, loss in found.losses.items():
+                self.stats.add(name, loss)
+                self._note(name, ~torch.isfinite(loss))
+            for name, score in found.scores.items():
+                self.stats.add(name, score)
+            keep(number, given, found)
         self._update(phase.lower().replace(" ", "_"), module, optimiser)
-
-    def _add_loss(self, name: str, loss: Tensor) -> None:
-        self.stats.add(name, loss)
-        self._note(name, ~torch.isfinite(loss.detach()))
 
     def _note(self, name: str, bad: Tensor) -> None:
         """Record on the device whether a loss or gradient was not finite in any round."""

@@ -31,6 +31,7 @@ from .divergence import EXIT_DIVERGED, Watch, nonfinite_weights
 from .initial import InitialWeights
 from .metrics.detector import load_detector
 from .monitor import Monitor
+from .phase_graphs import graphs_for
 from .report.page import report_run
 from .report.record import DATA_KEY
 from .report.tensorboard import FOLDER as EVENTS
@@ -158,6 +159,7 @@ class Trainer:
         self.stepper = Stepper(cfg, data, self.state, self.stats, device)
         if self.stepper.augment is not None:
             report(f"augment:     {self.stepper.augment.describe()}")
+        self.stepper.graphs = graphs_for(cfg, device, report)
         self.monitor = Monitor(cfg, data, run_dir / "images", device, detector)
 
     def _restore(self, saved: dict[str, Any]) -> None:
