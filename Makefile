@@ -3,14 +3,17 @@ PYTHON ?= python3
 VENV   ?= .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+DOCS   := $(VENV)/.docs
+SITE   ?= site
 
-.PHONY: help demo train test lint bench gpu hub slow clean
+.PHONY: help demo train test lint bench docs gpu hub slow clean
 
 help:
 	@echo "make demo    a local page with the model that comes with the package (stylenerf view demo)"
 	@echo "make train   train the quickstart on procedural scenes (minutes on a CPU)"
 	@echo "make test    linters, type checker and tests (minutes)"
 	@echo "make bench   time the ops and the model (pytest bench/)"
+	@echo "make docs    the documentation as a site, in site/"
 	@echo "make gpu     test and time everything on a GPU; installs nothing (python -m bench.gpu --help)"
 	@echo "make hub     lay the kernels out for the Hugging Face Hub, in dist/hub; uploads nothing"
 	@echo "make slow    the long sweeps that 'make test' leaves out: every size, every compiled kernel, processes killed"
@@ -47,6 +50,14 @@ slow: $(READY)
 bench: $(READY)
 	$(RUN) -m pytest bench/
 
+$(DOCS): $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $(DOCS)
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet --site-dir $(SITE)
+	@echo "docs:        $(SITE)/index.html (with its search: $(RUN) -m http.server --directory $(SITE))"
+
 # The virtual environment where there is one, else the Python at hand: a machine with a GPU has its own torch.
 gpu:
 	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench.gpu
@@ -55,5 +66,5 @@ hub:
 	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) hub/make.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(SITE) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
