@@ -54,8 +54,9 @@ $(DOCS): $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $(DOCS)
 
+# Not --quiet: with it mkdocs counts no warnings, and the strict build lets dead links pass.
 docs: $(DOCS)
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet --site-dir $(SITE)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --site-dir $(SITE)
 	@echo "docs:        $(SITE)/index.html (with its search: $(RUN) -m http.server --directory $(SITE))"
 
 # The virtual environment where there is one, else the Python at hand: a machine with a GPU has its own torch.
