@@ -11,7 +11,8 @@ SITE   ?= site
 help:
 	@echo "make demo    a local page with the model that comes with the package (stylenerf view demo)"
 	@echo "make train   train the quickstart on procedural scenes (minutes on a CPU)"
-	@echo "make test    linters, type checker and tests (minutes)"
+	@echo "make test    tests (minutes)"
+	@echo "make lint    linters and type checker"
 	@echo "make bench   time the ops and the model (pytest bench/)"
 	@echo "make docs    the documentation as a site, in site/"
 	@echo "make gpu     test and time everything on a GPU; installs nothing (python -m bench.gpu --help)"
@@ -40,7 +41,7 @@ lint: $(READY)
 	cd .mypy_cache/seen && $(if $(filter /%,$(RUN)),$(RUN),../../$(RUN)) -m mypy --config-file ../../pyproject.toml
 
 # A process a core; a file's tests stay in one, since they share what they prepare, and files keep their order, since the
-# longest are not those with the most tests. One of them runs `make lint`.
+# longest are not those with the most tests.
 test: $(READY)
 	$(RUN) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 

@@ -153,6 +153,7 @@ def test_without_a_gpu_it_ends_in_one_line(
     assert text == f"GPU: wanted a CUDA device, got none {reason}; --list shows what would run\n"
 
 
+@pytest.mark.slow
 def test_probe_asks_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

@@ -157,4 +157,4 @@ def test_nothing_to_count(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 def test_files_or_bytes(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         report.main(argv)
-    assert "wanted result files or --bytes" in capsys.readouterr().err
+    assert "wanted one or two result files, or --bytes" in capsys.readouterr().err

@@ -238,6 +238,7 @@ def test_leaves_can_be_replaced() -> None:
     assert all(torch.equal(a + 1, b) for a, b in zip(gate.leaves(args), gate.tensors(changed[3]), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [slow("training"), "background"])
 def test_what_is_compiled_is_the_plain_pass_in_one_graph(name: str) -> None:
     case = CASES[name]

@@ -338,6 +338,7 @@ for case in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_second_interruption_during_a_save(tmp_path: Path) -> None:
     """Ends with 130 and one line; what was saved before verifies, and the next save is not in its way."""
     cases = [f"{label}:{owner}:{name}:{number}" for label, (owner, name, number, _) in SECOND.items()]

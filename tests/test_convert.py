@@ -428,6 +428,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert "convert" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_as_a_process(desk: Path) -> None:
     command = [sys.executable, "-m", "stylenerf", "convert", str(desk / "evil.pkl"), "--out", str(desk / "new")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -55,6 +55,7 @@ def test_imports_only_torch_and_itself(path: pathlib.Path) -> None:
             assert name.split(".")[0] in ALLOWED, f"{path.name} imports {name}"
 
 
+@pytest.mark.slow
 def test_two_copies_under_other_names(tmp_path: pathlib.Path) -> None:
     for name in ("my_ops", "their_ops"):
         shutil.copytree(ROOT / "kernels", tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

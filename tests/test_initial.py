@@ -31,6 +31,7 @@ def first_state(run: Path) -> dict[str, Any]:
     return state
 
 
+@pytest.mark.slow
 def test_new_run_on_other_data(reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = write_folder(tmp_path / "photos", some_pngs(3))
     before = digests(reference)

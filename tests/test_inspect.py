@@ -418,6 +418,7 @@ def test_a_bad_kernel_is_reported_once(bad: dict[str, Any], name: str) -> None:
     assert line in bad["stdout"].splitlines()
 
 
+@pytest.mark.slow
 def test_only_bad_kernels_are_reported(bad: dict[str, Any]) -> None:
     assert len(bad["problems"]) == len(CONTROLS)
     (good,) = [kernel for kernel in bad["kernels"] if kernel["configurations"] == ["bad/good"]]

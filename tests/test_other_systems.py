@@ -65,6 +65,7 @@ print(len(modules), stylenerf.engine.command_line.main.train_main(["--list-prese
 """
 
 
+@pytest.mark.slow
 def test_every_module_is_imported_without_what_only_posix_has(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_POSIX, str(tmp_path / "run")],

@@ -67,6 +67,7 @@ def allocated(cfg: Config) -> dict[str, int]:
     return {name: max(n for at, n, _ in sizes if a <= at <= b) - total + first for name, (a, b) in spans.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", sweep(list(SIZES), always=["16 px, fewer losses"]))
 def test_memory_is_what_a_run_on_the_cpu_allocates(size: str) -> None:
     cfg = tiny_config(*SIZES[size])

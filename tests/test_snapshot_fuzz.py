@@ -177,6 +177,7 @@ assert set(sys.modules) == before, set(sys.modules) - before
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_compiled_run_or_written(honest: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     code = f"import os\nopen({str(canary)!r}, 'w').write('x')\nos.system('touch {canary}')\n"

@@ -179,6 +179,7 @@ PROCESSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", sweep(list(PROCESSES), always=("train.py",)))
 def test_bad_input_to_a_real_process(case: str, tmp_path: Path) -> None:
     arguments, wanted = PROCESSES[case]

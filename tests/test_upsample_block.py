@@ -75,6 +75,7 @@ def test_transposed_is_a_convolution_of_the_spread_image(dtype: torch.dtype) -> 
     assert_relative("y", got, math.sqrt(2) * torch.nn.functional.leaky_relu(y, 0.2), tol=10 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("mode", ["transposed", "nn_cat"])
 def test_derivatives_of_larger_layers(mode: str, rows: int) -> None:

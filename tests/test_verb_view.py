@@ -51,6 +51,7 @@ def test_a_port_in_use_is_one_line(desk: Path, capsys: pytest.CaptureFixture[str
     assert err == f"error: --port: wanted a free one, got {port}, which is in use (0 picks a free one)\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_it_serves_until_it_is_told_to_end(desk: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "stylenerf", "view", str(desk / "model"), "--port", "0", "--no-browser"]
