@@ -285,6 +285,7 @@ ODD = [None, -1, 0, 1, 3, 2**31, 2**63, 2**100, 1e30, float("nan"), float("inf")
        [2, 1], ["a", "b"], {}, {"a": 1}, {"\x1b[2J": 1}, 10**9, 4097, "default", "pixelshuffle"]  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.sampled_from(paths(public_kwargs(BASE))), st.sampled_from(ODD))
 def test_odd_arguments_are_refused_or_mean_something(tmp_path: Path, name: str, value: Any) -> None:

@@ -106,6 +106,7 @@ def test_steps_in_a_row_are_counted_across_a_resumption(tmp_path: Path, capsys: 
     assert "diverged at step 1, 4 steps in a row" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_diverged_run_that_may_go_on_ends_with_3_and_shows_nan(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

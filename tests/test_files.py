@@ -116,6 +116,7 @@ def _in_threads(work: Any) -> None:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", ["a.ply", "a.png", "a-cameras.json"])
 def test_a_mesh_overwrites_nothing_that_came_while_it_was_made(
     late: str, saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -63,6 +63,7 @@ def test_matches_the_plain_form(case: str, dtype: torch.dtype) -> None:
     assert_kernel_matches(*ops(CASES[case].num_freqs, CASES[case].include_input), make(CASES[case], dtype))
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(points=st.integers(0, 70), dims=st.integers(1, 20), num_freqs=st.integers(1, 12), raw=st.booleans())
 def test_matches_at_any_size(points: int, dims: int, num_freqs: int, raw: bool) -> None:

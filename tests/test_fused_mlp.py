@@ -170,6 +170,7 @@ def test_matches_the_plain_form(case: str) -> None:
     assert_kernel_matches(kernel(CASES[case]), plain(CASES[case]), make(CASES[case]))
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
     widths=st.lists(st.integers(1, 70), min_size=2, max_size=5),

@@ -133,6 +133,7 @@ def test_matches_where_a_tile_is_partly_emitted(kind: Kind, over: int) -> None:
     assert_pass_matches(run)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),

@@ -85,6 +85,7 @@ def test_one_output_alone(output: int, end: FarEnd) -> None:
     assert_kernel_matches(partial(pick, "triton"), partial(pick, "ref"), make(CASES["odd"]))
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(rays=st.integers(0, 40), samples=st.integers(1, 140), end=st.sampled_from(ENDS), density=st.floats(0.1, 1e3))
 def test_matches_at_any_size(rays: int, samples: int, end: FarEnd, density: float) -> None:

@@ -82,6 +82,7 @@ def test_replays_give_the_numbers_of_the_passes() -> None:
     assert (made[0].recorded, made[0].replays) == (4, 2 * (4 + 4 + 2 + 2))
 
 
+@pytest.mark.slow
 def test_growth_records_anew_and_runs_what_is_blended() -> None:
     made: list[StandIn] = []
 

@@ -71,6 +71,7 @@ def poses_of(seed: int, count: int) -> list[tuple[float, float]]:
     return [(2 * a - 1, 1.2 + 0.7 * b) for a, b in draws]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [3, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 5))])
 def test_a_generated_picture_is_found_again(model: Model, seed: int) -> None:
     photos, *truth = scene(model, [seed], poses_of(seed + 77, 1))

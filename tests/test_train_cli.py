@@ -241,6 +241,7 @@ TOO_SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", TOO_SMALL)
 def test_files_that_the_kernel_cuts_short(
     size: int, desk: Path, reference: Path, small_files: Callable[[int], None], capsys: pytest.CaptureFixture[str]

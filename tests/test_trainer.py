@@ -335,6 +335,7 @@ def test_recompute_on_resume_changes_no_bit(copy: Path, reference: Path) -> None
     assert_state_equal(outcome(copy).state, outcome(reference).state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "images", "wanted"), [(4, 14, 16), (4, 1, 4), (8, 16, 16)])
 def test_length_is_rounded_up_to_whole_steps(batch: int, images: int, wanted: int, tmp_path: Path) -> None:
     run = fresh(tmp_path / "run", *total(images), "--set", f"train.batch={batch}", "--set", "monitor.swd_images=0")

@@ -205,6 +205,7 @@ def peak_bytes(model: Model, resolution: int, tile_rays: int, *, bake: bool = Fa
     return live.peak
 
 
+@pytest.mark.slow
 def test_memory_follows_the_tile_not_the_picture(model: Model) -> None:
     small, large = peak_bytes(model, 32, 512), peak_bytes(model, 64, 512)
     # A pixel itself takes 5 numbers, once in tiles and once joined, and 2 of its place; the samples of its ray 1.4 kB.
