@@ -335,7 +335,7 @@ def test_progress_of_a_resumed_run_counts_only_its_own_rate() -> None:
 
 def test_progress_without_a_rate_or_a_total() -> None:
     assert ProgressBar(5, "a", Screen(tty=False), clock=Clock()).line() == "a:   0% 0/5, 0/s, ? left"
-    assert ProgressBar(0, "a", Screen(tty=False), clock=Clock()).line() == "a: 100% 0/0, 0/s, ? left"
+    assert ProgressBar(0, "a", Screen(tty=False), clock=Clock()).line() == "a: 0, 0/s"
 
 
 def test_progress_disabled_is_silent() -> None:

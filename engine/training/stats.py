@@ -163,7 +163,7 @@ class Accumulator:
 
 
 class ProgressBar:
-    """One line on stderr: percentage, count, rate, time left and a postfix.
+    """One line on stderr: percentage, count, rate, time left and a postfix. A ``total`` of 0 is an unknown one.
 
     On a terminal the line is redrawn; elsewhere a plain line is printed at most every ``interval_s`` seconds. Failed
     output (a closed terminal) ends the bar, never the work.
@@ -218,8 +218,10 @@ class ProgressBar:
         elapsed_s = self._clock() - self._start_s
         rate = (self.count - self._initial) / elapsed_s if elapsed_s > 0 else 0.0
         left = _clock_text((self.total - self.count) / rate) if rate > 0 else "?"
-        percent = 100.0 * self.count / self.total if self.total else 100.0
-        text = f"{self.desc}: {percent:3.0f}% {self.count}/{self.total}, {rate:.4g}/s, {left} left"
+        text = f"{self.desc}: {self.count}, {rate:.4g}/s"
+        if self.total:
+            done = f"{100 * self.count / self.total:3.0f}% {self.count}/{self.total}"
+            text = f"{self.desc}: {done}, {rate:.4g}/s, {left} left"
         return f"{text}, {self.postfix}" if self.postfix else text
 
     def _show(self) -> None:
