@@ -16,14 +16,14 @@ test, and those positions with the plain form's, by the same rule plus the error
 bin.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench.rounded import rounded_operands
+from stylenerf.engine.nests import mapped, tensors
 
 Args = tuple[Any, ...]
 Call = Callable[[Args], tuple[Tensor, ...]]
@@ -44,25 +44,13 @@ class Pin(NamedTuple):
     place: Callable[[Args, Tensor], Args]
 
 
-def tensors(value: object) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists and dataclasses."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors(item)
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from tensors(getattr(value, field.name))
-
-
 def to_double(value: Any) -> Any:
     """The same nest with float64 copies of its floating tensors; leaves stay leaves."""
 
     def double(t: Tensor) -> Tensor:
         return t.detach().double().requires_grad_(t.requires_grad) if t.is_floating_point() else t
 
-    return _map(double, value)
+    return mapped(value, double)
 
 
 def leaves(args: Args) -> list[Tensor]:
@@ -72,21 +60,8 @@ def leaves(args: Args) -> list[Tensor]:
 def with_leaves(args: Args, values: Sequence[Tensor]) -> Args:
     """The same nest with ``values`` for its leaves, in their order."""
     left = iter(values)
-    nest: Args = _map(lambda t: next(left) if t.requires_grad else t, args)
+    nest: Args = mapped(args, lambda t: next(left) if t.requires_grad else t)
     return nest
-
-
-def _map(change: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """``change`` applied to every tensor of a nest."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, tuple | list):
-        items = [_map(change, item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = {f.name: _map(change, getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return dataclasses.replace(value, **parts)
-    return value
 
 
 def cotangents(outputs: tuple[Tensor, ...], seed: int = 1) -> list[Tensor]:

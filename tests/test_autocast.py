@@ -71,7 +71,7 @@ def test_takes_mixed_dtypes_under_autocast(op: str, name: str, half_first: bool)
 @pytest.mark.parametrize("op", sorted(set(OP_CALLS) - NO_GRADIENT))
 def test_gradients_under_autocast_to_second_order(op: str) -> None:
     made = in_turns(OP_CALLS[op].make(2), torch.float32, torch.bfloat16)
-    inputs = list(leaves(made))
+    inputs = leaves(made)
     with torch.autocast("cpu", torch.bfloat16):
         loss = torch.stack([out.float().square().sum() for out in call(op, *made)]).sum()
         first = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
@@ -108,7 +108,7 @@ def test_an_empty_batch_gives_an_empty_result(op: str) -> None:
     assert [tuple(out.shape) for out in got][: len(OP_CALLS[op].shapes(0))] == OP_CALLS[op].shapes(0)
     if op in NO_GRADIENT:
         return
-    inputs = list(leaves(made))
+    inputs = leaves(made)
     total = torch.stack([out.sum() for out in got]).sum()
     for t, g in zip(inputs, torch.autograd.grad(total, inputs, allow_unused=True)):
         assert g is None or (g.shape == t.shape and not g.any())

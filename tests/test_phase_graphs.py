@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stylenerf.engine.training.phase_graphs import CudaRecorder, PassGraphs, graphs_for, mapped, tensors
+from stylenerf.engine.nests import mapped, tensors
+from stylenerf.engine.training.phase_graphs import CudaRecorder, PassGraphs, graphs_for
 from stylenerf.engine.training.step import Latents, Stepper
 from tests.simulated_device import inner
 from tests.tiny import build, tiny_config

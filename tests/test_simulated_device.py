@@ -57,7 +57,7 @@ def outputs_and_gradients(op: Callable[..., Any], call: Any, device: torch.devic
     args, named = change(call[0], leaf), change(call[1], leaf)
     found = {f"output {i}": x for i, x in enumerate(results(op(*args, **named, **how)))}
     assert all(x.device == device for x in found.values())
-    inputs = list(leaves([args, named]))
+    inputs = leaves([args, named])
     moving = [x for x in found.values() if x.requires_grad]
     if moving:
         grads = torch.autograd.grad([x.square().sum() for x in moving], inputs, allow_unused=True)

@@ -1,13 +1,13 @@
 """One small call of every public op: arguments from a seed, for self-tests and for the tests of the project."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...kernels import Adapter, FieldWeights, ModulatedWeights, RayDraws, RaySpan, setup_filter
+from ..nests import mapped, tensors
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # positional and named
 RAYS, SAMPLES, FINE, OCTAVES = 3, 5, 4, 3
@@ -133,28 +133,9 @@ def results(out: Any) -> list[Tensor]:
 
 def change(value: Any, f: Callable[[Any], Any], also: type = Tensor) -> Any:
     """``value`` with ``f`` of each of its floating tensors, in its order, and of what is of the type ``also``."""
-    if isinstance(value, Tensor):
-        return f(value) if value.is_floating_point() else value
-    if isinstance(value, also):
-        return f(value)
-    if isinstance(value, dict):
-        return {k: change(v, f, also) for k, v in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(change(v, f, also) for v in value))
-    if isinstance(value, list | tuple):
-        return type(value)(change(v, f, also) for v in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f_.name: change(getattr(value, f_.name), f, also) for f_ in fields(value)})
-    return value
+    return mapped(value, lambda x: x if isinstance(x, Tensor) and not x.is_floating_point() else f(x), also)
 
 
-def leaves(value: Any) -> Iterator[Tensor]:
+def leaves(value: Any) -> list[Tensor]:
     """The floating tensors in ``value``."""
-    held: list[Tensor] = []
-
-    def keep(t: Tensor) -> Tensor:
-        held.append(t)
-        return t
-
-    change(value, keep)
-    yield from held
+    return [t for t in tensors(value) if t.is_floating_point()]

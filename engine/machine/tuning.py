@@ -71,7 +71,7 @@ def sample_calls() -> Iterator[dict[Any, Sample]]:
     def note(call: OpCall) -> None:
         if call.named.get("impl", "auto") != "auto":
             return
-        tensors = list(leaves((call.args, dict(call.named))))
+        tensors = leaves((call.args, dict(call.named)))
         with_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         shapes = tuple((t.dtype, t.shape, t.stride(), t.requires_grad) for t in tensors)
         others = repr(change((call.args, dict(call.named)), lambda t: t.new_empty(0, device="meta")))

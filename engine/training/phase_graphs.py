@@ -7,7 +7,6 @@ from pass to pass is an input: latents, cameras, jitter, pictures.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,38 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import one_line
+from ..nests import mapped, tensors
 from .config import Config
 
 Report = Callable[[str], None]
 # records the launches of a pass without running them: what replays them, and the tensors that a replay fills
 Record = Callable[[Callable[[], Any]], tuple[Callable[[], object], Any]]
-
-
-def mapped(value: Any, fn: Callable[[Tensor], Any]) -> Any:
-    """The same nest of tuples and dataclasses with ``fn`` of its tensors."""
-    if isinstance(value, Tensor):
-        return fn(value)
-    if isinstance(value, tuple):
-        parts = [mapped(part, fn) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    if isinstance(value, dict):
-        return {key: mapped(part, fn) for key, part in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
-        return dataclasses.replace(value, **{name: mapped(getattr(value, name), fn) for name in names})
-    return value
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """Every tensor of such a nest, in order."""
-    found: list[Tensor] = []
-
-    def take(x: Tensor) -> Tensor:
-        found.append(x)
-        return x
-
-    mapped(value, take)
-    return found
 
 
 class CudaRecorder:

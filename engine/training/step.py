@@ -20,6 +20,7 @@ from ...models.generator import Generator, Rendered, RenderOptions
 from ...models.sampling import StepDraws
 from ..data import Dataset, camera_from_label
 from ..device import upload
+from ..nests import mapped
 from ..randomness import generator_for, host_generator
 from .augment import Augment, AugmentState
 from .config import Config, OptimiserConfig
@@ -32,7 +33,7 @@ from .losses import (
     r1_penalty,
     ray_distortion,
 )
-from .phase_graphs import PassGraphs, mapped
+from .phase_graphs import PassGraphs
 from .stats import Accumulator
 from .undo import StepUndo
 
